@@ -1,0 +1,240 @@
+"""The vocabulary: all that a detector, an attack and a training method know of each other.
+
+Dimension legend, used in every annotation of the project:
+
+====  =========================================================================
+B     images in a batch
+H W   height and width of an image, in pixels
+P     default boxes of a detector
+C     object classes; label 0 is the background, labels 1..C are the classes
+N     objects of one image
+D     detections of one image
+K     kernels that an adversarially-aware convolution mixes
+====  =========================================================================
+
+Images are RGB floats in [0, 1] everywhere outside a model; a model owns its normalisation. Boxes are xyxy in
+pixels of the image they come with (x to the right, y down, upper edge exclusive) unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Images: TypeAlias = Float[Tensor, "B 3 H W"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects of one image.
+
+    ``difficult`` is VOC's mark, ``crowd`` COCO's; both kinds are no targets of a loss or an attack, and each is
+    honoured by its data set's metric. ``original_size`` is (height, width) of the file before any resizing.
+    """
+
+    boxes: Float[Tensor, "N 4"]
+    labels: Int[Tensor, "N"]
+    difficult: Bool[Tensor, "N"]
+    crowd: Bool[Tensor, "N"]
+    image_id: str
+    original_size: tuple[int, int]
+
+    @property
+    def learnable(self) -> Target:
+        """The same image with only those objects that a loss may use: neither difficult nor crowd."""
+        keep = ~(self.difficult | self.crowd)
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            difficult=self.difficult[keep],
+            crowd=self.crowd[keep],
+        )
+
+    def to(self, device: torch.device | str) -> Target:
+        return replace(
+            self,
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            difficult=self.difficult.to(device, non_blocking=True),
+            crowd=self.crowd.to(device, non_blocking=True),
+        )
+
+
+Targets: TypeAlias = Sequence[Target]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size with their targets, in the same order."""
+
+    images: Float[Tensor, "B 3 H W"]
+    targets: list[Target]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(self.images.to(device, non_blocking=True), [target.to(device) for target in self.targets])
+
+    def pin_memory(self) -> Batch:
+        return replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
+class RawPredictions:
+    """What a default-box network says, before any decoding: the same type in training and evaluation mode.
+
+    ``default_boxes`` are (centre x, centre y, width, height) in fractions of the image; ``bbox_regression`` holds
+    SSD's offsets to them (variances 0.1 for the centre, 0.2 for the size).
+    """
+
+    cls_logits: Float[Tensor, "B P C_plus_1"]
+    bbox_regression: Float[Tensor, "B P 4"]
+    default_boxes: Float[Tensor, "P 4"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which object each default box answers for; made once per batch, used by every loss on these targets.
+
+    ``labels`` is 0 for background; ``objects`` is the index into ``target.learnable.boxes``, -1 for background;
+    ``regression_targets`` are the encoded boxes, defined where ``labels`` > 0 and zero elsewhere.
+    """
+
+    labels: Int[Tensor, "B P"]
+    objects: Int[Tensor, "B P"]
+    regression_targets: Float[Tensor, "B P 4"]
+
+
+@dataclass(frozen=True)
+class DetectionLosses:
+    """Losses of a batch, image by image: **sums** over the default boxes that count, not yet divided by their number.
+
+    ``classification`` is cross-entropy over positives and mined negatives, ``localization`` smooth L1 over
+    positives, ``num_positives`` the count that normalises both.
+    """
+
+    classification: Float[Tensor, "B"]
+    localization: Float[Tensor, "B"]
+    num_positives: Int[Tensor, "B"]
+
+    @property
+    def total(self) -> Float[Tensor, "B"]:
+        return self.classification + self.localization
+
+    def per_positive(self, summed: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+        """A batch's scalar as SSD defines it: the sum over images / the positives of the whole batch (at least 1)."""
+        return summed.sum() / self.num_positives.sum().clamp(min=1)
+
+    def each_per_positive(self, summed: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Every image's own value: its sum / its positives (at least 1)."""
+        return summed / self.num_positives.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class BoxLosses:
+    """The same losses before any reduction or mining: what class- and object-wise attacks need."""
+
+    cross_entropy: Float[Tensor, "B P"]
+    smooth_l1: Float[Tensor, "B P"]  # zero where the default box is background
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Decoded detections of one image, best first; ``labels`` are 1..C."""
+
+    boxes: Float[Tensor, "D 4"]
+    scores: Float[Tensor, "D"]
+    labels: Int[Tensor, "D"]
+
+    def to(self, device: torch.device | str) -> Detections:
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A default-box detector: network, criterion and post-processing, each usable alone.
+
+    ``__call__`` is a pure function of the images in evaluation mode. A stochastic network samples only when it is
+    handed a generator.
+    """
+
+    num_classes: int  # C, without the background
+    input_size: int  # height and width of the images it is called with, pixels
+    training: bool
+
+    def __call__(self, images: Images, generator: torch.Generator | None = None) -> RawPredictions: ...
+
+    def assign(self, targets: Targets) -> Assignment: ...
+
+    def losses(self, raw: RawPredictions, assignment: Assignment) -> DetectionLosses: ...
+
+    def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses: ...
+
+    def detect(self, raw: RawPredictions) -> list[Detections]: ...
+
+
+@runtime_checkable
+class BorrowedVictim(Protocol):
+    """A victim for the time of one attack: in evaluation mode, its parameters frozen, its targets matched once."""
+
+    def losses(self, images: Images) -> DetectionLosses: ...
+
+
+@runtime_checkable
+class BorrowedDetector(BorrowedVictim, Protocol):
+    """A borrowed default-box detector: also offers its raw predictions and the labels it was assigned."""
+
+    assignment: Assignment
+    targets: Targets
+
+    def predict(self, images: Images) -> RawPredictions: ...
+
+    def losses_of(self, raw: RawPredictions) -> DetectionLosses: ...
+
+    def box_losses_of(self, raw: RawPredictions) -> BoxLosses: ...
+
+
+@runtime_checkable
+class Victim(Protocol):
+    """Something that can be attacked. Leaving the context, by an error too, gives the model back exactly as it was."""
+
+    def borrow(self, targets: Targets) -> AbstractContextManager[BorrowedVictim]: ...
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """``attack(victim, images, targets, generators) -> images``: pure, and it keeps nothing between calls.
+
+    ``generators`` holds one CPU generator per image, so that batch size, order and resumption change nothing.
+    """
+
+    def __call__(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images: ...
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one training step hands back: the loss to minimise, and named scalars to log."""
+
+    loss: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+
+
+@runtime_checkable
+class TrainingMethod(Protocol):
+    """How a detector learns from a batch. ``state_dict`` holds whatever a resumed run needs to go on bit for bit."""
+
+    def step(self, model: Any, batch: Batch, generator: torch.Generator) -> StepOutput: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
