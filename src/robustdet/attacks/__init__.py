@@ -1,0 +1,9 @@
+"""Attacks on detectors, one file each. To add one: a class that speaks :class:`robustdet.types.Attack`, and a yaml."""
+
+from robustdet.attacks.noise import Noise
+from robustdet.attacks.pgd import PGD
+from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.threat import LInf, PixelRange
+from robustdet.attacks.victim import DetectorVictim
+
+__all__ = ["PGD", "DetectorVictim", "LInf", "Noise", "PixelRange", "image_generators"]

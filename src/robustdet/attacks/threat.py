@@ -1,0 +1,98 @@
+"""Where an adversarial image may lie: sets that an attack projects onto. Pixels are in [0, 1]; ε is written 8/255."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustdet.types import Images, Targets
+
+
+class Threat(Protocol):
+    """A set of images around a clean one."""
+
+    def project(self, adversarial: Images, clean: Images) -> Images: ...
+
+
+class PixelRange:
+    """All images: nothing but [0, 1] bounds the attack."""
+
+    def project(self, adversarial: Images, clean: Images) -> Images:
+        return adversarial.clamp(0, 1)
+
+
+class LInf:
+    """The L∞ ball of radius ``epsilon`` around the clean image, within [0, 1].
+
+    ``epsilon`` is a fraction of the pixel range, a number or a text such as "8/255". The projection is exact: no pixel
+    of a float32 image is further than ε from the clean one, not even by a rounding error.
+    """
+
+    def __init__(self, epsilon: float | str) -> None:
+        self.epsilon = pixel_fraction(epsilon)
+
+    def project(self, adversarial: Images, clean: Images) -> Images:
+        """The nearest image inside the ball and the pixel range."""
+        lower, upper = self._bounds(clean)
+        return adversarial.clamp(lower, upper)
+
+    def uniform(self, clean: Images, generators: Sequence[torch.Generator]) -> Images:
+        """An image drawn uniformly from the ball, then cut to the pixel range; one generator per image."""
+        noise = _draw(clean, generators) * 2 - 1
+        return self.project(clean + self.epsilon * noise, clean)
+
+    def corner(self, clean: Images, generators: Sequence[torch.Generator]) -> Images:
+        """A random corner of the ball: every value moved by +ε or -ε, then cut to the pixel range."""
+        noise = torch.where(_draw(clean, generators) < 0.5, -1.0, 1.0)
+        return self.project(clean + self.epsilon * noise, clean)
+
+    def _bounds(self, clean: Images) -> tuple[Tensor, Tensor]:
+        # the float32 next to clean ± ε may lie outside: where it does, take the one before it
+        centre = clean.double()
+        lower, upper = (centre - self.epsilon).clamp(min=0), (centre + self.epsilon).clamp(max=1)
+        low, high = lower.to(clean.dtype), upper.to(clean.dtype)
+        return torch.where(low < lower, low.nextafter(clean), low), torch.where(
+            high > upper, high.nextafter(clean), high
+        )
+
+
+def pixel_fraction(value: float | str) -> float:
+    """``value`` as a fraction of the pixel range in [0, 1]: 0.03, "0.03" or "8/255".
+
+    Raises:
+        ValueError: the text is no number or ratio, or the number lies outside [0, 1].
+    """
+    try:
+        numerator, _, denominator = str(value).partition("/")
+        fraction = float(Fraction(numerator.strip()) / Fraction(denominator.strip() or "1"))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"expected a fraction of the pixel range in [0, 1], such as 8/255, got {value!r}")
+    return fraction
+
+
+def check_images(images: Images, targets: Targets) -> None:
+    """Refuse what is no batch of images in [0, 1]: called once, at an attack's door.
+
+    Raises:
+        ValueError: an image has values outside [0, 1] or NaN, or there are not as many targets as images.
+    """
+    if len(images) != len(targets):
+        raise ValueError(f"got {len(images)} images but {len(targets)} targets")
+    low, high = images.flatten(1).aminmax(dim=1)
+    for target, least, most in zip(targets, low.tolist(), high.tolist(), strict=True):
+        if not (least >= 0 and most <= 1):
+            raise ValueError(
+                f"image {target.image_id!r} has values from {least:g} to {most:g}: an attack expects RGB in [0, 1]"
+            )
+
+
+def _draw(clean: Images, generators: Sequence[torch.Generator]) -> Images:
+    """Uniform numbers from [0, 1), each image's from its own CPU generator."""
+    drawn = [torch.rand(image.shape, generator=generator) for image, generator in zip(clean, generators, strict=True)]
+    return torch.stack(drawn).to(clean)

@@ -1,0 +1,101 @@
+"""A small default-box detector with everything that an attack must hand back: batch norm, dropout, its own losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustdet.types import Assignment, BoxLosses, DetectionLosses, Detections, RawPredictions, Target
+
+CLASSES = 5
+SIZE = 16
+CELL = 4  # pixels: one default box a cell
+
+
+class FakeDetector(nn.Module):
+    """One default box per 4 x 4 pixels; a box belongs to the last object that holds its centre."""
+
+    num_classes = CLASSES
+    input_size = SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Softplus(), nn.Dropout(0.5), nn.Conv2d(8, 8, 4, CELL)
+        )
+        self.cls_head = nn.Conv2d(8, CLASSES + 1, 1)
+        self.box_head = nn.Conv2d(8, 4, 1)
+        self.cls_head.bias.requires_grad_(False)  # a model may come with frozen parts, which must stay frozen
+        centres = (torch.arange(SIZE // CELL) + 0.5) * CELL / SIZE
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        size = torch.full_like(x, CELL / SIZE)
+        self.register_buffer("default_boxes", torch.stack([x, y, size, size], dim=-1).view(-1, 4))
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> RawPredictions:
+        features = F.softplus(self.backbone(images * 2 - 1))
+        logits, boxes = (head(features).flatten(2).mT for head in (self.cls_head, self.box_head))
+        return RawPredictions(logits, boxes, self.default_boxes)
+
+    def assign(self, targets: list[Target]) -> Assignment:
+        centres = self.default_boxes[:, :2] * SIZE
+        labels = torch.zeros(len(targets), len(centres), dtype=torch.long)
+        objects = torch.full_like(labels, -1)
+        offsets = torch.zeros(len(targets), len(centres), 4)
+        for i, target in enumerate(target.learnable for target in targets):
+            for j, (box, label) in enumerate(zip(target.boxes, target.labels, strict=True)):
+                inside = ((centres >= box[:2]) & (centres < box[2:])).all(dim=1)
+                labels[i, inside], objects[i, inside] = label, j
+                offsets[i, inside] = torch.cat([box[:2], box[2:]]) / SIZE
+        return Assignment(labels, objects, offsets)
+
+    def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
+        cross_entropy = F.cross_entropy(raw.cls_logits.mT, assignment.labels, reduction="none")
+        smooth_l1 = F.smooth_l1_loss(raw.bbox_regression, assignment.regression_targets, reduction="none").sum(-1)
+        return BoxLosses(cross_entropy, smooth_l1 * (assignment.labels > 0))
+
+    def losses(self, raw: RawPredictions, assignment: Assignment) -> DetectionLosses:
+        boxes = self.box_losses(raw, assignment)
+        positive = assignment.labels > 0
+        classification = (boxes.cross_entropy * positive.any(dim=1, keepdim=True)).sum(dim=1)
+        return DetectionLosses(classification, boxes.smooth_l1.sum(dim=1), positive.sum(dim=1))
+
+    def detect(self, raw: RawPredictions) -> list[Detections]:
+        raise NotImplementedError("an attack must not need post-processing")
+
+
+def detector() -> FakeDetector:
+    """In training mode, trained on its fixed batch, with a frozen part, a gradient and one module in another mode."""
+    torch.manual_seed(1)
+    model = FakeDetector()
+    images, targets = batch()
+    assignment = model.assign(targets)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses = model.losses(model(images), assignment)
+        losses.per_positive(losses.total).backward()
+        optimizer.step()
+    model.backbone[3].eval()
+    return model
+
+
+def target(image_id: str, boxes: list[list[float]], labels: list[int], difficult: list[bool] | None = None) -> Target:
+    return Target(
+        boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        labels=torch.tensor(labels, dtype=torch.long),
+        difficult=torch.tensor(difficult or [False] * len(labels), dtype=torch.bool),
+        crowd=torch.zeros(len(labels), dtype=torch.bool),
+        image_id=image_id,
+        original_size=(SIZE, SIZE),
+    )
+
+
+def batch() -> tuple[Tensor, list[Target]]:
+    """Three images: two objects of two classes; one and a difficult one; none. Pixels as a file has them, n / 255."""
+    pixels = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(2))
+    return pixels / 255, [
+        target("two", [[0, 0, 8, 8], [8, 8, 16, 16]], [1, 3]),
+        target("one", [[4, 0, 16, 12], [0, 12, 4, 16]], [2, 4], difficult=[False, True]),
+        target("none", [], []),
+    ]
