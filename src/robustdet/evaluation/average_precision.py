@@ -1,0 +1,166 @@
+"""Average precision by PASCAL VOC's rules (Everingham et al., IJCV 2010; VOC development kit 2007).
+
+A detection belongs to the object of its class and image that it overlaps most. If that overlap reaches the IoU
+threshold (``>=``, as in the development kit), the best-scored detection of an object is a true positive and every
+other one a false positive; one that belongs to a difficult object counts as neither. Boxes have an exclusive upper
+edge, so the kit's "+1" on inclusive pixels is already in them. IoU does not change when an image is stretched, so
+boxes of a resized image give the AP of the original one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from robustdet.types import Detections, Target
+
+Rule = Literal["voc07", "area"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall of one class after each counted detection, best score first."""
+
+    recall: Float[np.ndarray, "n"]
+    precision: Float[np.ndarray, "n"]
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """AP in [0, 1]. Index ``c`` of ``per_class`` and ``curves`` is label ``c + 1``.
+
+    A class without any (countable) object has no AP: it is None, and no part of ``mean``.
+    """
+
+    mean: float
+    per_class: list[float | None]
+    curves: list[Curve | None]
+
+
+def voc_average_precision(
+    detections: Mapping[str, Detections],
+    targets: Mapping[str, Target],
+    num_classes: int,
+    iou: float = 0.5,
+    rule: Rule = "voc07",
+) -> AveragePrecision:
+    """VOC's AP from detections and targets by image id, both in the same pixel frame.
+
+    ``rule``: "voc07" averages the best precision at recalls 0, 0.1, …, 1; "area" integrates the whole curve (VOC
+    2010 onwards). ``iou`` is reached with ``>=``; pass ``math.nextafter(0.5, 1)`` for a strict 0.5. Equal scores
+    keep the order of sorted image ids. Raises ValueError when the two do not hold the same images, when a label is
+    outside 1..num_classes, or when no class has an object.
+    """
+    average = {"voc07": eleven_point_average, "area": area_under_curve}[rule]
+    labels, objects, object_labels, countable = _match(detections, targets, num_classes, iou)
+    curves: list[Curve | None] = []
+    for label in range(1, num_classes + 1):
+        positives = int((countable & (object_labels == label)).sum())
+        curves.append(_curve(labels == label, objects, countable, positives) if positives else None)
+    per_class = [None if curve is None else average(curve) for curve in curves]
+    return AveragePrecision(mean_over_classes(per_class), per_class, curves)
+
+
+def eleven_point_average(curve: Curve) -> float:
+    """Mean over recalls 0, 0.1, …, 1 of the best precision at that recall or beyond (0 where it is never reached)."""
+    # The slack keeps a recall of exactly 3/10 from falling short of 0.30000000000000004.
+    return float(np.mean([curve.precision[curve.recall >= r - 1e-9].max(initial=0.0) for r in np.linspace(0, 1, 11)]))
+
+
+def area_under_curve(curve: Curve) -> float:
+    """Area under the precision-recall curve whose precision is made non-increasing from the right."""
+    envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
+    return float((np.diff(curve.recall, prepend=0.0) * envelope).sum())
+
+
+def mean_over_classes(per_class: list[float | None]) -> float:
+    """Mean over the classes that have an AP; ValueError when none has."""
+    known = [ap for ap in per_class if ap is not None]
+    if not known:
+        raise ValueError(f"none of the {len(per_class)} classes has an object to find: there is no average precision")
+    return float(np.mean(known))
+
+
+def check_images_and_labels(
+    detections: Mapping[str, Detections], targets: Mapping[str, Target], num_classes: int
+) -> None:
+    """ValueError naming the first image without detections, without a target, or with a label outside 1..C."""
+    for missing, kind in (
+        (targets.keys() - detections.keys(), "detections"),
+        (detections.keys() - targets.keys(), "target"),
+    ):
+        if missing:
+            raise ValueError(f"image {min(missing)!r} has no {kind} ({len(missing)} such images)")
+    for image_id, target in targets.items():
+        for kind, labels in (("target", target.labels), ("detection", detections[image_id].labels)):
+            if len(labels) and not (int(labels.min()) >= 1 and int(labels.max()) <= num_classes):
+                raise ValueError(
+                    f"image {image_id!r}: {kind} labels {sorted(set(labels.tolist()))} are not all in 1..{num_classes}"
+                )
+
+
+def pairwise_iou(a: Float[np.ndarray, "D 4"], b: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "D N"]:
+    """IoU of every box of ``a`` with every box of ``b``, both xyxy; 0 where both are empty."""
+    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    intersection = overlap.clip(min=0).prod(axis=2)
+    area_a, area_b = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (a, b))
+    return intersection / np.maximum(area_a[:, None] + area_b[None] - intersection, np.finfo(np.float64).tiny)
+
+
+def _match(
+    detections: Mapping[str, Detections], targets: Mapping[str, Target], num_classes: int, iou: float
+) -> tuple[
+    Int[np.ndarray, "M"],
+    Int[np.ndarray, "M"],
+    Int[np.ndarray, "T"],
+    Bool[np.ndarray, "T"],
+]:
+    """Labels of all M detections, best score first, and the object each belongs to (-1: none); labels of all T objects
+    and whether each counts.
+    """
+    check_images_and_labels(detections, targets, num_classes)
+    scores, labels, objects = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    object_labels, countable = [np.empty(0, np.int64)], [np.empty(0, bool)]
+    first = 0  # number of the image's first object
+    for image_id in sorted(targets):
+        found, target = detections[image_id], targets[image_id]
+        found_labels, target_labels = found.labels.cpu().numpy(), target.labels.cpu().numpy()
+        belongs = np.full(len(found_labels), -1, np.int64)
+        if len(found_labels) and len(target_labels):
+            overlaps = pairwise_iou(found.boxes.cpu().double().numpy(), target.boxes.cpu().double().numpy())
+            overlaps[found_labels[:, None] != target_labels[None]] = -1.0
+            best = overlaps.argmax(axis=1)
+            belongs = np.where(overlaps.max(axis=1) >= iou, first + best, -1)
+        scores.append(found.scores.cpu().double().numpy())
+        labels.append(found_labels)
+        objects.append(belongs)
+        object_labels.append(target_labels)
+        countable.append(~target.difficult.cpu().numpy())
+        first += len(target_labels)
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    return (
+        np.concatenate(labels)[order],
+        np.concatenate(objects)[order],
+        np.concatenate(object_labels),
+        np.concatenate(countable),
+    )
+
+
+def _curve(
+    of_class: Bool[np.ndarray, "M"],
+    objects: Int[np.ndarray, "M"],
+    countable: Bool[np.ndarray, "T"],
+    positives: int,
+) -> Curve:
+    """Precision and recall of one class from its detections, best first."""
+    belongs = objects[of_class]
+    belongs = belongs[(belongs < 0) | countable[belongs]]  # what belongs to a difficult object is not counted at all
+    hit = np.zeros(len(belongs), bool)
+    found, first = np.unique(belongs, return_index=True)
+    hit[first[found >= 0]] = True  # the best-scored detection of each object
+    true = hit.cumsum()
+    return Curve(recall=true / positives, precision=true / np.arange(1, len(hit) + 1))
