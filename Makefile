@@ -1,0 +1,38 @@
+# `make help` lists every target. Each target sets up what it needs first: only Python 3.11-3.13 has to be there.
+PYTHON ?= $(shell for v in 3.11 3.12 3.13; do p=$$(command -v python$$v) && $$p -c 'import ensurepip' 2>/dev/null && echo $$p && exit; done; command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format golden clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything in it; nothing to do when it is up to date
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11-3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; use make PYTHON=/path/to/python3.12 ...")'
+	@echo "Setting up $(VENV) with $(PYTHON): PyTorch with CUDA is a download of some GB, a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar=on -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes on two CPU cores
+	@$(BIN)/python -m src.demo
+
+test: setup ## run the test suite (no network needed)
+	@$(BIN)/python -m pytest
+
+lint: setup ## check style and types
+	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+format: setup ## mend style where a tool can
+	@$(BIN)/ruff check --fix && $(BIN)/ruff format
+
+golden: setup ## rewrite the golden training curves after a deliberate change; review the diff
+	@$(BIN)/python -m pytest tests/golden --rewrite-golden
+
+clean: ## remove the environment and caches, never outputs or data
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -1,0 +1,161 @@
+"""What the launchers share: where `conf/` is, and the promise that a misspelt key anywhere is an error.
+
+Hydra refuses a command-line override of a key that does not exist, but a yaml may introduce any key it likes. So the
+composed config is checked: the keys of a node with a ``_target_`` must be arguments of that target, the keys of any
+other node must be listed in ``PLAIN``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+# The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
+COMMON = {
+    "name", "seed", "ckpt_path", "paths", "protocol", "data", "model", "attack", "loss", "method", "optimizer",
+    "schedule", "scheduler", "trainer", "logger", "callbacks",
+}  # fmt: skip
+ROOTS = {
+    "train": COMMON | {"warm_start", "validation"},
+    "evaluate": COMMON | {"warm_start", "validation", "suite", "device", "pictures"},
+}
+PLAIN: dict[str, set[str]] = {
+    "paths": {"outputs", "data", "run"},
+    "warm_start": {"experiment", "ckpt_path"},
+    "validation": {"attack", "max_images"},
+    "suite": {"name", "attacks", "max_images", "tabled"},
+    "suite.attacks": {"*"},
+    "callbacks": {"*"},
+}
+
+
+class UnknownKeyError(ValueError):
+    """A key in the config that nothing reads."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`` (did you mean 'gamma'?)`` or nothing."""
+    close = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _arguments(target: str) -> set[str] | None:
+    """Names of the arguments of ``target``, or None when it takes any."""
+    parameters = inspect.signature(get_object(target)).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def _check(node: Any, path: str, allowed: set[str] | None) -> None:
+    if isinstance(node, ListConfig):
+        for index in range(len(node)):
+            if not OmegaConf.is_interpolation(node, index):
+                _check(node[index], f"{path}[{index}]", None)
+        return
+    if not isinstance(node, DictConfig) or node._is_none():
+        return
+    target = node.get("_target_") if "_target_" in node else None
+    if target is not None:
+        try:
+            allowed = _arguments(target)
+        except Exception as error:
+            raise UnknownKeyError(f"{path}._target_: {target!r} cannot be found: {error}") from error
+    if allowed is not None and "*" not in allowed:
+        for key in map(str, node):
+            if key not in allowed | (HYDRA_WORDS if target else set()):
+                owner = f" of {target}" if target else ""
+                raise UnknownKeyError(
+                    f"unknown key '{path}{'.' if path else ''}{key}'{owner}{nearest(key, allowed)}; "
+                    f"known: {', '.join(sorted(allowed))}"
+                )
+    for key in node:
+        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+            child = f"{path}.{key}" if path else str(key)
+            _check(node[key], child, PLAIN.get(child))
+
+
+def check(cfg: DictConfig, root: str) -> None:
+    """Raises ``UnknownKeyError`` for the first key of ``cfg`` that nothing reads, naming the nearest right one."""
+    _check(cfg, "", ROOTS[root])
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except InterpolationKeyError as error:
+        wanted = re.search(r"'([^']+)' not found", str(error))
+        hint = nearest(wanted.group(1), _all_keys(cfg)) if wanted else ""
+        raise UnknownKeyError(f"{error}{hint}") from error
+    del plain
+
+
+def _all_keys(node: Any, path: str = "") -> list[str]:
+    found = []
+    if isinstance(node, DictConfig) and not node._is_none():
+        for key in node:
+            child = f"{path}.{key}" if path else str(key)
+            found.append(child)
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                found += _all_keys(node[key], child)
+    return found
+
+
+def hint_for_overrides(arguments: list[str], root: str) -> str:
+    """Nearest right key or group member for each ``key=value`` of a command line that does not exist."""
+    hints = []
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        keys = set(_all_keys(hydra.compose(root, return_hydra_config=False)))
+        groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+        for argument in arguments:
+            key, _, value = argument.lstrip("+~").partition("=")
+            if key.startswith(("-", "hydra.", "hydra/")):
+                continue
+            if key in groups:
+                members = {file.stem for file in (CONF / key).glob("*.yaml")}
+                wrong = [v for v in value.split(",") if v and v not in members]
+                hints += [f"no {key} is called '{v}'{nearest(v, members)}" for v in wrong]
+            elif key not in keys:
+                hints += [f"'{key}' is no key of this config{near}" for near in [nearest(key, keys | groups)] if near]
+    return "\n".join(hints)
+
+
+def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorates a command: compose ``conf/<root>.yaml``, check every key, run; wrong keys are answered with the right."""
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        def checked(cfg: DictConfig) -> Any:
+            check(cfg, root)
+            return task(cfg)
+
+        main = hydra.main(config_path=str(CONF), config_name=root, version_base="1.3")(checked)
+
+        def command() -> Any:
+            try:
+                return main()
+            except SystemExit as stop:
+                if stop.code not in (None, 0):
+                    try:
+                        hint = hint_for_overrides(sys.argv[1:], root)
+                    except (HydraException, OmegaConfBaseException):
+                        hint = ""
+                    if hint:
+                        print(hint, file=sys.stderr)
+                raise
+
+        return command
+
+    return decorate

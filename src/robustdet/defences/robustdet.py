@@ -1,0 +1,114 @@
+"""The training method of RobustDet and RobustDet* (ECCV 2022): one step, from the adversarial batch to Eq. 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustdet.defences.adversarial import halves, perturbation_size
+from robustdet.defences.cfr import kl_divergence, reconstruction_loss
+from robustdet.defences.robust_ssd import RobustPredictions, RobustSSD
+from robustdet.defences.routing_diagnostics import routing_diagnostics
+from robustdet.defences.schedules import Schedule
+from robustdet.defences.standard import detection_parts
+from robustdet.defences.triplet_loss import TripletTerms
+from robustdet.types import Batch, DetectionLosses, StepOutput
+
+Triplets = Callable[[Tensor, Tensor, torch.Generator], TripletTerms]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """γ of Eq. 2 and β, a, b, c of Eq. 5, as the paper names them (its values: 0.6, 0.75, 3, 0.16, 5)."""
+
+    gamma: float
+    beta: float
+    a: float
+    b: float
+    c: float
+
+
+class RobustDet:
+    """Minimises Eq. 5, L = β (L_det + a L_aid) + b L_re + c L_kld, on a clean and an adversarial half.
+
+    Args:
+        schedule: where the adversarial half comes from.
+        weights: of Eq. 5.
+        triplets: L_aid (Eq. 2), made with the margin γ.
+        crossed_branch: whether the clean images pass a second time, routed as the adversarial ones (their π, detached),
+            and join L_det, L_re and L_kld: the published code's undocumented third branch.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        weights: LossWeights,
+        triplets: Callable[..., Triplets],
+        crossed_branch: bool = False,
+    ) -> None:
+        self.schedule = schedule
+        self.weights = weights
+        self.triplets = triplets(margin=weights.gamma)
+        self.crossed_branch = crossed_branch
+
+    def step(self, model: RobustSSD, batch: Batch, generator: torch.Generator) -> StepOutput:
+        adversarial = self.schedule.next(model, batch, generator)
+        source = adversarial.source
+
+        # clean ⊕ adversarial: AID → π → AA-convolutions → CFR's sample z → heads
+        raw = model(torch.cat([batch.images, adversarial.images]), generator)
+        clean_images = torch.cat([batch.images, source.images])  # what CFR has to reconstruct, for either half
+        losses = model.losses(raw, model.assign([*batch.targets, *source.targets]))
+        attacked = torch.arange(len(raw.routing), device=raw.routing.device) >= len(batch)
+        aid = self.triplets(raw.routing, attacked, generator)
+
+        joined, predictions, originals = losses, [raw], [clean_images]
+        if self.crossed_branch:
+            adversarial_routing = raw.routing[attacked][: len(batch)].detach()
+            crossed = model(batch.images, generator, adversarial_routing)
+            joined = join(losses, model.losses(crossed, model.assign(batch.targets)))
+            predictions, originals = [raw, crossed], [clean_images, batch.images]
+
+        w = self.weights
+        parts = detection_parts(joined) | {"L_aid": aid.loss}
+        loss = w.beta * (parts["L_det"] + w.a * parts["L_aid"])
+        if raw.mean is not None:
+            parts |= consistency_parts(predictions, originals)
+            loss = loss + w.b * parts["L_re"] + w.c * parts["L_kld"]
+
+        shown = halves(losses, len(batch)) | {
+            "perturbation": perturbation_size(adversarial),
+            "violated_triplets": aid.violated,
+            **routing_diagnostics(raw.routing.detach(), attacked),
+        }
+        return StepOutput(loss, parts | shown)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def join(one: DetectionLosses, other: DetectionLosses) -> DetectionLosses:
+    """The losses of two batches as those of one: their positives are counted together."""
+    return DetectionLosses(
+        torch.cat([one.classification, other.classification]),
+        torch.cat([one.localization, other.localization]),
+        torch.cat([one.num_positives, other.num_positives]),
+    )
+
+
+def consistency_parts(predictions: list[RobustPredictions], originals: list[Tensor]) -> dict[str, Tensor]:
+    """L_re (Eq. 3) and L_kld (Eq. 4), means over all images of all branches."""
+    images = torch.cat([raw.reconstruction for raw in predictions])
+    mean = torch.cat([raw.mean for raw in predictions])
+    log_variance = torch.cat([raw.log_variance for raw in predictions])
+    return {
+        "L_re": reconstruction_loss(images, torch.cat(originals)),
+        "L_kld": kl_divergence(mean, log_variance),
+    }

@@ -1,0 +1,31 @@
+"""Standard training: clean images only. The row "SSD" of the paper's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from robustdet.types import Batch, DetectionLosses, Detector, StepOutput
+
+
+def detection_parts(losses: DetectionLosses) -> dict[str, torch.Tensor]:
+    """L_cls, L_loc and L_det = L_cls + L_loc of a batch (Sec. 3.1), each per positive default box of the batch."""
+    classification = losses.per_positive(losses.classification)
+    localization = losses.per_positive(losses.localization)
+    return {"L_cls": classification, "L_loc": localization, "L_det": classification + localization}
+
+
+class Standard:
+    """Minimises L_det on the clean batch."""
+
+    def step(self, model: Detector, batch: Batch, generator: torch.Generator) -> StepOutput:
+        losses = model.losses(model(batch.images), model.assign(batch.targets))
+        parts = detection_parts(losses)
+        return StepOutput(parts["L_det"], parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

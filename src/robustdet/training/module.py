@@ -1,0 +1,86 @@
+"""The LightningModule: plumbing between Lightning's loops and a training method, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from robustdet.attacks.randomness import image_generators
+from robustdet.evaluation.pipeline import SuiteEvaluator
+from robustdet.training.validation import Validation
+from robustdet.types import Batch, TrainingMethod
+
+
+class DetectionModule(pl.LightningModule):
+    """Trains ``model`` by ``method``; validates by ``validation``; tests by ``suite``.
+
+    ``optimizer`` and ``scheduler`` are partial: one takes the parameters, the other the optimiser. The randomness of
+    a step comes from (seed, rank, step) alone, so a resumed run repeats what an uninterrupted one would have drawn.
+    """
+
+    model: Any  # an nn.Module that is a robustdet.types.Detector
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: TrainingMethod,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        seed: int,
+        validation: Validation | None = None,
+        suite: SuiteEvaluator | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.seed = seed
+        self.validation, self.suite = validation, suite
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        (generator,) = image_generators(self.seed, [str(self.global_rank)], self.global_step)
+        output = self.method.step(self.model, batch, generator)
+        if not torch.isfinite(output.loss):
+            parts = {name: float(value) for name, value in output.parts.items()}
+            ids = [target.image_id for target in batch.targets]
+            raise FloatingPointError(f"the loss is {output.loss.item()} at step {self.global_step}: {parts}; images {ids}")
+        self.log_dict({f"train/{name}": value.detach() for name, value in output.parts.items()})
+        self.log("train/loss", output.loss.detach())
+        return output.loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        if self.validation is not None:
+            self.validation.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.validation is not None:
+            self.validation.update(self.model, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.validation is not None and self.validation.targets:
+            self.log_dict({f"val/{name}": value for name, value in self.validation.compute().items()})
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.suite is None:
+            raise RuntimeError("there is no suite of attacks to test with: pass suite= to DetectionModule")
+        self.suite.evaluate_batch(self.model, batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["method"] = self.method.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "method" in checkpoint:
+            self.method.load_state_dict(checkpoint["method"])

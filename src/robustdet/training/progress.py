@@ -1,0 +1,84 @@
+"""Lightning's loops on a :class:`robustdet.progress.ProgressBar`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from robustdet.progress import ProgressBar
+from robustdet.types import Batch
+
+
+def _end(count: int | float) -> int | None:
+    return None if count in (float("inf"), -1) else int(count)
+
+
+class TrainingProgress(pl.Callback):
+    """Updates, loss, images/s and time left while training; batches while validating and testing."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, ProgressBar] = {}
+
+    def _open(self, stage: str, trainer: pl.Trainer, title: str, total: int | None) -> None:
+        if trainer.is_global_zero:
+            self.bars[stage] = ProgressBar(title, total).__enter__()
+
+    def _close(self, stage: str) -> None:
+        if stage in self.bars:
+            self.bars.pop(stage).__exit__(None, None, None)
+
+    def _advance(self, stage: str, batch: Batch, values: dict[str, float]) -> None:
+        if stage in self.bars:
+            self.bars[stage].advance(1, len(batch), values)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        remaining = _end(trainer.max_steps)
+        self._open("train", trainer, "training", None if remaining is None else remaining - trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._advance("train", batch, {"loss": float(outputs["loss"])} if outputs else {})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close("train")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if "train" not in self.bars:  # a live bar cannot be opened inside another
+            self._open("validate", trainer, "validating", _end(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance("validate", batch, {})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close("validate")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open("test", trainer, "evaluating", _end(sum(trainer.num_test_batches)))
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance("test", batch, {})
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close("test")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        for stage in list(self.bars):
+            self._close(stage)
