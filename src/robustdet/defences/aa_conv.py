@@ -1,0 +1,203 @@
+"""Adversarially-aware convolution (RobustDet, section 4.2): K kernels, mixed per image by its routing vector π.
+
+    θ(x) = Σ_k π_k(x) θ_k        for the kernel and for the bias
+
+The routing vectors of the images in flight lie in one `Routing` cell, which the network owns and its layers share: a
+layer keeps the call signature of `nn.Conv2d` and fits wherever that stood.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Execution: TypeAlias = Literal["auto", "grouped", "per_image", "basis"]
+BASIS_CELLS = 25  # up to this many output cells an image, K convolutions cost less than making its kernel
+
+
+class Routing:
+    """Holds the routing vectors [B, K] for the length of one forward pass, and nothing before or after it."""
+
+    def __init__(self) -> None:
+        self._vectors: Tensor | None = None
+
+    @contextmanager
+    def use(self, vectors: Float[Tensor, "B K"]) -> Iterator[None]:
+        outer, self._vectors = self._vectors, vectors
+        try:
+            yield
+        finally:
+            self._vectors = outer
+
+    @property
+    def vectors(self) -> Float[Tensor, "B K"]:
+        """Raises RuntimeError outside of `use`."""
+        if self._vectors is None:
+            raise RuntimeError(
+                "an AAConv2d was called without routing vectors: call its network, or wrap the call in "
+                "`with routing.use(vectors):` with the Routing that the layer was built with"
+            )
+        return self._vectors
+
+
+class AAConv2d(nn.Module):
+    """K copies of a plain convolution, each perturbed a little; same geometry, same call.
+
+    Args:
+        conv: where geometry and weights come from; any kernel size, stride, dilation and groups, zero padding.
+        num_kernels: K.
+        routing: the cell that the network fills.
+        perturbation: standard deviation of the seeded noise on each kernel, relative to that of the kernel; it breaks
+            the symmetry between the K copies. 0 gives exact copies (the authors' warm start).
+        generator: of that noise; may be None only when there is none.
+        execution: how the mixture is computed; equal in result. `auto` chooses by shape.
+
+    Parameters are ``weight [K, out, in/groups, kh, kw]`` and ``bias [K, out]`` (or None).
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        num_kernels: int,
+        routing: Routing,
+        perturbation: float = 1e-2,
+        generator: torch.Generator | None = None,
+        execution: Execution = "auto",
+    ) -> None:
+        super().__init__()
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"AAConv2d pads with zeros, but {conv} has padding_mode={conv.padding_mode!r}")
+        self.num_kernels = num_kernels
+        self.routing = routing
+        self.execution = execution
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
+        self.weight = nn.Parameter(self._stack(conv.weight))
+        self.bias = None if conv.bias is None else nn.Parameter(self._stack(conv.bias))
+        self.copy_plain(conv.weight, conv.bias, perturbation, generator)
+
+    def _stack(self, plain: Tensor) -> Tensor:
+        return plain.detach().expand(self.num_kernels, *plain.shape).clone()
+
+    @torch.no_grad()
+    def copy_plain(
+        self,
+        weight: Float[Tensor, "out in kh kw"],
+        bias: Float[Tensor, " out"] | None,
+        perturbation: float,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Make every kernel this plain one, plus noise of ``perturbation`` times its standard deviation."""
+        self.weight.copy_(weight.expand_as(self.weight))
+        if perturbation > 0:
+            if generator is None:
+                raise ValueError(f"perturbation={perturbation} needs a generator; only perturbation=0 needs none")
+            noise = torch.randn(self.weight.shape, generator=generator, device=generator.device)
+            self.weight.add_(noise.to(self.weight) * perturbation * weight.std(correction=0))
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias.expand_as(self.bias))
+
+    def forward(self, x: Float[Tensor, "B in H W"]) -> Float[Tensor, "B out h w"]:
+        vectors = self.routing.vectors
+        if vectors.shape != (len(x), self.num_kernels):
+            raise ValueError(
+                f"routing vectors {tuple(vectors.shape)} do not fit {len(x)} images and K = {self.num_kernels} kernels"
+            )
+        execution = fastest(self, x) if self.execution == "auto" else self.execution
+        return EXECUTIONS[execution](self, x, vectors)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernels={self.num_kernels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
+        )
+
+    def mixed(self, vectors: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B out in kh kw"], Tensor | None]:
+        """Every image's own kernel and bias."""
+        weight = (vectors @ self.weight.flatten(1)).view(-1, *self.weight.shape[1:])
+        return weight, None if self.bias is None else vectors @ self.bias
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+
+def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
+    """One convolution for the batch: the images become groups, each with its own kernel."""
+    weight, bias = layer.mixed(vectors)
+    y = layer.convolve(
+        x.reshape(1, -1, *x.shape[2:]),
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        len(x) * layer.groups,
+    )
+    return y.view(len(x), -1, *y.shape[2:])
+
+
+def per_image(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
+    """One convolution an image, with its own kernel."""
+    weight, bias = layer.mixed(vectors)
+    biases = [None] * len(x) if bias is None else list(bias)
+    images = zip(x.split(1), weight, biases, strict=True)
+    return torch.cat([layer.convolve(image, kernel, b, layer.groups) for image, kernel, b in images])
+
+
+def basis(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
+    """All K convolutions of the whole batch, then their outputs mixed: K times the arithmetic, no kernel per image."""
+    groups, kernels = layer.groups, layer.num_kernels
+    by_group = layer.weight.unflatten(1, (groups, -1)).transpose(0, 1)  # [groups, K, out/groups, in/groups, kh, kw]
+    y = layer.convolve(x, by_group.flatten(0, 2), None, groups).unflatten(1, (groups, kernels, -1))
+    mixed = torch.einsum("bgkohw,bk->bgohw", y, vectors).flatten(1, 2)
+    return mixed if layer.bias is None else mixed + (vectors @ layer.bias)[:, :, None, None]
+
+
+EXECUTIONS: dict[str, Callable[[AAConv2d, Tensor, Tensor], Tensor]] = {
+    "grouped": grouped,
+    "per_image": per_image,
+    "basis": basis,
+}
+
+
+def fastest(layer: AAConv2d, x: Tensor) -> str:
+    """The execution that took the least time for forward + gradients to input and routing, parameters frozen.
+
+    Measured at SSD300's layer shapes, K = 4, two CPU threads, batch 8: `basis` wins where a kernel has few cells to
+    visit (5x5: 2.4 ms against 3.8 and 5.2), because no kernel per image is made; elsewhere it pays for its K-fold
+    arithmetic and `per_image` wins over `grouped` (conv4_3: 0.42 s against 0.51; 38x38 head: 0.08 against 0.22). At
+    batch 1 the latter two are the same convolution. On other devices `grouped` saves the B launches (not measured).
+    """
+    if x.shape[2] * x.shape[3] <= BASIS_CELLS * math.prod(layer.stride):
+        return "basis"
+    return "per_image" if x.device.type == "cpu" and len(x) > 1 else "grouped"
+
+
+def convert_convolutions(
+    module: nn.Module,
+    num_kernels: int,
+    routing: Routing,
+    perturbation: float = 1e-2,
+    generator: torch.Generator | None = None,
+    execution: Execution = "auto",
+) -> nn.Module:
+    """The same module with every `nn.Conv2d` in it replaced by an `AAConv2d` that starts from its weights.
+
+    Changes the module in place and returns it; a plain convolution is returned as its replacement. A convolution that
+    stands in two places stays one layer. Arguments are those of `AAConv2d`.
+    """
+    made: dict[int, AAConv2d] = {}
+    for name, conv in list(module.named_modules(remove_duplicate=False)):
+        if isinstance(conv, nn.Conv2d):
+            if id(conv) not in made:
+                made[id(conv)] = AAConv2d(conv, num_kernels, routing, perturbation, generator, execution)
+            if conv is module:
+                return made[id(conv)]
+            parent, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, made[id(conv)])
+    return module
