@@ -1,0 +1,111 @@
+"""Plain convolutional networks from a one-line plan: VGG16, SSD's extra layers and a tiny net are the same class."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+_CONVOLUTION = re.compile(
+    r"(?P<channels>\d+)(?:k(?P<k>\d+))?(?:s(?P<s>\d+))?(?:d(?P<d>\d+))?(?:p(?P<p>\d+))?(?P<source>\^)?"
+)
+
+
+class PlannedLayers(nn.Module):
+    """A chain of convolutions and pools, described by a plan of tokens with blanks between them.
+
+    =========  =====================================================================================================
+    ``64``     3x3 convolution to 64 channels and a ReLU (two layers); after the number, in this order:
+               ``k1`` kernel 1, ``s2`` stride 2, ``d6`` dilation 6, ``p0`` padding 0 (else what keeps size at stride 1)
+    ``^``      at the end of such a token: what leaves its ReLU is a source of predictions
+    ``M C P``  max-pool: 2x2; 2x2 that rounds sizes up; 3x3 with stride 1
+    =========  =====================================================================================================
+
+    ``width`` multiplies all channels. ``layers`` is flat, so that VGG16's indices are those everybody knows (conv4_3
+    is 21, its ReLU 22). No ReLU works in place: what stands before one may be needed after.
+    """
+
+    def __init__(self, plan: str, in_channels: int = 3, width: float | int = 1) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        self.sources: dict[int, int] = {}  # index of the ReLU whose output is a source -> its channels
+        for token in plan.split():
+            if token in _POOLS:
+                layers.append(nn.MaxPool2d(**_POOLS[token]))
+                continue
+            convolution, is_source = _convolution(token, in_channels, width, plan)
+            layers += [convolution, nn.ReLU()]
+            in_channels = convolution.out_channels
+            if is_source:
+                self.sources[len(layers) - 1] = in_channels
+        self.layers = nn.Sequential(*layers)
+        self.out_channels = in_channels
+
+    def forward(
+        self, x: Float[Tensor, "B c h w"], start: int = 0, stop: int | None = None
+    ) -> tuple[Float[Tensor, "B c2 h2 w2"], list[Float[Tensor, "B _ _ _"]]]:
+        """Run layers ``start`` to ``stop`` (exclusive; None is the end): their output and the sources met on the way."""
+        sources = []
+        for index in range(len(self.layers))[start:stop]:
+            x = self.layers[index](x)
+            if index in self.sources:
+                sources.append(x)
+        return x, sources
+
+
+_POOLS: dict[str, dict[str, int | bool]] = {
+    "M": {"kernel_size": 2},
+    "C": {"kernel_size": 2, "ceil_mode": True},
+    "P": {"kernel_size": 3, "stride": 1, "padding": 1},
+}
+
+
+def _convolution(token: str, in_channels: int, width: float | int, plan: str) -> tuple[nn.Conv2d, bool]:
+    parsed = _CONVOLUTION.fullmatch(token)
+    if parsed is None:
+        raise ValueError(
+            f"unknown layer {token!r} in the plan {plan!r}; expected one like 64, 512s2^, 1024d6, M, C or P"
+        )
+    kernel, stride, dilation = int(parsed["k"] or 3), int(parsed["s"] or 1), int(parsed["d"] or 1)
+    padding = int(parsed["p"]) if parsed["p"] else dilation * (kernel // 2)
+    channels = max(1, round(int(parsed["channels"]) * width))
+    return nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation), parsed["source"] is not None
+
+
+def source_sizes(backbone: PlannedLayers, extras: PlannedLayers, input_size: int) -> list[int]:
+    """Cells along each side of the sources' maps, from a pass that computes shapes only (on the meta device)."""
+    x, sizes = torch.empty(1, 3, input_size, input_size, device="meta"), []
+    for part in (backbone, extras):
+        x, sources = functional_call(part, {k: v.to("meta") for k, v in part.state_dict().items()}, (x,))
+        sizes += [source.shape[-1] for source in sources]
+    return sizes
+
+
+class L2Norm(nn.Module):
+    """Scale every pixel's feature vector to a learnt length per channel (ParseNet; SSD, section 3.1)."""
+
+    def __init__(self, channels: int, scale: float | int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), float(scale)))
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        length = (x.pow(2).sum(dim=1, keepdim=True) + 1e-10).sqrt()
+        return x / length * self.weight.view(-1, 1, 1)
+
+
+class Head(nn.Module):
+    """For each source a 3x3 convolution that says ``outputs`` numbers for each of its cells' default boxes."""
+
+    def __init__(self, channels: list[int], boxes_per_cell: list[int], outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.layers = nn.ModuleList(
+            nn.Conv2d(c, boxes * outputs, 3, padding=1) for c, boxes in zip(channels, boxes_per_cell, strict=True)
+        )
+
+    def forward(self, sources: list[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B P outputs"]:
+        maps = [layer(source) for layer, source in zip(self.layers, sources, strict=True)]
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, self.outputs) for m in maps], dim=1)

@@ -1,0 +1,48 @@
+"""From raw predictions to detections: softmax, score threshold and non-maximum suppression for each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from ..types import Detections, RawPredictions
+from .boxes import decode
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """SSD's settings (section 3.1 there). Boxes are not clipped to the image.
+
+    ``candidates_per_class`` is the number of best boxes of a class that meet in suppression; it also bounds what a
+    class can keep. ``max_detections`` bounds what an image keeps, over all classes; None keeps all.
+    """
+
+    score_threshold: float = 0.01
+    nms_threshold: float = 0.45
+    candidates_per_class: int = 400
+    max_detections: int | None = 200
+
+    @torch.no_grad()
+    def __call__(self, raw: RawPredictions, input_size: int) -> list[Detections]:
+        """The detections of each image, best first; boxes are xyxy pixels of an image of ``input_size`` pixels.
+
+        Raises ValueError on predictions that are not finite: they would silently count as no detections.
+        """
+        scores = raw.cls_logits.float().softmax(dim=-1)[..., 1:]
+        boxes = decode(raw.bbox_regression.float(), raw.default_boxes) * input_size
+        finite = scores.isfinite().all(dim=(1, 2)) & boxes.isfinite().all(dim=(1, 2))
+        if not bool(finite.all()):
+            raise ValueError(f"image {int(finite.int().argmin())} of the batch: predictions are not finite")
+        # The best candidates of all images and classes at once; the survivors of an image then meet one another.
+        best, index = scores.transpose(1, 2).topk(min(self.candidates_per_class, scores.shape[1]), dim=2)
+        return [self._of_image(*each) for each in zip(boxes, best, index, strict=True)]
+
+    def _of_image(self, boxes: Float[Tensor, "P 4"], best: Float[Tensor, "C k"], index: Tensor) -> Detections:
+        classes, rank = torch.nonzero(best > self.score_threshold, as_tuple=True)
+        scores, boxes = best[classes, rank], boxes[index[classes, rank]]
+        keep = batched_nms(boxes, scores, classes, self.nms_threshold)[: self.max_detections]
+        return Detections(boxes[keep], scores[keep], classes[keep] + 1)

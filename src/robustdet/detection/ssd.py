@@ -1,0 +1,121 @@
+"""SSD: single shot multibox detector (W. Liu et al., ECCV 2016)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..types import Assignment, BoxLosses, DetectionLosses, Detections, Images, RawPredictions, Targets
+from .default_boxes import DefaultBoxes
+from .initialisation import initialise_heads, initialise_layers
+from .layers import Head, L2Norm, PlannedLayers, source_sizes
+from .matching import match
+from .multibox_loss import MultiBoxLoss
+from .normalisation import Normalisation
+from .post_processing import PostProcessing
+from .weights import load_imagenet
+
+
+class SSD(nn.Module):
+    """A default-box detector; satisfies :class:`robustdet.types.Detector`. Training and evaluation mode are the same.
+
+    Args:
+        num_classes: C, without the background.
+        input_size: height and width of the images, in pixels.
+        backbone, extras: the network up to its last source; ``extras`` goes on where ``backbone`` ends.
+        default_boxes: for the sources of both, in order.
+        l2_norm: initial length of the first source's feature vectors; None leaves that source as it is.
+        head_std: standard deviation of the heads' initial weights; None draws them as SSD does.
+        background_bias: initial bias of the background's logits; above 0 boxes start as background.
+        weights: file of ImageNet weights for a VGG16 backbone (:func:`~.weights.load_imagenet`); None for none.
+    """
+
+    default_boxes: Float[Tensor, "P 4"]
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        input_size: int,
+        backbone: PlannedLayers,
+        extras: PlannedLayers,
+        default_boxes: DefaultBoxes,
+        normalisation: Normalisation,
+        criterion: MultiBoxLoss,
+        post_processing: PostProcessing,
+        l2_norm: float | int | None = None,
+        head_std: float | None = None,
+        background_bias: float | int = 0,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_size = input_size
+        self.normalisation = normalisation
+        self.backbone = backbone
+        self.extras = extras
+        self.criterion = criterion
+        self.post_processing = post_processing
+
+        channels = [*backbone.sources.values(), *extras.sources.values()]
+        boxes_per_cell = default_boxes.boxes_per_cell
+        boxes = default_boxes(input_size, source_sizes(backbone, extras, input_size))
+        self.register_buffer("default_boxes", boxes, persistent=False)
+        self.l2_norm = nn.Identity() if l2_norm is None else L2Norm(channels[0], l2_norm)
+        self.classification_head = Head(channels, boxes_per_cell, num_classes + 1)
+        self.regression_head = Head(channels, boxes_per_cell, 4)
+        for part in (backbone, extras):
+            initialise_layers(part)
+        initialise_heads(self.classification_head, self.regression_head, head_std, background_bias)
+        if weights is not None:
+            load_imagenet(backbone, weights)
+        self._range_checked = False
+
+    def forward(self, images: Images, generator: torch.Generator | None = None) -> RawPredictions:
+        """Predictions for RGB images in [0, 1]. SSD is deterministic and leaves ``generator`` alone."""
+        self.check(images)
+        return self.predict(self.features(self.normalisation(images)))
+
+    def features(self, pixels: Images) -> list[Float[Tensor, "B _ _ _"]]:
+        """The maps that predict, from normalised images."""
+        x, sources = self.backbone(pixels)
+        return sources + self.extras(x)[1]
+
+    def predict(self, sources: list[Float[Tensor, "B _ _ _"]]) -> RawPredictions:
+        """What the heads say of the maps of :meth:`features`."""
+        sources = [self.l2_norm(sources[0]), *sources[1:]]
+        return RawPredictions(self.classification_head(sources), self.regression_head(sources), self.default_boxes)
+
+    def assign(self, targets: Targets) -> Assignment:
+        """Match boxes in pixels of the input; see :func:`~.matching.match`."""
+        return match(targets, self.default_boxes, self.input_size)
+
+    def losses(self, raw: RawPredictions, assignment: Assignment) -> DetectionLosses:
+        return self.criterion(raw, assignment)
+
+    def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
+        return self.criterion.box_losses(raw, assignment)
+
+    def detect(self, raw: RawPredictions) -> list[Detections]:
+        """Detections in pixels of the input, best first."""
+        return self.post_processing(raw, self.input_size)
+
+    def check(self, images: Images) -> None:
+        """Raise ValueError unless images have the right size and, as far as looked at, values in [0, 1].
+
+        Values are looked at in the first batch only: it is where 0-255 and normalised images show, and looking makes a
+        GPU wait for its host.
+        """
+        if images.shape[1:] != (3, self.input_size, self.input_size):
+            raise ValueError(
+                f"expected images of shape [B, 3, {self.input_size}, {self.input_size}], got {list(images.shape)}"
+            )
+        if self._range_checked or torch.compiler.is_compiling():
+            return
+        low, high = images.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"expected RGB images with values in [0, 1], got [{float(low):g}, {float(high):g}]")
+        self._range_checked = True
