@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+
+from robustdet.evaluation.shards import Shards
+from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
+from tests.evaluation.scenes import scene
+
+SETTINGS = {"checkpoint": "abc", "attack": {"steps": 20, "epsilon": "8/255"}, "seed": 0}
+
+
+def outcomes(found):
+    return [Outcome(d, {"loss": 0.1 * i, "linf": float("inf")}) for i, d in enumerate(found)]
+
+
+def test_what_comes_back_is_exactly_what_went_in(tmp_path):
+    found, truth = scene(num_images=9, num_classes=3, seed=0, most_objects=2, clutter=1)
+    assert any(len(d.labels) == 0 for d in found.values())
+    assert any(len(t.labels) == 0 for t in truth.values())
+    names, written = list(found), outcomes(found.values())
+    store, targets = OutcomeStore(tmp_path, "pgd", SETTINGS), TargetStore(tmp_path, {"data": "x"})
+    for batch in (slice(0, 4), slice(4, 8), slice(8, 9)):
+        store.append(names[batch], written[batch])
+        targets.append([truth[name] for name in names[batch]])
+    for name, outcome in OutcomeStore(tmp_path, "pgd", SETTINGS).read().items():
+        original = written[names.index(name)]
+        assert outcome.measures == original.measures
+        for field in ("boxes", "scores", "labels"):
+            torch.testing.assert_close(
+                getattr(outcome.detections, field), getattr(original.detections, field), rtol=0, atol=0
+            )
+    for name, again in TargetStore(tmp_path, {"data": "x"}).read().items():
+        for field in ("boxes", "labels", "difficult", "crowd"):
+            torch.testing.assert_close(getattr(again, field), getattr(truth[name], field), rtol=0, atol=0)
+        assert (again.image_id, again.original_size) == (name, truth[name].original_size)
+    assert sorted(truth) == list(targets.read())
+
+
+def test_an_interrupted_write_leaves_nothing_behind_its_name(tmp_path, monkeypatch):
+    found, _ = scene(num_images=2, num_classes=3, seed=0)
+    store = OutcomeStore(tmp_path, "pgd", SETTINGS)
+    store.append(["a"], outcomes([found["000000"]]))
+
+    def power_cut(_):
+        raise OSError("no more power")
+
+    monkeypatch.setattr("os.fsync", power_cut)
+    with pytest.raises(OSError, match="no more power"):
+        store.append(["b"], outcomes([found["000001"]]))
+    assert store.done == {"a"}
+    resumed = OutcomeStore(tmp_path, "pgd", SETTINGS)
+    assert resumed.done == {"a"}
+    assert list(resumed.read()) == ["a"]
+
+
+def test_other_settings_have_a_folder_of_their_own_that_says_what_they_are(tmp_path):
+    found, _ = scene(num_images=1, num_classes=3, seed=0)
+    OutcomeStore(tmp_path, "pgd", SETTINGS).append(["a"], outcomes(found.values()))
+    other = {**SETTINGS, "attack": {"steps": 50, "epsilon": "8/255"}}
+    assert OutcomeStore(tmp_path, "pgd", other).done == frozenset()
+    assert OutcomeStore(tmp_path, "fgsm", SETTINGS).done == frozenset()
+    assert OutcomeStore(tmp_path, "pgd", SETTINGS).done == {"a"}
+    saved = [json.loads(file.read_text()) for file in tmp_path.glob("detections/pgd-*/settings.json")]
+    assert sorted(s["attack"]["steps"] for s in saved) == [20, 50]
+
+
+def test_two_processes_may_share_a_folder_and_repeat_an_image(tmp_path):
+    found, _ = scene(num_images=5, num_classes=3, seed=0)
+    names, written = list(found), outcomes(found.values())
+    first, second = (OutcomeStore(tmp_path, "pgd", SETTINGS) for _ in range(2))
+    first.append(names[:3], written[:3])
+    second.append([*names[3:], names[0]], [*written[3:], written[0]])  # a distributed sampler fills up its last batch
+    assert list(first.read()) == names
+    assert second.read()[names[0]].measures == written[0].measures
+
+
+def test_shards_keep_rows_of_different_lengths_apart(tmp_path):
+    shards = Shards(tmp_path)
+    rows = [{"x": torch.arange(n).numpy()} for n in (0, 3, 0, 2)]
+    shards.append(list("abcd"), rows)
+    assert {k: v["x"].tolist() for k, v in shards.read().items()} == {"a": [], "b": [0, 1, 2], "c": [], "d": [0, 1]}
