@@ -7,6 +7,7 @@ a sample of N(μ, σ²), from which a decoder has to reconstruct the clean image
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,13 +21,26 @@ from robustdet.types import Images
 PIXEL_MAX = 255.0
 
 
+@dataclass(frozen=True)
+class CFR:
+    """Where and how a network's features become a Gaussian.
+
+    Args:
+        tap: index into the backbone's layers of the convolution to replace; conv4_3 of VGG16 is 21.
+        log_variance_max: log σ² is clipped to this from above (the authors: 10).
+    """
+
+    tap: int
+    log_variance_max: float = math.inf
+
+
 class GaussianConv(nn.Module):
     """Two convolutions side by side: x → μ, log σ².
 
     Args:
         conv_mean: the layer that stood here.
         conv_log_variance: another of the same shape.
-        log_variance_max: log σ² is clipped to this from above (the authors: 10).
+        log_variance_max: as of `CFR`.
     """
 
     def __init__(self, conv_mean: nn.Module, conv_log_variance: nn.Module, log_variance_max: float = math.inf) -> None:

@@ -37,7 +37,7 @@ def load_imagenet(backbone: PlannedLayers, path: str | Path) -> list[str]:
     state = _named_as_ours(file, path)
     wanted = backbone.state_dict()
     random = [] if _is_reduced(file) else [name for name in _FULLY_CONNECTED if name in wanted and name not in state]
-    _check(state, {name: tensor for name, tensor in wanted.items() if name not in random}, path)
+    require_fit(state, {name: tensor for name, tensor in wanted.items() if name not in random}, path)
     backbone.load_state_dict(state, strict=False)
     if random:
         log.warning("%s has no values for %s: they stay random", path, ", ".join(random))
@@ -64,7 +64,7 @@ def _named_as_ours(file: Mapping[str, Tensor], path: Path) -> State:
 
 
 def _reduced(file: Mapping[str, Tensor]) -> State:
-    """conv6 and conv7 from fc6 and fc7 (SSD, section 3): every 4th neuron, and of fc6's 7x7 every 3rd row and column."""
+    """conv6 and conv7 from fc6 and fc7 (SSD, section 3): every 4th neuron, of fc6's 7x7 every 3rd row and column."""
     names = ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias")
     if not all(name in file and bool(file[name].isfinite().all()) for name in names):
         return {}
@@ -74,7 +74,8 @@ def _reduced(file: Mapping[str, Tensor]) -> State:
     return dict(zip(_FULLY_CONNECTED, (conv6, fc6_bias[::4], conv7, fc7_bias[::4]), strict=True))
 
 
-def _check(state: State, wanted: State, path: Path) -> None:
+def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: Path | str) -> None:
+    """Raise ValueError that names every tensor of ``state`` that is missing, left over or of another shape."""
     problems = [f"missing: {name}" for name in wanted if name not in state]
     problems += [f"left over: {name}" for name in state if name not in wanted]
     problems += [
@@ -83,4 +84,4 @@ def _check(state: State, wanted: State, path: Path) -> None:
         if name in state and state[name].shape != tensor.shape
     ]
     if problems:
-        raise ValueError(f"{path} does not fit this backbone:\n  " + "\n  ".join(problems))
+        raise ValueError(f"{source} does not fit this network:\n  " + "\n  ".join(problems))

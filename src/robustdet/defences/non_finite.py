@@ -1,0 +1,33 @@
+"""Finding the layer to blame when a network says NaN or infinity: nothing is masked, so it has to be found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def first_non_finite_layer(network: nn.Module, rerun: Callable[[], Any]) -> str | None:
+    """Name of the first module of ``network`` whose output is not finite while ``rerun`` runs it, or None.
+
+    Containers finish after their children, so that a single layer is named wherever one is to blame.
+    """
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in network.named_modules() if name]
+    try:
+        with torch.no_grad():
+            rerun()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None

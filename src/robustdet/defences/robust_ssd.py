@@ -1,0 +1,175 @@
+"""The network of RobustDet and, with CFR, of RobustDet* (ECCV 2022, section 4, Fig. 6).
+
+images → AID → routing π → AA-convolutions (all of the SSD's, heads included) → CFR at its tap, if any → heads
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustdet.defences.aa_conv import AAConv2d, Execution, Routing, convert_convolutions
+from robustdet.defences.cfr import CFR, Decoder, GaussianConv, sample
+from robustdet.defences.non_finite import first_non_finite_layer
+from robustdet.detection.ssd import SSD
+from robustdet.detection.weights import require_fit
+from robustdet.types import Images, RawPredictions
+
+
+@dataclass(frozen=True)
+class RobustPredictions(RawPredictions):
+    """Also how the images were routed and, with CFR, the features' Gaussian at the tap.
+
+    ``log_variance`` and ``reconstruction`` (an image on the scale of [0, 1], not clamped) are there only where features
+    were sampled.
+    """
+
+    routing: Float[Tensor, "B K"]
+    mean: Float[Tensor, "B c h w"] | None = None
+    log_variance: Float[Tensor, "B c h w"] | None = None
+    reconstruction: Images | None = None
+
+
+class RobustSSD(SSD):
+    """An SSD whose convolutions are adversarially aware.
+
+    Args:
+        aid: the discriminator, images → π.
+        num_kernels: K, of every convolution and of the discriminator.
+        cfr: None for RobustDet, a tap for RobustDet*.
+        perturbation: what tells the K copies of a plain kernel apart at first; see `AAConv2d`.
+        seed: of that perturbation.
+        execution: of the AA-convolutions; see `AAConv2d`.
+        ssd: all arguments of `SSD`.
+    """
+
+    def __init__(
+        self,
+        *,
+        aid: nn.Module,
+        num_kernels: int = 4,
+        cfr: CFR | None = None,
+        perturbation: float | int = 1e-2,
+        seed: int = 0,
+        execution: Execution = "auto",
+        **ssd: Any,
+    ) -> None:
+        super().__init__(**ssd)
+        self._clean = {name: tensor.to("meta") for name, tensor in self.state_dict().items()}  # names and shapes
+        self.cfr = cfr
+        self.perturbation, self.seed = float(perturbation), seed
+        self.routing = Routing()
+        decoder = None if cfr is None else insert_cfr(self.backbone.layers, cfr)
+        generator = self._perturbation_generator()
+        convert_convolutions(self, num_kernels, self.routing, self.perturbation, generator, execution)
+        self.aid, self.decoder = aid, decoder  # these two keep plain convolutions
+
+    def forward(
+        self,
+        images: Images,
+        generator: torch.Generator | None = None,
+        routing: Float[Tensor, "B K"] | None = None,
+    ) -> RobustPredictions:
+        """Predictions for RGB images in [0, 1].
+
+        With a generator, CFR samples its features and reconstructs the images; without one it goes on with their mean,
+        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. Raises FloatingPointError, naming the first
+        layer to blame, where predictions are not finite.
+        """
+        self.check(images)
+        raw = self._predictions(images, generator, routing)
+        if not torch.compiler.is_compiling() and not _finite(raw.cls_logits, raw.bbox_regression):
+            layer = first_non_finite_layer(self, lambda: self._predictions(images, generator, routing))
+            culprit = f"first in layer {layer}" if _finite(images) else "and so are the images"
+            raise FloatingPointError(f"predictions are not finite, {culprit}")
+        return raw
+
+    def _predictions(
+        self, images: Images, generator: torch.Generator | None, routing: Tensor | None
+    ) -> RobustPredictions:
+        routing = self.aid(images) if routing is None else routing
+        with self.routing.use(routing):
+            return self._routed(images, generator, routing)
+
+    def _routed(self, images: Images, generator: torch.Generator | None, routing: Tensor) -> RobustPredictions:
+        pixels = self.normalisation(images)
+        if self.cfr is None or self.decoder is None:
+            raw = self.predict(self.features(pixels))
+            return RobustPredictions(raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing)
+        x, before = self.backbone(pixels, stop=self.cfr.tap)
+        gaussian = self.backbone.layers[self.cfr.tap]
+        if generator is None:
+            z = mean = gaussian.conv_mean(x)
+            log_variance = reconstruction = None
+        else:
+            mean, log_variance = gaussian(x)
+            z = sample(mean, log_variance, generator)
+            reconstruction = self.reconstruct(z)
+        x, after = self.backbone(z, start=self.cfr.tap + 1)
+        raw = self.predict([*before, *after, *self.extras(x)[1]])
+        return RobustPredictions(
+            raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing, mean, log_variance, reconstruction
+        )
+
+    def reconstruct(self, z: Float[Tensor, "B c h w"]) -> Images:
+        """What the decoder makes of features at the tap, on the scale of [0, 1]. Raises ValueError without CFR."""
+        if self.decoder is None:
+            raise ValueError("this RobustSSD was built without CFR and has no decoder")
+        return self.normalisation.inverse(self.decoder.decode(z, (self.input_size, self.input_size)))
+
+    def warm_start(self, clean: Mapping[str, Tensor]) -> None:
+        """Start from the state dict of a clean SSD: its kernels are copied K times and perturbed.
+
+        The AID, the decoder and CFR's log-variance convolution keep their values. Raises ValueError that names every
+        tensor that is missing, left over or of the wrong shape; then nothing was changed.
+        """
+        require_fit(clean, self._clean, "the clean state dict")
+        generator = self._perturbation_generator()
+        for layer in dict.fromkeys(name.rpartition(".")[0] for name in self._clean):
+            module = self.get_submodule(layer)
+            if isinstance(module, GaussianConv):
+                module = module.conv_mean
+            if isinstance(module, AAConv2d):
+                module.copy_plain(clean[f"{layer}.weight"], clean.get(f"{layer}.bias"), self.perturbation, generator)
+            else:
+                module.load_state_dict({name: clean[f"{layer}.{name}"] for name in module.state_dict()})
+
+    def _perturbation_generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+def insert_cfr(layers: nn.Sequential, cfr: CFR) -> Decoder:
+    """Replace the convolution at the tap by a `GaussianConv`; returns the decoder that fits it."""
+    conv = layers[cfr.tap]
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"CFR replaces a convolution, but layer {cfr.tap} of the backbone is {conv}")
+    layers[cfr.tap] = GaussianConv(conv, log_variance_like(conv), cfr.log_variance_max)
+    return Decoder(conv.out_channels, math.prod(_stride(layer) for layer in [*layers[: cfr.tap], conv]))
+
+
+def log_variance_like(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of the same shape whose output starts near 0, so that σ starts near 1.
+
+    Glorot's uniform weights / 16 (about where the authors' start, by their fan computation) and no bias.
+    """
+    twin = copy.deepcopy(conv)
+    nn.init.xavier_uniform_(twin.weight, gain=1 / 16)
+    if twin.bias is not None:
+        nn.init.zeros_(twin.bias)
+    return twin
+
+
+def _stride(layer: nn.Module) -> int:
+    stride = getattr(layer, "stride", 1)
+    return stride[0] if isinstance(stride, tuple) else int(stride)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
