@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -64,13 +67,30 @@ class FakeDetector(nn.Module):
         raise NotImplementedError("an attack must not need post-processing")
 
 
+class ConvexVictim:
+    """Offers losses alone, both convex in the image: a sign step can only raise them."""
+
+    def __init__(self) -> None:
+        self.weight = torch.randn(CLASSES, 3 * SIZE * SIZE, generator=torch.Generator().manual_seed(3)) / SIZE
+
+    @contextmanager
+    def borrow(self, targets: list[Target]) -> Iterator[ConvexVictim]:
+        yield self
+
+    def losses(self, images: Tensor) -> DetectionLosses:
+        scores = images.flatten(1) @ self.weight.T
+        classification, localization = scores.logsumexp(dim=1) - scores[:, 0], F.softplus(scores[:, 1:]).sum(dim=1)
+        return DetectionLosses(classification, localization, torch.ones(len(images), dtype=torch.long))
+
+
 def detector() -> FakeDetector:
     """In training mode, trained on its fixed batch, with a frozen part, a gradient and one module in another mode."""
     torch.manual_seed(1)
     model = FakeDetector()
     images, targets = batch()
     assignment = model.assign(targets)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=0.02, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()
         losses = model.losses(model(images), assignment)
@@ -99,3 +119,16 @@ def batch() -> tuple[Tensor, list[Target]]:
         target("one", [[4, 0, 16, 12], [0, 12, 4, 16]], [2, 4], difficult=[False, True]),
         target("none", [], []),
     ]
+
+
+def state(model: nn.Module) -> dict[str, object]:
+    """All that an attack must hand back, in comparable form."""
+    return {
+        "modes": [module.training for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "grads": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
+        "tensors": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "random": torch.get_rng_state().tolist(),
+        "grad_enabled": torch.is_grad_enabled(),
+        "cudnn": [getattr(torch.backends.cudnn, flag) for flag in ("enabled", "benchmark", "deterministic")],
+    }

@@ -6,7 +6,7 @@ attack as a batch of one. The published attacks divide by the number of positive
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from robustdet.types import BorrowedVictim, Images
 
 
+@runtime_checkable
 class Objective(Protocol):
     def __call__(self, model: BorrowedVictim, images: Images, /) -> Float[Tensor, "B"]: ...
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.attacks.objectives import Objective
-from robustdet.attacks.threat import LInf, check_images, pixel_fraction
+from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
 from robustdet.types import BorrowedVictim, Images, Targets, Victim
 
-StepSize = float | str | Float[Tensor, "B"]
+StepSize: TypeAlias = PixelFraction | Float[Tensor, "B"]
 
 
 class SignAttack(ABC):
@@ -23,7 +24,7 @@ class SignAttack(ABC):
     Starts at the clean image, or at a random one of the ball (``random_start``); the last iterate is the result.
     """
 
-    def __init__(self, threat: LInf, steps: int, step_size: float | str, random_start: bool = False) -> None:
+    def __init__(self, threat: LInf, steps: int, step_size: PixelFraction, random_start: bool = False) -> None:
         self.threat = threat
         self.steps = steps
         self.step_size = pixel_fraction(step_size)
@@ -60,7 +61,7 @@ class PGD(SignAttack):
         objective: Objective,
         threat: LInf,
         steps: int,
-        step_size: float | str,
+        step_size: PixelFraction,
         random_start: bool = False,
     ) -> None:
         super().__init__(threat, steps, step_size, random_start)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from robustdet.types import Images, Targets
 
+PixelFraction: TypeAlias = float | int | str
+"""A fraction of the pixel range as people write it: 0.03 or "8/255"."""
 
+
+@runtime_checkable
 class Threat(Protocol):
     """A set of images around a clean one."""
 
@@ -32,7 +36,7 @@ class LInf:
     of a float32 image is further than ε from the clean one, not even by a rounding error.
     """
 
-    def __init__(self, epsilon: float | str) -> None:
+    def __init__(self, epsilon: PixelFraction) -> None:
         self.epsilon = pixel_fraction(epsilon)
 
     def project(self, adversarial: Images, clean: Images) -> Images:
@@ -55,20 +59,20 @@ class LInf:
         centre = clean.double()
         lower, upper = (centre - self.epsilon).clamp(min=0), (centre + self.epsilon).clamp(max=1)
         low, high = lower.to(clean.dtype), upper.to(clean.dtype)
-        return torch.where(low < lower, low.nextafter(clean), low), torch.where(
-            high > upper, high.nextafter(clean), high
-        )
+        low = torch.where(low < lower, low.nextafter(clean), low)
+        high = torch.where(high > upper, high.nextafter(clean), high)
+        return low, high
 
 
-def pixel_fraction(value: float | str) -> float:
+def pixel_fraction(value: PixelFraction) -> float:
     """``value`` as a fraction of the pixel range in [0, 1]: 0.03, "0.03" or "8/255".
 
     Raises:
         ValueError: the text is no number or ratio, or the number lies outside [0, 1].
     """
     try:
-        numerator, _, denominator = str(value).partition("/")
-        fraction = float(Fraction(numerator.strip()) / Fraction(denominator.strip() or "1"))
+        numerator, slash, denominator = str(value).partition("/")
+        fraction = float(Fraction(numerator) / Fraction(denominator if slash else 1))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
     if not 0 <= fraction <= 1:

@@ -1,0 +1,83 @@
+"""Dense Adversary Generation (Xie et al., ICCV 2017, arXiv 1703.08603) on default boxes as proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from robustdet.attacks.threat import PixelFraction, Threat, check_images, pixel_fraction
+from robustdet.attacks.victim import input_gradient, require_detector
+from robustdet.types import Images, Targets, Victim
+
+
+class DAG:
+    """Drives every default box that finds its object to a random wrong class.
+
+    Targets are the default boxes classified as the object they are assigned to. Each step adds the gradient of
+    Σ (wrong logit - true logit) over the targets that are still right, scaled to a largest value of ``gamma`` (a
+    fraction of the pixel range); an image stops when it has no target left, at the latest after ``steps``. The paper
+    bounds nothing but the pixel range; ``threat`` may be a ball.
+    """
+
+    def __init__(self, threat: Threat, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
+        self.threat = threat
+        self.steps = steps
+        self.gamma = pixel_fraction(gamma)
+
+    def __call__(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images:
+        check_images(images, targets)
+        adversarial = images.clone()
+        with victim.borrow(targets) as model:
+            detector = require_detector(model, "DAG")
+            true, draws = detector.assignment.labels, draw_for_boxes(detector.assignment.labels, generators)
+            running = torch.arange(len(images), device=images.device)
+            for _ in range(self.steps):
+                current = adversarial[running].requires_grad_()
+                logits, label = detector.predict(current).cls_logits, true[running]
+                right = (label > 0) & (logits.argmax(dim=-1) == label)
+                going = right.any(dim=1)
+                if not going.any():
+                    break
+                wrong = wrong_label(label, draws[running], first=1, end=logits.shape[-1])
+                gradient = input_gradient((margin(logits, wrong, label) * right).sum(dim=1), current)
+                moved = current.detach() + scaled_to(self.gamma, gradient)
+                adversarial[running] = self.threat.project(moved, images[running])
+                running = running[going]
+        return adversarial
+
+
+def draw_for_boxes(labels: Int[Tensor, "B P"], generators: Sequence[torch.Generator]) -> Int[Tensor, "B P"]:
+    """A large random integer for every default box, each image's from its own generator."""
+    draws = [torch.randint(2**31, row.shape, generator=g) for row, g in zip(labels, generators, strict=True)]
+    return torch.stack(draws).to(labels)
+
+
+def wrong_label(true: Int[Tensor, "B P"], draws: Int[Tensor, "B P"], first: int, end: int) -> Int[Tensor, "B P"]:
+    """The label out of first..end-1, but never the true one, that a draw stands for.
+
+    Raises:
+        ValueError: there are fewer than two labels to choose from.
+    """
+    count = end - first
+    if count < 2:
+        raise ValueError(f"DAG needs two labels or more to have a wrong one among them; the victim has {count}")
+    return first + (true - first + 1 + draws % (count - 1)) % count
+
+
+def margin(
+    logits: Float[Tensor, "B P C_plus_1"], wrong: Int[Tensor, "B P"], true: Int[Tensor, "B P"]
+) -> Float[Tensor, "B P"]:
+    """Wrong logit - true logit, which is also the difference of the two cross-entropies."""
+    wrong_logit, true_logit = (logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) for labels in (wrong, true))
+    return wrong_logit - true_logit
+
+
+def scaled_to(largest: float, gradient: Images) -> Images:
+    """Every image's gradient with ``largest`` as its largest absolute value; a zero gradient stays zero."""
+    norm = gradient.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
+    return largest * gradient / norm.clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from robustdet.attacks.mtd import MTD
+from robustdet.attacks.objectives import a_cls, a_loc, total
+from robustdet.attacks.pgd import PGD
+from robustdet.attacks.threat import LInf
+from robustdet.attacks.victim import DetectorVictim
+from tests.attacks import fakes
+
+THREAT = LInf("8/255")
+
+
+def candidates(model, images):
+    by_cls, by_loc = (PGD(task, THREAT, 1, "8/255").step(model, images, images) for task in (a_cls, a_loc))
+    return by_cls, by_loc, total(model, by_cls), total(model, by_loc)
+
+
+@pytest.fixture
+def contested():
+    """A detector and images of which one loses more by its classification and another by its localisation."""
+    detector, (images, targets) = fakes.detector(), fakes.batch()
+    victim = DetectorVictim(detector)
+    for scale in (2**k for k in range(12)):
+        with torch.no_grad():
+            detector.box_head.weight.mul_(scale)
+        with victim.borrow(targets) as model:
+            _, _, cls, loc = candidates(model, images)
+        if (cls > loc)[:2].sum() == 1:
+            return victim, images, targets
+    raise AssertionError("no scale at which the images disagree")
+
+
+def test_each_image_keeps_the_task_that_hurts_it_more(contested):
+    victim, images, targets = contested
+    with victim.borrow(targets) as model:
+        by_cls, by_loc, cls, loc = candidates(model, images)
+        moved = MTD(THREAT, 1, "8/255").step(model, images, images)
+    for i in range(len(images)):
+        assert torch.equal(moved[i], by_cls[i] if cls[i] >= loc[i] else by_loc[i])
+
+
+def test_a_batch_keeps_one_task_for_all(contested):
+    victim, images, targets = contested
+    with victim.borrow(targets) as model:
+        by_cls, by_loc, cls, loc = candidates(model, images)
+        moved = MTD(THREAT, 1, "8/255", choice="batch").step(model, images, images)
+    assert torch.equal(moved, by_cls if cls.sum() >= loc.sum() else by_loc)
+
+
+def test_a_step_costs_three_forwards(contested, monkeypatch):
+    victim, images, targets = contested
+    calls = []
+    handle = victim.detector.register_forward_hook(lambda *_: calls.append(1))
+    with victim.borrow(targets) as model:
+        MTD(THREAT, 1, "8/255").step(model, images, images)
+    handle.remove()
+    assert len(calls) == 3
+
+
+def test_an_attack_is_its_steps_with_any_step_size(contested):
+    victim, images, targets = contested
+    attack, adversarial = MTD(THREAT, 3, "8/255"), images
+    with victim.borrow(targets) as model:
+        for _ in range(3):
+            adversarial = attack.step(model, adversarial, images, torch.full((3,), 2 / 255))
+    expected = MTD(THREAT, 3, "2/255")(victim, images, targets, [])
+    torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
+
+
+def test_a_choice_that_does_not_exist_is_named():
+    with pytest.raises(Exception, match="object"):
+        MTD(THREAT, 1, "8/255", choice="object")

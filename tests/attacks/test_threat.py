@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.threat import LInf, PixelRange, check_images, pixel_fraction
+from tests.attacks import fakes
+
+
+@pytest.mark.parametrize(("value", "expected"), [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), ("0.03", 0.03), (0, 0.0)])
+def test_pixel_fraction_reads_numbers_and_ratios(value, expected):
+    assert pixel_fraction(value) == expected
+
+
+@pytest.mark.parametrize("value", ["eight", "8/", "8/0", "8//255", "", "nan"])
+def test_pixel_fraction_names_the_text_that_is_no_number(value):
+    with pytest.raises(ValueError, match=f"expected a number or a ratio such as 8/255, got '{value}'"):
+        pixel_fraction(value)
+
+
+@pytest.mark.parametrize("value", [8, "8", -0.1, "256/255"])
+def test_pixel_fraction_refuses_a_number_on_the_0_to_255_scale(value):
+    with pytest.raises(ValueError, match=rf"fraction of the pixel range in \[0, 1\], such as 8/255, got {value!r}"):
+        pixel_fraction(value)
+
+
+def images(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if kind == "file":
+        return torch.randint(0, 256, (8, 3, 64, 64), generator=generator) / 255
+    if kind == "tiny":
+        return torch.rand(8, 3, 64, 64, generator=generator) ** 20
+    return torch.rand(8, 3, 64, 64, generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "file", "tiny"])
+@pytest.mark.parametrize("epsilon", [0, "1/255", "2/255", "8/255", 0.1, 1 / 3, 1])
+def test_projection_is_exact_to_the_last_bit(kind, epsilon):
+    clean, threat = images(kind), LInf(epsilon)
+    for direction in (-1, 1):
+        corner = threat.project(clean + 2 * direction, clean)
+        assert ((corner.double() - clean.double()).abs() <= threat.epsilon).all()
+        assert ((corner - clean).abs() <= threat.epsilon).all()
+        assert corner.min() >= 0
+        assert corner.max() <= 1
+        # as far as (normal) float32 goes: the next number would be outside, unless the pixel range ends here
+        beyond = corner.nextafter(torch.full_like(corner, 2.0 * direction))
+        outside = (beyond.double() - clean.double()).abs() > threat.epsilon
+        subnormal = beyond.abs() < torch.finfo(torch.float32).tiny
+        assert (outside | subnormal | (corner == (direction > 0))).all()
+
+
+def test_projection_leaves_what_is_inside_as_it_is():
+    clean, threat = images("uniform"), LInf("8/255")
+    inside = threat.project(clean + 0.02 * torch.randn(clean.shape), clean)
+    assert torch.equal(threat.project(inside, clean), inside)
+    assert torch.equal(LInf(0).project(inside, clean), clean)
+
+
+@pytest.mark.parametrize("name", ["uniform", "corner"])
+def test_random_images_lie_in_the_ball_and_belong_to_their_generator(name):
+    clean, threat = images("uniform"), LInf("8/255")
+    ids = [str(i) for i in range(len(clean))]
+    drawn = getattr(threat, name)(clean, image_generators(0, ids))
+    assert ((drawn.double() - clean.double()).abs() <= threat.epsilon).all()
+    alone = getattr(threat, name)(clean[5:6], image_generators(0, ["5"]))
+    assert torch.equal(alone, drawn[5:6])
+    shift = ((drawn - clean) * 255).abs().mean().item()
+    assert shift == pytest.approx({"uniform": 4, "corner": 8}[name], rel=0.05)
+
+
+def test_pixel_range_bounds_nothing_else():
+    clean = images("uniform")
+    assert torch.equal(PixelRange().project(clean + 0.5, clean), (clean + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.5, "values from .* to 1.5"), (-1.0, "values from -1 to"), (torch.nan, "values from nan to")]
+)
+def test_the_door_names_the_image_out_of_range(value, text):
+    batch, targets = fakes.batch()
+    batch[1, 0, 3, 3] = value
+    with pytest.raises(ValueError, match=f"image 'one' has {text}"):
+        check_images(batch, targets)
+
+
+def test_the_door_counts_images_and_targets():
+    batch, targets = fakes.batch()
+    with pytest.raises(ValueError, match="got 3 images but 2 targets"):
+        check_images(batch, targets[:2])
