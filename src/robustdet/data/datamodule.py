@@ -1,0 +1,159 @@
+"""The LightningDataModule over any data source: who is trained on, monitored on and measured on, and in what order."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from robustdet.data.annotation import Annotation, DataSource
+from robustdet.data.augmentation import Augmentation
+from robustdet.data.dataset import DetectionDataset, collate
+from robustdet.data.sampler import EpochSampler, ResumableLoader
+from robustdet.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+class DetectionDataModule(LightningDataModule):
+    """Batches of ``image_size`` x ``image_size`` pixels in [0, 1] with targets in the same pixels.
+
+    Training leaves out images without a learnable object, on which SSD has no loss, and the last incomplete batch;
+    validation and test keep every image.
+
+    Args:
+        source: ``source(root=..., download=...)`` gives the DataSource: VOC, COCO, Shapes.
+        root: the folder of the data.
+        download: fetch the official archives when they are missing.
+        image_size: height and width handed to the detector, pixels.
+        batch_size: images per training step and process.
+        eval_batch_size: images per batch of validation and test.
+        augmentation: applied to training images only; None is none.
+        num_workers: processes that read images.
+        seed: of order and augmentation.
+        val_share: where the source has no validation split, this share of the training images is set apart to
+            monitor on, by a hash of the image id; 0 sets none apart.
+    """
+
+    def __init__(
+        self,
+        source: Callable[..., DataSource],
+        root: str | Path,
+        image_size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        augmentation: Augmentation | None = None,
+        download: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
+        val_share: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= val_share < 1:
+            raise ValueError(f"val_share is a share of the training images, 0 <= val_share < 1, not {val_share}.")
+        self.source = source(root=root, download=download)
+        self.name: str = self.source.name
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.augmentation = augmentation
+        self.num_workers = num_workers
+        self.seed = seed
+        self.val_share = val_share
+        self._sets: dict[str, DetectionDataset] = {}
+
+    @property
+    def metric(self) -> Literal["voc", "coco"]:
+        """Whose average precision is the headline on this data."""
+        return self.source.metric
+
+    @property
+    def test_split(self) -> str:
+        return self.source.test_split
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the labels 1..C. Available at once: makes the data exist where they are read from it."""
+        self.source.prepare()
+        return self.source.classes
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations of the splits that a stage needs (None: all), once."""
+        self.source.prepare()
+        if stage in (None, "fit", "validate") and "train" not in self._sets:
+            train, val = self._training_and_validation()
+            learnable = [annotation for annotation in train if annotation.is_learnable]
+            if not learnable:
+                raise ValueError(f"{self.name}: none of the {len(train)} training images has an object to learn.")
+            self._sets["train"] = DetectionDataset(learnable, self.image_size, self.augmentation, self.seed)
+            self._sets["val"] = DetectionDataset(val, self.image_size)
+            log.info(
+                "%s: %d images to train on (%d more have no learnable object), %d to monitor on, %d classes",
+                self.name, len(learnable), len(train) - len(learnable), len(val), len(self.source.classes),
+            )  # fmt: skip
+        if stage in (None, "test", "predict") and "test" not in self._sets:
+            test = self.source.annotations("test")
+            if test is None:
+                raise ValueError(f"{self.name} has no test split.")
+            self._sets["test"] = DetectionDataset(test, self.image_size)
+            log.info("%s: %d images to measure on", self.test_split, len(test))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        if len(self._sets["train"]) < self.batch_size:
+            raise ValueError(
+                f"{self.name}: {len(self._sets['train'])} training images do not fill one batch of {self.batch_size}."
+            )
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self._loader("val", self.eval_batch_size, shuffle=False) if len(self._sets["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("test", self.eval_batch_size, shuffle=False)
+
+    def _training_and_validation(self) -> tuple[list[Annotation], Sequence[Annotation]]:
+        train = self.source.annotations("train") or []
+        val = self.source.annotations("val")
+        if val is not None:
+            return train, val
+        held_out = {a.image_id for a in train if hash_share(a.image_id) < self.val_share}
+        return (
+            [annotation for annotation in train if annotation.image_id not in held_out],
+            [annotation for annotation in train if annotation.image_id in held_out],
+        )
+
+    def _loader(self, split: str, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+        dataset = self._sets[split]
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return ResumableLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=EpochSampler(dataset, shuffle, self.seed, replicas, rank),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            drop_last=shuffle,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_single_threaded,
+            generator=torch.Generator().manual_seed(self.seed),  # else the global one would be drawn from
+        )
+
+
+def hash_share(image_id: str) -> float:
+    """A number in [0, 1) that belongs to an image for good, whatever else is in its data set."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") / 2**64
+
+
+def _single_threaded(worker: int) -> None:
+    """The workers share the processor already."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,110 @@
+"""From an annotation to a sample, and from samples to a batch. A sample depends on (seed, epoch, image id) alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from robustdet.data.annotation import Annotation
+from robustdet.data.augmentation import Augmentation
+from robustdet.types import Batch, Target
+
+Sample = tuple[UInt8[Tensor, "3 S S"], Target]
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Samples of one size: bytes [3, S, S] and a target in pixels of the resized image.
+
+    An image is stretched to S x S without keeping its aspect ratio, as SSD does. Indexed by (epoch, index), which is
+    what ``EpochSampler`` yields; a plain index means epoch 0.
+    """
+
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        image_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.annotations = annotations
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        annotation = self.annotations[index]
+        image = read_image(annotation)
+        boxes, kept = annotation.boxes, np.arange(len(annotation.boxes))
+        if self.augmentation is not None:
+            rng = sample_rng(self.seed, epoch, annotation.image_id)
+            image, boxes, kept = self.augmentation(image, annotation, rng)
+        height, width = image.shape[:2]
+        if (height, width) != (self.image_size, self.image_size):
+            image = cv2.resize(image, (self.image_size, self.image_size), interpolation=cv2.INTER_LINEAR)
+        scale = np.array([self.image_size / width, self.image_size / height] * 2, dtype=np.float32)
+        target = Target(
+            boxes=torch.from_numpy(boxes * scale),
+            labels=torch.from_numpy(annotation.labels[kept]),
+            difficult=torch.from_numpy(annotation.difficult[kept]),
+            crowd=torch.from_numpy(annotation.crowd[kept]),
+            image_id=annotation.image_id,
+            original_size=annotation.size,
+        )
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
+
+
+def read_image(annotation: Annotation) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode an image to RGB. An error names the file: unreadable, cut short, or of another size than annotated."""
+    path: Path = annotation.image_path
+    try:
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("RGB"))
+    except OSError as error:  # Pillow's errors and a missing file's alike
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if image.shape[:2] != annotation.size:
+        height, width = annotation.size
+        raise ValueError(
+            f"{path} is {image.shape[1]} x {image.shape[0]} pixels, its annotation says {width} x {height}."
+        )
+    return image
+
+
+def sample_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:
+    """One image's own generator, the same for any number of workers and after any resume."""
+    digest = hashlib.sha256(image_id.encode()).digest()
+    return np.random.default_rng([seed, epoch, int.from_bytes(digest[:8], "little")])
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples: images become floats in [0, 1].
+
+    Targets are views of four tensors shared by the batch: a worker hands a tensor over as an open file, and four
+    for every image would exceed what a process may have open.
+    """
+    targets = [target for _, target in samples]
+    counts = [len(target.labels) for target in targets]
+    boxes, labels, difficult, crowd = (
+        torch.cat([getattr(target, field) for target in targets]).split(counts)
+        for field in ("boxes", "labels", "difficult", "crowd")
+    )
+    images = torch.stack([image for image, _ in samples]).float().div_(255)
+    return Batch(
+        images,
+        [
+            Target(boxes[i], labels[i], difficult[i], crowd[i], target.image_id, target.original_size)
+            for i, target in enumerate(targets)
+        ],
+    )

@@ -1,0 +1,54 @@
+"""Which image comes when: an order that depends on (seed, epoch) alone, and a loader that resumes within an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from robustdet.types import Batch
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Yields (epoch, index), so that a worker process knows the epoch of every sample without being told.
+
+    Lightning calls ``set_epoch``, and leaves a DistributedSampler in place when it runs on several devices. Each of
+    ``num_replicas`` processes gets its share of the keys; with ``shuffle=False`` some images are repeated where the
+    shares would differ in length, with ``shuffle=True`` some are left out of that epoch.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], shuffle: bool, seed: int = 0, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
+        self.skip = 0  # keys that the next pass leaves out because they were seen before a resume
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        indices = list(super().__iter__())
+        skip, self.skip = self.skip, 0
+        return iter([(self.epoch, index) for index in indices[skip:]])
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader over an ``EpochSampler`` whose position in the epoch Lightning keeps in its checkpoints.
+
+    What counts is what has been handed out, not what workers have prepared.
+    """
+
+    sampler: EpochSampler
+    batch_size: int
+    delivered = 0  # batches of this epoch
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.delivered = self.sampler.skip // self.batch_size
+        for batch in super().__iter__():
+            self.delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"delivered": self.delivered % max(len(self), 1)}  # a finished epoch is the beginning of the next
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.skip = state["delivered"] * self.batch_size
