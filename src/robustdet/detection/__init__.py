@@ -1,1 +1,1 @@
-"""What a default-box detector is: network, criterion and post-processing, each usable alone (W. Liu et al., ECCV 2016)."""
+"""A default-box detector: network, criterion and post-processing, each usable alone (SSD, W. Liu et al., ECCV 2016)."""

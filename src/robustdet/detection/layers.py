@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -31,10 +32,11 @@ class PlannedLayers(nn.Module):
     def __init__(self, plan: str, in_channels: int = 3, width: float | int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        self.in_channels = in_channels
         self.sources: dict[int, int] = {}  # index of the ReLU whose output is a source -> its channels
         for token in plan.split():
             if token in _POOLS:
-                layers.append(nn.MaxPool2d(**_POOLS[token]))
+                layers.append(_POOLS[token]())
                 continue
             convolution, is_source = _convolution(token, in_channels, width, plan)
             layers += [convolution, nn.ReLU()]
@@ -47,7 +49,7 @@ class PlannedLayers(nn.Module):
     def forward(
         self, x: Float[Tensor, "B c h w"], start: int = 0, stop: int | None = None
     ) -> tuple[Float[Tensor, "B c2 h2 w2"], list[Float[Tensor, "B _ _ _"]]]:
-        """Run layers ``start`` to ``stop`` (exclusive; None is the end): their output and the sources met on the way."""
+        """Run layers ``start`` to ``stop`` (exclusive; None: to the end): the output and the sources on the way."""
         sources = []
         for index in range(len(self.layers))[start:stop]:
             x = self.layers[index](x)
@@ -56,10 +58,10 @@ class PlannedLayers(nn.Module):
         return x, sources
 
 
-_POOLS: dict[str, dict[str, int | bool]] = {
-    "M": {"kernel_size": 2},
-    "C": {"kernel_size": 2, "ceil_mode": True},
-    "P": {"kernel_size": 3, "stride": 1, "padding": 1},
+_POOLS = {
+    "M": partial(nn.MaxPool2d, kernel_size=2),
+    "C": partial(nn.MaxPool2d, kernel_size=2, ceil_mode=True),
+    "P": partial(nn.MaxPool2d, kernel_size=3, stride=1, padding=1),
 }
 
 

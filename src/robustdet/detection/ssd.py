@@ -60,6 +60,10 @@ class SSD(nn.Module):
         self.criterion = criterion
         self.post_processing = post_processing
 
+        if extras.in_channels != backbone.out_channels:
+            raise ValueError(
+                f"extras.in_channels is {extras.in_channels}, but the backbone ends with {backbone.out_channels}"
+            )
         channels = [*backbone.sources.values(), *extras.sources.values()]
         boxes_per_cell = default_boxes.boxes_per_cell
         boxes = default_boxes(input_size, source_sizes(backbone, extras, input_size))

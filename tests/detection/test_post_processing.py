@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from robustdet.detection.boxes import decode, to_cxcywh
+from robustdet.detection.post_processing import PostProcessing
+from robustdet.types import Detections, RawPredictions
+from tests.detection.conftest import random_target
+
+SIZE = 96
+P, C = 80, 3
+
+
+def drawn(images: int = 3) -> RawPredictions:
+    generator = torch.Generator().manual_seed(1)
+    default_boxes = to_cxcywh(random_target(P, 90.0, generator).boxes / SIZE)
+    return RawPredictions(
+        cls_logits=3 * torch.randn(images, P, C + 1, generator=generator),
+        bbox_regression=torch.randn(images, P, 4, generator=generator),
+        default_boxes=default_boxes,
+    )
+
+
+def detected_slowly(raw: RawPredictions, row: int, settings: PostProcessing) -> list[tuple[float, int, list[float]]]:
+    """(score, label, box) of one image, best first: greedy suppression, class by class."""
+    scores = raw.cls_logits[row].softmax(-1)
+    boxes = decode(raw.bbox_regression[row], raw.default_boxes) * SIZE
+    kept = []
+    for label in range(1, C + 1):
+        ranked = sorted(range(P), key=lambda p: -float(scores[p, label]))[: settings.candidates_per_class]
+        chosen: list[int] = []
+        for p in ranked:
+            if scores[p, label] > settings.score_threshold and all(
+                box_iou(boxes[p : p + 1], boxes[q : q + 1]) <= settings.nms_threshold for q in chosen
+            ):
+                chosen.append(p)
+        kept += [(float(scores[p, label]), label, boxes[p].tolist()) for p in chosen]
+    return sorted(kept, key=lambda each: -each[0])[: settings.max_detections]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PostProcessing(),
+        PostProcessing(max_detections=7),
+        PostProcessing(candidates_per_class=9, max_detections=None),
+        PostProcessing(score_threshold=0.6, nms_threshold=0.1),
+    ],
+)
+def test_detections_are_those_of_a_slow_loop(settings: PostProcessing) -> None:
+    raw = drawn()
+    for row, found in enumerate(settings(raw, SIZE)):
+        expected = detected_slowly(raw, row, settings)
+        assert len(found.scores) == len(expected) > 0
+        assert found.labels.tolist() == [label for _, label, _ in expected]
+        torch.testing.assert_close(found.scores, torch.tensor([score for score, _, _ in expected]))
+        torch.testing.assert_close(found.boxes, torch.tensor([box for _, _, box in expected]))
+
+
+def test_a_batch_is_processed_as_its_images_one_by_one() -> None:
+    raw = drawn()
+    for row, together in enumerate(PostProcessing()(raw, SIZE)):
+        one = RawPredictions(raw.cls_logits[row : row + 1], raw.bbox_regression[row : row + 1], raw.default_boxes)
+        (alone,) = PostProcessing()(one, SIZE)
+        assert torch.equal(alone.boxes, together.boxes)
+        assert torch.equal(alone.scores, together.scores)
+        assert torch.equal(alone.labels, together.labels)
+
+
+def test_background_everywhere_is_no_detection() -> None:
+    raw = drawn(1)
+    raw.cls_logits[..., 0] += 100
+    (found,) = PostProcessing()(raw, SIZE)
+    assert isinstance(found, Detections)
+    assert found.boxes.shape == (0, 4)
+    assert found.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("field", ["cls_logits", "bbox_regression"])
+def test_predictions_that_are_not_finite_are_an_error(field: str) -> None:
+    raw = drawn()
+    getattr(raw, field)[1, 4, 2] = float("nan")
+    with pytest.raises(ValueError, match="image 1 of the batch: predictions are not finite"):
+        PostProcessing()(raw, SIZE)
