@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ class Scores:
     map_50_95: float | None = None  # COCO's
 
 
+@runtime_checkable
 class Metric(Protocol):
     def __call__(self, detections: Mapping[str, Detections], targets: Mapping[str, Target]) -> Scores: ...
 

@@ -1,0 +1,127 @@
+"""One pass over a data set for a whole suite of attacks: attack, detect, keep; then one record per attack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.victim import DetectorVictim
+from robustdet.evaluation.environment import Environment
+from robustdet.evaluation.metric import Metric
+from robustdet.evaluation.perturbation import perturbation_measures
+from robustdet.evaluation.record import Record, RunInfo
+from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
+from robustdet.evaluation.summary import summarise
+from robustdet.types import Attack, Batch, Detector, Images
+
+CLEAN = "clean"
+
+
+class SuiteEvaluator:
+    """Evaluates each image once under each attack, however often it is interrupted.
+
+    ``attacks`` by name, in the order of evaluation, with "clean" (None) among them: it is what the others are compared
+    with. ``attack_settings`` holds every field of each attack as plain data; ``settings`` all else that decides the
+    results (checkpoint, data, split). Results are kept in ``folder``; images that are already there for these settings
+    are not evaluated again, whoever put them there.
+    """
+
+    def __init__(
+        self,
+        attacks: Mapping[str, Attack | None],
+        attack_settings: Mapping[str, Any],
+        folder: Path | str,
+        settings: Mapping[str, Any],
+        seed: int = 0,
+    ) -> None:
+        if CLEAN not in attacks or attacks[CLEAN] is not None:
+            raise ValueError(f"a suite needs the entry `{CLEAN}: null` to compare with, got {sorted(attacks)}")
+        self.attacks = dict(attacks)
+        self.attack_settings = dict(attack_settings)
+        self.seed = seed
+        self._targets = TargetStore(Path(folder), settings)
+        self._outcomes = {
+            name: OutcomeStore(Path(folder), name, {**settings, "seed": seed, "attack": self.attack_settings.get(name)})
+            for name in attacks
+        }
+
+    def evaluate_batch(self, detector: Detector, batch: Batch) -> int:
+        """Attack and detect what is still missing of this batch; returns how many evaluations that were."""
+        if detector.training:
+            raise RuntimeError("the detector is in training mode: call .eval() before it is evaluated")
+        self._targets.append(batch.targets)
+        evaluated = 0
+        for name, store in self._outcomes.items():
+            missing = [index for index, target in enumerate(batch.targets) if target.image_id not in store.done]
+            if missing:
+                part = Batch(batch.images[missing], [batch.targets[index] for index in missing])
+                store.append([target.image_id for target in part.targets], self._outcomes_of(name, detector, part))
+                evaluated += len(missing)
+        return evaluated
+
+    def attack(self, name: str, detector: Detector, batch: Batch) -> Images:
+        """The images of this batch under one attack of the suite: the same ones in any batch, at any time."""
+        attack = self.attacks[name]
+        if attack is None:
+            return batch.images
+        generators = image_generators(self.seed, [target.image_id for target in batch.targets], name)
+        return attack(DetectorVictim(detector), batch.images, batch.targets, generators)
+
+    def records(
+        self, metric: Metric, run: RunInfo, environment: Environment, class_names: Sequence[str]
+    ) -> list[Record]:
+        """One record per attack, from everything that is stored, in the suite's order."""
+        targets = self._targets.read()
+        outcomes = {name: store.read() for name, store in self._outcomes.items()}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        return [
+            Record(
+                run=run,
+                attack=name,
+                attack_settings=self.attack_settings.get(name),
+                environment=environment,
+                date=date,
+                **summarise(
+                    outcomes[name],
+                    None if name == CLEAN else outcomes[CLEAN],
+                    targets,
+                    metric,
+                    class_names,
+                    declared_epsilon(self.attacks[name]),
+                ),
+            )
+            for name in self.attacks
+        ]
+
+    def _outcomes_of(self, name: str, detector: Detector, batch: Batch) -> list[Outcome]:
+        start = time.perf_counter()
+        images = self.attack(name, detector, batch)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            raw = detector(images)
+            losses = detector.losses(raw, detector.assign(batch.targets))
+            found = [detections.to("cpu") for detections in detector.detect(raw)]
+            predictions = torch.cat([raw.cls_logits.flatten(1), raw.bbox_regression.flatten(1), images.flatten(1)], 1)
+            measures = {
+                "classification": losses.each_per_positive(losses.classification),
+                "localization": losses.each_per_positive(losses.localization),
+                "positives": losses.num_positives,
+                "finite": (predictions.isfinite().all(dim=1) & losses.total.isfinite()),
+                **perturbation_measures(batch.images, images),
+            }
+            columns = {key: values.tolist() for key, values in measures.items()}
+        seconds = (time.perf_counter() - start) / len(batch)
+        return [
+            Outcome(detections, {key: float(values[index]) for key, values in columns.items()} | {"seconds": seconds})
+            for index, detections in enumerate(found)
+        ]
+
+
+def declared_epsilon(attack: Attack | None) -> float | None:
+    """The radius, a fraction of the pixel range, that an attack's threat promises; None when it promises none."""
+    return getattr(getattr(attack, "threat", None), "epsilon", None)

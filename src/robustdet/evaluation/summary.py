@@ -1,0 +1,78 @@
+"""From the outcomes of an attack, image by image, to the numbers of its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustdet.evaluation.checks import attack_flags, loss_rose, losses
+from robustdet.evaluation.metric import Metric
+from robustdet.evaluation.store import Outcome
+from robustdet.types import Target
+
+
+def summarise(
+    attacked: Mapping[str, Outcome],
+    clean: Mapping[str, Outcome] | None,
+    targets: Mapping[str, Target],
+    metric: Metric,
+    class_names: Sequence[str],
+    epsilon: float | None,
+) -> dict[str, Any]:
+    """The measured fields of a :class:`~robustdet.evaluation.record.Record`.
+
+    ``clean`` outcomes (None when ``attacked`` are they) and ``targets`` must hold every image of ``attacked``.
+    ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does.
+    """
+    scores = metric(
+        {image_id: outcome.detections for image_id, outcome in attacked.items()},
+        {image_id: targets[image_id] for image_id in attacked},
+    )
+    seconds = math.fsum(outcome.measures["seconds"] for outcome in attacked.values())
+    return {
+        "num_images": len(attacked),
+        "ap_rule": scores.rule,
+        "map": scores.headline.mean,
+        "area_map": scores.area_map,
+        "map_50_95": scores.map_50_95,
+        "per_class": dict(zip(class_names, scores.headline.per_class, strict=True)),
+        "perturbation": perturbation(attacked),
+        "clean_losses": mean_losses([(clean or attacked)[image_id] for image_id in attacked]),
+        "attacked_losses": mean_losses(attacked.values()),
+        "loss_rose": {} if clean is None else loss_rose(clean, attacked),
+        "flags": attack_flags(clean, attacked, epsilon),
+        "seconds": seconds,
+        "images_per_second": len(attacked) / max(seconds, 1e-9),
+    }
+
+
+def perturbation(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
+    """Largest and mean change of pixel values, in 1/255, and the mean share of changed pixels."""
+
+    def column(name: str) -> list[float]:
+        return [outcome.measures[name] for outcome in outcomes.values()]
+
+    return {
+        "linf_max": finite(np.max(column("linf"))),
+        "linf_mean": finite_mean(column("linf")),
+        "linf_8bit_max": finite(np.max(column("linf_8bit"))),
+        "mean_change": finite_mean(column("mean_change")),
+        "changed": finite_mean(column("changed")),
+    }
+
+
+def mean_losses(outcomes: Iterable[Outcome]) -> dict[str, float | None]:
+    rows = [losses(outcome) for outcome in outcomes]
+    return {name: finite_mean([row[name] for row in rows]) for name in rows[0]}
+
+
+def finite_mean(values: Sequence[float]) -> float | None:
+    return finite(np.mean(values))
+
+
+def finite(value: np.floating) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,86 @@
+"""A detector of bright quadrants, small enough to be attacked in milliseconds; the class is the brightest channel."""
+
+import torch
+from torch import nn
+
+from robustdet.types import (
+    Assignment,
+    Batch,
+    BoxLosses,
+    DetectionLosses,
+    Detections,
+    RawPredictions,
+    Target,
+)
+from tests.evaluation.scenes import target
+
+SIZE = 8
+QUADRANTS = torch.tensor(
+    [[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.25, 0.75, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]
+)
+CORNERS = torch.cat([QUADRANTS[:, :2] - 0.25, QUADRANTS[:, :2] + 0.25], 1) * SIZE
+
+
+class QuadrantDetector(nn.Module):
+    """Logit of class c in a quadrant: 20 * (mean of channel c - 0.5); background has logit 0. Boxes never move."""
+
+    num_classes, input_size = 3, SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(20.0))
+        self.images_seen = 0
+
+    def forward(self, images, generator=None) -> RawPredictions:
+        self.images_seen += len(images)
+        means = nn.functional.avg_pool2d(images, SIZE // 2).flatten(2).transpose(1, 2)  # [B, 4, 3]
+        logits = torch.cat([torch.zeros_like(means[..., :1]), self.scale * (means - 0.5)], 2)
+        offsets = self.scale * 0 * images.mean() + torch.zeros(len(images), 4, 4)
+        return RawPredictions(logits, offsets, QUADRANTS)
+
+    def assign(self, targets) -> Assignment:
+        labels, objects = torch.zeros(len(targets), 4, dtype=torch.long), torch.full((len(targets), 4), -1)
+        for row, one in enumerate(targets):
+            for index, (box, label) in enumerate(zip(one.learnable.boxes, one.learnable.labels, strict=True)):
+                place = int((CORNERS - box).abs().sum(1).argmin())
+                labels[row, place], objects[row, place] = label, index
+        return Assignment(labels, objects, torch.zeros(len(targets), 4, 4))
+
+    def box_losses(self, raw, assignment) -> BoxLosses:
+        entropy = nn.functional.cross_entropy(raw.cls_logits.transpose(1, 2), assignment.labels, reduction="none")
+        return BoxLosses(entropy, torch.zeros_like(entropy))
+
+    def losses(self, raw, assignment) -> DetectionLosses:
+        entropy = self.box_losses(raw, assignment).cross_entropy
+        return DetectionLosses(entropy.sum(1), entropy.new_zeros(len(entropy)), (assignment.labels > 0).sum(1))
+
+    def detect(self, raw) -> list[Detections]:
+        found = []
+        for probabilities in raw.cls_logits.softmax(2):
+            scores, labels = probabilities[:, 1:].max(1)
+            order = scores.argsort(descending=True)
+            found.append(Detections(CORNERS[order], scores[order], labels[order] + 1))
+        return found
+
+
+def quadrant_batches(num_images: int, batch_size: int, seed: int = 0) -> list[Batch]:
+    """Dim 8-bit noise with some quadrants bright in one channel; one image in three has no object."""
+    g = torch.Generator().manual_seed(seed)
+    images, targets = [], []
+    for number in range(num_images):
+        image = torch.randint(0, 200, (3, SIZE, SIZE), generator=g)
+        places = [] if number % 3 == 0 else torch.randperm(4, generator=g)[: 1 + number % 2].tolist()
+        labels = torch.randint(1, 4, (len(places),), generator=g).tolist()
+        for place, label in zip(places, labels, strict=True):
+            x0, y0, x1, y1 = CORNERS[place].int().tolist()
+            image[label - 1, y0:y1, x0:x1] = 150 + torch.randint(0, 10, (), generator=g)
+        images.append(image.float() / 255)
+        targets.append(_target(number, places, labels))
+    return [
+        Batch(torch.stack(images[i : i + batch_size]), targets[i : i + batch_size])
+        for i in range(0, num_images, batch_size)
+    ]
+
+
+def _target(number: int, places: list[int], labels: list[int]) -> Target:
+    return target(f"image{number:03d}", CORNERS[places], labels, original_size=(SIZE, SIZE))
