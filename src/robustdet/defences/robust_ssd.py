@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -80,8 +80,8 @@ class RobustSSD(SSD):
         """Predictions for RGB images in [0, 1].
 
         With a generator, CFR samples its features and reconstructs the images; without one it goes on with their mean,
-        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. Raises FloatingPointError, naming the first
-        layer to blame, where predictions are not finite.
+        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. Raises
+        FloatingPointError, naming the first layer to blame, where predictions are not finite.
         """
         self.check(images)
         raw = self._predictions(images, generator, routing)
@@ -104,7 +104,7 @@ class RobustSSD(SSD):
             raw = self.predict(self.features(pixels))
             return RobustPredictions(raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing)
         x, before = self.backbone(pixels, stop=self.cfr.tap)
-        gaussian = self.backbone.layers[self.cfr.tap]
+        gaussian = cast(GaussianConv, self.backbone.layers[self.cfr.tap])
         if generator is None:
             z = mean = gaussian.conv_mean(x)
             log_variance = reconstruction = None
