@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -83,19 +84,28 @@ class ConvexVictim:
         return DetectionLosses(classification, localization, torch.ones(len(images), dtype=torch.long))
 
 
-def detector() -> FakeDetector:
-    """In training mode, trained on its fixed batch, with a frozen part, a gradient and one module in another mode."""
+@cache
+def _trained() -> dict[str, Tensor]:
     torch.manual_seed(1)
     model = FakeDetector()
     images, targets = batch()
     assignment = model.assign(targets)
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=0.02, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()
         losses = model.losses(model(images), assignment)
         losses.per_positive(losses.total).backward()
         optimizer.step()
+    return model.state_dict()
+
+
+def detector() -> FakeDetector:
+    """Trained on the fixed batch; in training mode but for one module, with a frozen part and gradients waiting."""
+    model = FakeDetector()
+    model.load_state_dict(_trained())
+    images, targets = batch()
+    model.losses(model(images), model.assign(targets)).total.sum().backward()
+    model.load_state_dict(_trained())
     model.backbone[3].eval()
     return model
 

@@ -21,9 +21,9 @@ def contested():
     """A detector and images of which one loses more by its classification and another by its localisation."""
     detector, (images, targets) = fakes.detector(), fakes.batch()
     victim = DetectorVictim(detector)
-    for scale in (2**k for k in range(12)):
+    for _ in range(80):
         with torch.no_grad():
-            detector.box_head.weight.mul_(scale)
+            detector.box_head.weight.mul_(1.05)
         with victim.borrow(targets) as model:
             _, _, cls, loc = candidates(model, images)
         if (cls > loc)[:2].sum() == 1:
@@ -48,7 +48,7 @@ def test_a_batch_keeps_one_task_for_all(contested):
     assert torch.equal(moved, by_cls if cls.sum() >= loc.sum() else by_loc)
 
 
-def test_a_step_costs_three_forwards(contested, monkeypatch):
+def test_a_step_costs_three_forwards(contested):
     victim, images, targets = contested
     calls = []
     handle = victim.detector.register_forward_hook(lambda *_: calls.append(1))

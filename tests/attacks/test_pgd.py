@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def test_on_a_convex_loss_more_steps_are_never_weaker(objective, step_size):
     for steps in (1, 2, 5, 10, 20):
         attack = PGD(objective, LInf("8/255"), steps, step_size)
         values.append(objective(victim, attack(victim, images, targets, generators())))
-    assert all((later >= earlier - 1e-5).all() for earlier, later in zip(values[:-1], values[1:], strict=True))
+    assert all((later >= earlier - 1e-5).all() for earlier, later in pairwise(values))
     assert (values[-1] > values[0]).all()
 
 
