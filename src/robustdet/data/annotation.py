@@ -32,6 +32,7 @@ class Annotation:
     labels: Int64[np.ndarray, "N"]
     difficult: Bool[np.ndarray, "N"]
     crowd: Bool[np.ndarray, "N"]
+    dropped: int = 0  # objects that the file has beyond these, because their boxes have no area
 
     @property
     def is_learnable(self) -> bool:
@@ -70,15 +71,16 @@ def annotate(
     warning that names ``source`` (the annotation file) and the object's index.
     """
     height, width = size
+    count = 0
     kept: list[tuple[tuple[float, float, float, float], int, bool, bool]] = []
-    for index, (box, label, difficult, crowd) in enumerate(objects):
+    for count, (box, label, difficult, crowd) in enumerate(objects, start=1):
         x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
         if x2 > x1 and y2 > y1:
             kept.append(((x1, y1, x2, y2), label, difficult, crowd))
         else:
             log.warning(
-                "%s: object %d of image %s has no area inside the %d x %d image, box (x1, y1, x2, y2) = %s; dropped",
-                source, index, image_id, width, height, tuple(float(edge) for edge in box),
+                "%s: object %d of image %s has no area inside its %d x %d pixels, 0-based box (x1, y1, x2, y2) = %s; dropped",
+                source, count - 1, image_id, width, height, tuple(float(edge) for edge in box),
             )  # fmt: skip
     return Annotation(
         image_path,
@@ -88,6 +90,7 @@ def annotate(
         np.array([record[1] for record in kept], dtype=np.int64),
         np.array([record[2] for record in kept], dtype=bool),
         np.array([record[3] for record in kept], dtype=bool),
+        dropped=count - len(kept),
     )
 
 

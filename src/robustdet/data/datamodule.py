@@ -97,16 +97,15 @@ class DetectionDataModule(LightningDataModule):
                 raise ValueError(f"{self.name}: none of the {len(train)} training images has an object to learn.")
             self._sets["train"] = DetectionDataset(learnable, self.image_size, self.augmentation, self.seed)
             self._sets["val"] = DetectionDataset(val, self.image_size)
-            log.info(
-                "%s: %d images to train on (%d more have no learnable object), %d to monitor on, %d classes",
-                self.name, len(learnable), len(train) - len(learnable), len(val), len(self.source.classes),
-            )  # fmt: skip
+            log.info("%s: training on %s", self.name, _summary(learnable))
+            log.info("%s: left out of training %s", self.name, _summary([a for a in train if not a.is_learnable]))
+            log.info("%s: monitoring on %s", self.name, _summary(val))
         if stage in (None, "test", "predict") and "test" not in self._sets:
             test = self.source.annotations("test")
             if test is None:
                 raise ValueError(f"{self.name} has no test split.")
             self._sets["test"] = DetectionDataset(test, self.image_size)
-            log.info("%s: %d images to measure on", self.test_split, len(test))
+            log.info("%s: measuring on %s", self.test_split, _summary(test))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         if len(self._sets["train"]) < self.batch_size:
@@ -147,6 +146,21 @@ class DetectionDataModule(LightningDataModule):
             worker_init_fn=_single_threaded,
             generator=torch.Generator().manual_seed(self.seed),  # else the global one would be drawn from
         )
+
+
+def _summary(annotations: Sequence[Annotation]) -> str:
+    """Such as "205 images, 2804 objects (0 difficult, 0 crowd), 1 without area dropped"."""
+    objects, difficult, crowd, dropped = (
+        sum(int(count(annotation)) for annotation in annotations)
+        for count in (
+            lambda a: len(a.labels),
+            lambda a: a.difficult.sum(),
+            lambda a: a.crowd.sum(),
+            lambda a: a.dropped,
+        )
+    )
+    text = f"{len(annotations)} images, {objects} objects ({difficult} difficult, {crowd} crowd)"
+    return f"{text}, {dropped} without area dropped" if dropped else text
 
 
 def hash_share(image_id: str) -> float:

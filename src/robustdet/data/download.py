@@ -29,14 +29,16 @@ class Archive:
     def file_name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
 
+    def is_unfinished(self, folder: Path) -> bool:
+        """Whether an earlier ``fetch`` into ``folder`` was interrupted; it deletes the archive when it is done."""
+        return (folder / self.file_name).is_file() or (folder / f"{self.file_name}.part").is_file()
+
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 VOC_ARCHIVES = {
-    2007: [
-        Archive(f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
-        Archive(f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
-    ],
-    2012: [Archive(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd")],
+    (2007, "trainval"): Archive(f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
+    (2007, "test"): Archive(f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
+    (2012, "trainval"): Archive(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd"),
 }
 # COCO publishes no sums; these are what users of the archives have recorded.
 _COCO = "http://images.cocodataset.org"

@@ -22,7 +22,8 @@ class EpochSampler(DistributedSampler[Any]):
     def __init__(
         self, dataset: Dataset[Any], shuffle: bool, seed: int = 0, num_replicas: int = 1, rank: int = 0
     ) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
+        # The base class adds the epoch to the seed: neighbouring seeds must not share orders.
+        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed << 32, drop_last=shuffle)
         self.skip = 0  # keys that the next pass leaves out because they were seen before a resume
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

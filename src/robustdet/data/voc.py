@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class VOCFolder:
-    """One folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``. Every file is parsed once."""
+    """One folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``. A file is parsed once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,7 +71,9 @@ class VOCFolder:
                 raise ValueError(f"{file}: object {index} is a {name!r}, no class here.{unknown(name, classes)}")
             box = self._box(image_id, index, obj)
             objects.append((box, classes.index(name) + 1, (obj.findtext("difficult") or "0").strip() == "1", False))
-        return annotate(image_path, image_id, self._size(image_id, image_path), objects, file)
+        annotation = annotate(image_path, image_id, self._size(image_id, image_path), objects, file)
+        del self._parsed[image_id]  # a tree takes far more memory than what was read from it
+        return annotation
 
     def _file(self, image_id: str) -> Path:
         return self.path / "Annotations" / f"{image_id}.xml"
@@ -176,22 +178,27 @@ class VOC:
         return f"{self.name}: {self._describe('test')}"
 
     def prepare(self) -> None:
-        years = {year for split in ("train", "val", "test") for year, _ in self._splits(split) if year is not None}
-        missing = sorted(year for year in years if not self._year_folder(year).is_dir())
-        if not missing:
-            return
-        if not self.download:
-            wanted = ", ".join(f"VOC{year}" for year in missing)
+        wanted = {(year, name) for split in self._chosen for year, name in self._splits(split) if year is not None}
+        if self.download:
+            self._fetch(wanted)
+        missing = sorted({f"VOC{year}" for year, _ in wanted if not self._year_folder(year).is_dir()})
+        if missing:
             raise FileNotFoundError(
-                f"No {wanted} in {self.root}: looked for {wanted} there and in {self.root / 'VOCdevkit'}, "
-                f"and for a bare folder's JPEGImages. data.root=PATH names another folder, data.download=true fetches "
-                f"the official archives, data.source.train='[[2007,trainval]]' trains on 2007 alone."
+                f"No {' and no '.join(missing)} in {self.root}: looked there, in {self.root / 'VOCdevkit'}, and for a "
+                f"bare folder's JPEGImages. data.root=PATH names another folder, data.download=true fetches the official "
+                f"archives, data.source.train='[[2007,trainval]]' trains on 2007 alone."
             )
-        for year in missing:
-            if year not in VOC_ARCHIVES:
-                raise ValueError(f"VOC{year} cannot be downloaded, only {', '.join(map(str, VOC_ARCHIVES))} can.")
-            for archive in VOC_ARCHIVES[year]:
-                fetch(archive, self.root)
+
+    def _fetch(self, wanted: set[tuple[int, str]]) -> None:
+        keys = {(year, "test" if name == "test" else "trainval"): (year, name) for year, name in sorted(wanted)}
+        for key, (year, name) in keys.items():
+            present = name in self._folder(self._year_folder(year)).splits
+            if key in VOC_ARCHIVES and (not present or VOC_ARCHIVES[key].is_unfinished(self.root)):
+                fetch(VOC_ARCHIVES[key], self.root)
+            elif not present:
+                raise ValueError(
+                    f"VOC{year} {name} is not in {self.root}, and is in no archive that can be downloaded."
+                )
 
     def annotations(self, split: Split) -> list[Annotation] | None:
         splits = self._splits(split)
