@@ -55,11 +55,15 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def _arguments(target: str) -> set[str] | None:
-    """Names of the arguments of ``target``, or None when it takes any."""
-    parameters = inspect.signature(get_object(target)).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters}
+    """Names of the arguments of ``target``, or None when it takes any. ``**kwargs`` of a class go on to its bases."""
+    found = get_object(target)
+    names: set[str] = set()
+    for part in [cls.__init__ for cls in found.__mro__] if inspect.isclass(found) else [found]:
+        parameters = inspect.signature(part).parameters.values()
+        names |= {parameter.name for parameter in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return names
+    return None
 
 
 def _check(node: Any, path: str, allowed: set[str] | None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
 from src.building import build, build_module, build_trainer, prepare, save_config
 from src.clean_stage import RUN_FILE, clean_checkpoint, fingerprint
@@ -22,10 +21,12 @@ def train(cfg: DictConfig) -> Path:
     save_config(cfg, folder)
     experiment = build(cfg)
     if start is not None:
+        from robustdet.interop.checkpoints import load_checkpoint
+
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
     trainer = build_trainer(cfg, [TrainingProgress()])
-    print(f"{cfg.name}: {experiment.data.describe()}; writing to {folder}")
+    print(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {folder}")
     trainer.fit(module, experiment.data, ckpt_path=cfg.ckpt_path)
     checkpoint = folder / "checkpoints" / "final.ckpt"
     trainer.save_checkpoint(checkpoint)

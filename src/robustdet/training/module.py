@@ -1,4 +1,4 @@
-"""The LightningModule: plumbing between Lightning's loops and a training method, nothing else."""
+"""The LightningModule that trains: plumbing between Lightning's loops and a training method, nothing else."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustdet.attacks.randomness import image_generators
-from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, TrainingMethod
 
 
 class DetectionModule(pl.LightningModule):
-    """Trains ``model`` by ``method``; validates by ``validation``; tests by ``suite``.
+    """Trains ``model`` by ``method``; watches ``validation``.
 
     ``optimizer`` and ``scheduler`` are partial: one takes the parameters, the other the optimiser. The randomness of
     a step comes from (seed, rank, step) alone, so a resumed run repeats what an uninterrupted one would have drawn.
@@ -34,14 +33,13 @@ class DetectionModule(pl.LightningModule):
         scheduler: Callable[..., LRScheduler],
         seed: int,
         validation: Validation | None = None,
-        suite: SuiteEvaluator | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.method = method
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.seed = seed
-        self.validation, self.suite = validation, suite
+        self.validation = validation
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         (generator,) = image_generators(self.seed, [str(self.global_rank)], self.global_step)
@@ -72,11 +70,6 @@ class DetectionModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.validation is not None and self.validation.targets:
             self.log_dict({f"val/{name}": value for name, value in self.validation.compute().items()})
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.suite is None:
-            raise RuntimeError("there is no suite of attacks to test with: pass suite= to DetectionModule")
-        self.suite.evaluate_batch(self.model, batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["method"] = self.method.state_dict()

@@ -1,0 +1,23 @@
+"""`make demo`: train a tiny SSD, watch it collapse under attack, defend it, compare. Every number is measured here."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from src.composition import CONF, check
+from src.evaluate import evaluate, show_table
+from src.train import train
+
+EXPERIMENTS = ["shapes_std", "shapes_mtd_warm", "shapes_robustdet"]
+
+
+def compose(root: str, *overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(root, list(overrides))
+    check(cfg, root)
+    return cfg

@@ -1,0 +1,56 @@
+"""The arrows between rooms hold: who may import whom, and that Hydra stays with the launchers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "robustdet"
+MAY_IMPORT = {
+    "types": set(),
+    "progress": set(),
+    "detection": {"types"},
+    "attacks": {"types"},
+    "data": {"types", "progress"},
+    "evaluation": {"types", "attacks"},
+    "defences": {"types", "detection", "attacks"},
+    "interop": {"types", "detection", "attacks", "defences"},
+    "analysis": {"types", "evaluation", "attacks", "defences"},
+    "training": {"types", "progress", "detection", "attacks", "data", "evaluation", "defences", "analysis", "interop"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_modules(file: Path) -> set[str]:
+    package = ["robustdet", *file.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            found.add(".".join([*base, *([node.module] if node.module else [])]))
+    return found
+
+
+def room(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(file: Path):
+    if room(file) == "__init__":
+        return
+    modules = imported_modules(file)
+    rooms = {module.split(".")[1] for module in modules if module.startswith("robustdet.")}
+    assert rooms - {room(file)} <= MAY_IMPORT[room(file)]
+    assert not {module for module in modules if module.split(".")[0] in {"hydra", "omegaconf", "src"}}
+
+
+def test_detection_knows_nothing_of_attacks():
+    for file in (PACKAGE / "detection").glob("*.py"):
+        assert "adversarial" not in file.read_text().lower(), file
+
+
+def test_no_file_without_a_subject():
+    assert not [file for file in FILES if file.stem in {"utils", "misc", "helpers", "common"}]
