@@ -39,11 +39,11 @@ def _tensor(name: str, shape: tuple[int, ...], names: dict[str, tuple[int, ...]]
 
 def _scale(name: str, shape: tuple[int, ...]) -> float:
     fan = math.prod(shape[-3:]) if len(shape) >= 4 else shape[-1]
-    factors = {
-        0.6: name.startswith(("loc.", "conf.")),
-        0.5: name.startswith("disc."),
-        20: name == "disc.base_net.fc.weight",
-        0.02: name in ("vgg.0.weight", "disc.base_net.conv1.weight"),
-        0.1: "conv_std" in name,
-    }
-    return math.sqrt(2 / fan) * math.prod(factor for factor, applies in factors.items() if applies)
+    factors = (
+        (0.6, name.startswith(("loc.", "conf."))),
+        (0.5, name.startswith("disc.")),
+        (20, name == "disc.base_net.fc.weight"),
+        (0.02, name in ("vgg.0.weight", "disc.base_net.conv1.weight")),
+        (0.1, "conv_std" in name),
+    )
+    return math.sqrt(2 / fan) * math.prod(factor for factor, applies in factors if applies)

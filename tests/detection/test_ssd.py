@@ -5,10 +5,12 @@ from dataclasses import fields
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from robustdet.detection.ssd import SSD
 from robustdet.types import Detector
-from tests.detection.conftest import Build, make_target, random_target
+from tests.detection.conftest import CONF, Build, make_target, random_target
 
 NAMES = ["ssd300", "ssd300_coco", "tiny_ssd"]
 
@@ -157,3 +159,13 @@ def test_a_random_batch_has_finite_losses(tiny: SSD, images: torch.Tensor) -> No
     losses = tiny.losses(tiny(images), tiny.assign(targets))
     assert losses.total.isfinite().all()
     assert (losses.num_positives >= torch.tensor([1, 1])).all()
+
+
+def test_a_protocol_settles_means_and_post_processing() -> None:
+    protocol = {"channel_means": [104, 117, 123], "candidates_per_class": 200, "max_detections": None}
+    model = OmegaConf.load(CONF / "ssd300.yaml")
+    model.merge_with({"backbone": {"width": 0.02}, "extras": {"in_channels": 20}})
+    ssd = instantiate(OmegaConf.create({"protocol": protocol, "model": model}).model, num_classes=20)
+    assert ssd.normalisation.mean.flatten().tolist() == [104, 117, 123]
+    assert ssd.post_processing.candidates_per_class == 200
+    assert ssd.post_processing.max_detections is None
