@@ -22,7 +22,10 @@ CORNERS = torch.cat([QUADRANTS[:, :2] - 0.25, QUADRANTS[:, :2] + 0.25], 1) * SIZ
 
 
 class QuadrantDetector(nn.Module):
-    """Logit of class c in a quadrant: 20 * (mean of channel c - 0.5); background has logit 0. Boxes never move."""
+    """Logit of class c in a quadrant: 20 * (mean of channel c - 0.5); background has logit 0.
+
+    Box offsets grow with brightness; ``detect`` ignores them.
+    """
 
     num_classes, input_size = 3, SIZE
 
@@ -35,7 +38,7 @@ class QuadrantDetector(nn.Module):
         self.images_seen += len(images)
         means = nn.functional.avg_pool2d(images, SIZE // 2).flatten(2).transpose(1, 2)  # [B, 4, 3]
         logits = torch.cat([torch.zeros_like(means[..., :1]), self.scale * (means - 0.5)], 2)
-        offsets = self.scale * 0 * images.mean() + torch.zeros(len(images), 4, 4)
+        offsets = 0.1 * means.mean(2, keepdim=True).expand(-1, -1, 4)
         return RawPredictions(logits, offsets, QUADRANTS)
 
     def assign(self, targets) -> Assignment:
@@ -48,11 +51,13 @@ class QuadrantDetector(nn.Module):
 
     def box_losses(self, raw, assignment) -> BoxLosses:
         entropy = nn.functional.cross_entropy(raw.cls_logits.transpose(1, 2), assignment.labels, reduction="none")
-        return BoxLosses(entropy, torch.zeros_like(entropy))
+        offsets = raw.bbox_regression
+        smooth = nn.functional.smooth_l1_loss(offsets, assignment.regression_targets, reduction="none").sum(2)
+        return BoxLosses(entropy, smooth * (assignment.labels > 0))
 
     def losses(self, raw, assignment) -> DetectionLosses:
-        entropy = self.box_losses(raw, assignment).cross_entropy
-        return DetectionLosses(entropy.sum(1), entropy.new_zeros(len(entropy)), (assignment.labels > 0).sum(1))
+        each = self.box_losses(raw, assignment)
+        return DetectionLosses(each.cross_entropy.sum(1), each.smooth_l1.sum(1), (assignment.labels > 0).sum(1))
 
     def detect(self, raw) -> list[Detections]:
         found = []

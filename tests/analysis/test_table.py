@@ -1,0 +1,209 @@
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from robustdet.analysis.rendering import to_csv, to_latex, to_markdown, to_rich
+from robustdet.analysis.table import fill, read_spec, summary
+from robustdet.evaluation.environment import describe_environment
+from robustdet.evaluation.record import Record, RunInfo
+
+TABLES = sorted((Path(__file__).parents[2] / "conf" / "table").glob("*.yaml"))
+
+
+def spec(name):
+    (path,) = [path for path in TABLES if path.stem == name]
+    return read_spec(yaml.safe_load(path.read_text()), str(path))
+
+
+def record(experiment, attack, value, images=4952, flags=(), checkpoint="aa", date="2026-01-01", **run) -> Record:
+    info = RunInfo(
+        experiment=experiment,
+        method="standard",
+        protocol="paper",
+        suite="paper",
+        tabled=True,
+        data="voc",
+        split="test",
+        split_size=4952,
+        seed=0,
+        checkpoint=None,
+        checkpoint_sha256=checkpoint,
+    )
+    return Record(
+        run=replace(info, **run),
+        attack=attack,
+        attack_settings={},
+        num_images=images,
+        ap_rule="voc07",
+        map=value,
+        area_map=None,
+        map_50_95=None,
+        per_class={},
+        perturbation={},
+        clean_losses={},
+        attacked_losses={},
+        loss_rose={},
+        flags=list(flags),
+        seconds=1.0,
+        images_per_second=1.0,
+        date=date,
+        environment=describe_environment("cpu"),
+    )
+
+
+def row(table, title):
+    return dict(table.rows)[title]
+
+
+# The paper's numbers, typed a second time: Tables 1, 2 and 3.
+PAPER = {
+    "table1": {
+        "voc_std": "77.5 1.8 4.5 1.2 4.9",
+        "voc_at_cls": "46.7 21.8 32.2 - 28.0",
+        "voc_at_loc": "51.9 23.7 26.5 - 17.2",
+        "voc_mtd": "48.0 29.1 31.9 18.2 28.5",
+        "voc_cwat": "51.3 22.4 36.7 19.9 50.3",
+        "voc_robustdet": "75.4 41.5 45.2 42.4 52.0",
+        "voc_cfr": "74.8 45.9 49.1 48.0 56.6",
+    },
+    "table2": {
+        "coco_std": "42.0 0.4 1.8 0.1 8.1",
+        "coco_mtd": "24.2 13.0 13.4 7.7 -",
+        "coco_cwat": "23.7 14.2 15.5 9.2 -",
+        "coco_robustdet": "36.7 20.6 19.4 20.5 24.5",
+        "coco_cfr": "36.0 20.0 19.0 19.9 16.5",
+    },
+    "table3": {
+        "voc_robustdet_no_aid": "74.9 37.3 44.9 37.9 51.8",
+        "voc_cfr_no_re": "74.6 27.5 41.8 28.6 55.9",
+        "voc_robustdet": "75.4 41.5 45.2 42.4 52.0",
+        "voc_cfr": "74.8 45.9 49.1 48.0 56.6",
+    },
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_yaml_holds_the_papers_numbers(name):
+    table = spec(name)
+    for experiment, numbers in PAPER[name].items():
+        expected = [None if number == "-" else float(number) for number in numbers.split()]
+        assert [table.paper(experiment, attack) for attack in table.columns] == expected
+    with_numbers = {row.experiment for row in table.rows if row.paper}
+    assert with_numbers == set(PAPER[name])
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_table_can_be_read_and_written_without_any_record(path):
+    table = fill(read_spec(yaml.safe_load(path.read_text()), str(path)), [])
+    for write in (to_markdown, to_latex, to_csv):
+        assert table.columns[0] in write(table)
+
+
+def test_ours_stands_beside_the_papers():
+    table = fill(spec("table1"), [record("voc_std", "clean", 0.774), record("voc_mtd_warm", "clean", 0.5)])
+    assert "| SSD | 77.4 (77.5) | – (1.8) | – (4.5) | – (1.2) | – (4.9) |" in to_markdown(table)
+    assert "| MTD on the same schedule | 50.0 | – | – | – | – |" in to_markdown(table)  # the paper has no such row
+    assert "MTD on the same schedule" not in to_markdown(fill(spec("table1"), []))
+    assert r"RobustDet\* | – (74.8)" in to_markdown(table)
+
+
+def test_part_of_a_split_and_flags_are_marked():
+    records = [
+        record("voc_std", "clean", 0.774, images=64),
+        record("voc_std", "pgd_cls", 0.02, images=64, flags=["outside_ball: by far"]),
+        record("voc_cfr", "pgd_cls", 0.4, flags=["outside_ball: by far"]),
+        record("voc_cfr", "clean", 0.7, images=100),
+    ]
+    text = to_markdown(fill(spec("table1"), records))
+    assert r"77.4\* (77.5) | 2.0\*,a (1.8)" in text
+    assert r"70.0\*\* (74.8) | 40.0 [a] (45.9)" in text
+    assert r"\* on 64 of 4952 images" in text
+    assert r"\*\* on 100 of 4952 images" in text
+    assert r"[a] outside\_ball: by far" in text
+
+
+def test_what_may_not_enter_a_table_does_not():
+    strangers = [
+        record("voc_std", "clean", 0.9, suite="quick", tabled=False),
+        record("voc_std", "clean", 0.9, tabled=False),
+        record("voc_std", "clean", 0.9, suite="reliable"),
+        record("voc_std", "clean", 0.9, protocol="authors"),
+    ]
+    assert row(fill(spec("table1"), strangers), "SSD")[0].ours is None
+
+
+def test_the_newest_whole_record_of_a_checkpoint_counts_and_checkpoints_are_averaged():
+    records = [
+        record("voc_std", "clean", 0.70, date="2026-02-01"),
+        record("voc_std", "clean", 0.60, date="2026-01-01"),
+        record("voc_std", "clean", 0.99, date="2026-03-01", images=10),
+    ]
+    assert row(fill(spec("table1"), records), "SSD")[0].ours == pytest.approx(70)
+    assert row(fill(spec("table1"), records[::-1]), "SSD")[0].ours == pytest.approx(70)
+    records.append(record("voc_std", "clean", 0.74, checkpoint="bb"))
+    records.append(record("voc_std", "clean", 0.10, checkpoint="cc", images=10))  # never mixed with whole ones
+    cell = row(fill(spec("table1"), records), "SSD")[0]
+    assert (cell.ours, cell.spread) == (pytest.approx(72), pytest.approx(8**0.5))
+    assert "72.0 ± 2.8 (77.5)" in to_markdown(fill(spec("table1"), records))
+
+
+def test_a_summary_shows_all_it_is_given():
+    records = [
+        record("voc_std", "clean", 0.774, images=64, suite="quick", tabled=False),
+        record("voc_std", "pgd_cls", 0.1, images=64, suite="quick", tabled=False),
+        record("mine", "tog", 0.3),
+    ]
+    table = summary(records, [spec("table1"), spec("table2")])
+    assert table.columns == ["Clean", "A_cls", "tog"]
+    text = to_markdown(table)
+    assert r"| voc\_std | 77.4\* (77.5) | 10.0\* | – |" in text  # five steps are not the paper's attack
+    assert "| mine | – | – | 30.0 |" in text
+    same_suite = summary([record("voc_std", "pgd_cls", 0.1)], [spec("table1")])
+    assert "10.0 (1.8)" in to_markdown(same_suite)
+
+
+def test_csv_keeps_full_precision_and_says_everything():
+    records = [record("voc_std", "clean", 0.7741234, images=64, flags=["not_finite: x"])]
+    lines = list(csv.DictReader(io.StringIO(to_csv(fill(spec("table1"), records)))))
+    assert float(lines[0]["ours"]) == pytest.approx(77.41234)
+    assert lines[0]["paper"] == "77.5"
+    assert lines[0]["notes"] == "on 64 of 4952 images; not_finite: x"
+    assert lines[1]["ours"] == ""
+
+
+def test_latex_is_escaped():
+    text = to_latex(fill(spec("table1"), [record("voc_std", "pgd_cls", 0.02, flags=["outside_ball: ε = 8/255 50 %"])]))
+    assert r"A\_cls" in text
+    assert r"outside\_ball: $\varepsilon$ = 8/255 50 \%" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_the_terminal_shows_it_too():
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(to_rich(fill(spec("table1"), [record("voc_cfr", "pgd_cls", 0.4, flags=["outside_ball: by far"])])))
+    text = console.export_text()
+    assert "40.0 [a] (45.9)" in text
+    assert "[a] outside_ball: by far" in text
+    assert "AP in percent: ours (paper's)" in text
+
+
+def test_errors_name_the_file_and_the_row():
+    good = {
+        "name": "t",
+        "title": "T",
+        "suite": "paper",
+        "protocol": "paper",
+        "columns": {"clean": "Clean"},
+        "rows": [{"title": "SSD", "experiment": "voc_std", "paper": [1.0, 2.0]}],
+    }
+    with pytest.raises(ValueError, match=r"t\.yaml: row 'SSD' has 2 paper numbers for 1 columns"):
+        read_spec(good, "t.yaml")
+    with pytest.raises(ValueError, match=r"t\.yaml: not a table: .*'colums'"):
+        read_spec({**good, "colums": {}}, "t.yaml")
+    with pytest.raises(ValueError, match=r"t\.yaml: not a table: 'rows'"):
+        read_spec({"name": "t"}, "t.yaml")
