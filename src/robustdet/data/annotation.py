@@ -79,7 +79,7 @@ def annotate(
             kept.append(((x1, y1, x2, y2), label, difficult, crowd))
         else:
             log.warning(
-                "%s: object %d of image %s has no area inside its %d x %d pixels, 0-based box (x1, y1, x2, y2) = %s; dropped",
+                "%s: object %d of image %s is dropped: no area in %d x %d pixels, 0-based box (x1, y1, x2, y2) = %s",
                 source, count - 1, image_id, width, height, tuple(float(edge) for edge in box),
             )  # fmt: skip
     return Annotation(

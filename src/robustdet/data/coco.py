@@ -26,7 +26,7 @@ class COCOFile:
         self.images = images
 
     @cached_property
-    def content(self) -> dict[str, list[dict[str, Any]]]:
+    def content(self) -> dict[str, Any]:
         try:
             content = json.loads(self.file.read_bytes())
         except ValueError as error:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 Form = Callable[[Array, Array], Array]
 
 SMALLEST, LARGEST = 20 / 96, 50 / 96  # an object's size, as a fraction of the image
@@ -50,14 +49,14 @@ def star(points: int, inner: float) -> Form:
 # Signed distances in a frame where an object reaches from about -1 to 1; y points down. Alphabetical: the class order.
 FORMS: dict[str, Form] = {
     "cross": polygon(
-        (-0.34, -1), (0.34, -1), (0.34, -0.34), (1, -0.34), (1, 0.34), (0.34, 0.34),
-        (0.34, 1), (-0.34, 1), (-0.34, 0.34), (-1, 0.34), (-1, -0.34), (-0.34, -0.34),
+        (-0.34, -1.0), (0.34, -1.0), (0.34, -0.34), (1.0, -0.34), (1.0, 0.34), (0.34, 0.34),
+        (0.34, 1.0), (-0.34, 1.0), (-0.34, 0.34), (-1.0, 0.34), (-1.0, -0.34), (-0.34, -0.34),
     ),
     "disc": lambda x, y: np.hypot(x, y) - 1.0,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.74) - 0.26,
     "square": polygon((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
     "star": star(5, 0.42),
-    "triangle": polygon((0, -1), (1, 0.85), (-1, 0.85)),
+    "triangle": polygon((0.0, -1.0), (1.0, 0.85), (-1.0, 0.85)),
 }  # fmt: skip
 
 # Signs of each class's texture at pixel (x, y); with a random phase, a flipped image has the textures of its classes.

@@ -185,8 +185,8 @@ class VOC:
         if missing:
             raise FileNotFoundError(
                 f"No {' and no '.join(missing)} in {self.root}: looked there, in {self.root / 'VOCdevkit'}, and for a "
-                f"bare folder's JPEGImages. data.root=PATH names another folder, data.download=true fetches the official "
-                f"archives, data.source.train='[[2007,trainval]]' trains on 2007 alone."
+                f"bare folder's JPEGImages. data.root=PATH names another folder, data.download=true fetches the "
+                f"official archives, data.source.train='[[2007,trainval]]' trains on 2007 alone."
             )
 
     def _fetch(self, wanted: set[tuple[int, str]]) -> None:
