@@ -205,3 +205,9 @@ def test_the_same_attacked_image_can_be_made_again(detector, tmp_path):
     alone = suite.attack("pgd_cls", detector, Batch(batch.images[2:3], batch.targets[2:3]))
     torch.testing.assert_close(together[2:3], alone, rtol=0, atol=0)
     torch.testing.assert_close(suite.attack("clean", detector, batch), batch.images, rtol=0, atol=0)
+    suite.evaluate_batch(detector, batch)
+    for name, (images, found) in suite.look(detector, batch).items():
+        torch.testing.assert_close(images, suite.attack(name, detector, batch), rtol=0, atol=0)
+        stored = suite._outcomes[name].read()
+        for target, detections in zip(batch.targets, found, strict=True):
+            torch.testing.assert_close(detections.scores, stored[target.image_id].detections.scores, rtol=0, atol=1e-6)

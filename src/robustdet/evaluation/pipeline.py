@@ -18,7 +18,7 @@ from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
 from robustdet.evaluation.summary import summarise
-from robustdet.types import Attack, Batch, Detector, Images
+from robustdet.types import Attack, Batch, Detections, Detector, Images
 
 CLEAN = "clean"
 
@@ -72,6 +72,15 @@ class SuiteEvaluator:
             return batch.images
         generators = image_generators(self.seed, [target.image_id for target in batch.targets], name)
         return attack(DetectorVictim(detector), batch.images, batch.targets, generators)
+
+    def look(self, detector: Detector, batch: Batch) -> dict[str, tuple[Images, list[Detections]]]:
+        """Images and detections of this batch under each attack, to be shown; nothing is stored."""
+        views = {}
+        for name in self.attacks:
+            images = self.attack(name, detector, batch)
+            with torch.no_grad():
+                views[name] = (images, detector.detect(detector(images)))
+        return views
 
     def records(
         self, metric: Metric, run: RunInfo, environment: Environment, class_names: Sequence[str]

@@ -1,0 +1,145 @@
+"""Detections on clean and attacked images, side by side (the paper's Figures 2 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from robustdet.evaluation.average_precision import pairwise_iou
+from robustdet.types import Detections, Images, Target
+
+RIGHT, WRONG, OBJECT = "#1a9641", "#d7191c", "#ffd92f"  # green, red, yellow
+MAGNIFICATION = 10  # of a perturbation; no change is mid-grey
+INCHES = 2.6  # of an image
+
+
+@dataclass(frozen=True)
+class View:
+    """Some images as one attack (or none) left them, and what was detected there."""
+
+    images: Images
+    detections: Sequence[Detections]
+
+
+def detection_grid(
+    views: Mapping[str, View],
+    targets: Sequence[Target],
+    class_names: Sequence[str],
+    path: Path | str,
+    threshold: float = 0.3,
+) -> Path:
+    """Draw one row an image: its objects, then each view's detections with a score above ``threshold``.
+
+    ``views`` are by title, clean images first; each attacked one is followed by its perturbation, ten times
+    magnified. A detection is green where it overlaps an object of its class by an IoU of 0.5 and no better detection
+    does, red elsewhere; dashed yellow objects were missed. ``class_names`` are those of labels 1..C. Writes a PNG.
+    """
+    clean, *attacked = views.values()
+    widths = [1.0, 1.0] + [1.0, 0.5] * len(attacked)
+    figure = Figure(figsize=(INCHES * sum(widths), INCHES * len(targets) + 0.7), layout="constrained")
+    grid = figure.subplots(len(targets), len(widths), squeeze=False, width_ratios=widths)
+    for axes, title in zip(grid[0], _titles(list(views)), strict=True):
+        axes.set_title(title, fontsize=10)
+    for row, target in enumerate(targets):
+        cells = iter(grid[row])
+        _draw_objects(_show(next(cells), clean.images[row]), target, class_names)
+        for view in views.values():
+            _draw_detections(_show(next(cells), view.images[row]), view.detections[row], target, class_names, threshold)
+            if view is not clean:
+                change = (view.images[row] - clean.images[row]) * MAGNIFICATION + 0.5
+                _show(next(cells), change)
+    figure.legend(handles=_legend(threshold), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+def correct(found: Detections, target: Target) -> tuple[Bool[Tensor, "D"], Bool[Tensor, "N"]]:
+    """Which detections are right, and which objects they found; ``found`` is best first, each object counts once."""
+    right, seen = torch.zeros(len(found.labels), dtype=torch.bool), torch.zeros(len(target.labels), dtype=torch.bool)
+    if len(seen):
+        overlaps = torch.from_numpy(pairwise_iou(found.boxes.double().numpy(), target.boxes.double().numpy()))
+        overlaps[found.labels[:, None] != target.labels[None]] = 0
+        for index, (overlap, which) in enumerate(zip(*overlaps.max(dim=1), strict=True)):
+            if overlap >= 0.5 and not seen[which]:
+                right[index] = seen[which] = True
+    return right, seen
+
+
+def _titles(names: list[str]) -> list[str]:
+    clean, *attacked = names
+    pairs = [title for name in attacked for title in (name, f"change ×{MAGNIFICATION}")]
+    return ["objects", clean, *pairs]
+
+
+def _show(axes: Axes, image: Float[Tensor, "3 H W"]) -> Axes:
+    axes.imshow(image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_anchor("N")
+    return axes
+
+
+def _draw_objects(axes: Axes, target: Target, class_names: Sequence[str]) -> None:
+    for box, label, difficult in zip(target.boxes.cpu(), target.labels, target.difficult | target.crowd, strict=True):
+        _box(axes, box.numpy(), OBJECT, dotted=bool(difficult))
+        _tag(axes, box.numpy(), class_names[int(label) - 1], OBJECT, "black")
+
+
+def _draw_detections(
+    axes: Axes, found: Detections, target: Target, class_names: Sequence[str], threshold: float
+) -> None:
+    shown, target = found.to("cpu"), target.to("cpu")
+    keep = shown.scores > threshold
+    shown = Detections(shown.boxes[keep], shown.scores[keep], shown.labels[keep])
+    right, seen = correct(shown, target)
+    for box in target.boxes[~(seen | target.difficult | target.crowd)]:
+        _box(axes, box.numpy(), OBJECT, dotted=True)
+    # best last, so that it lies on top
+    for box, score, label, is_right in reversed(list(zip(shown.boxes, shown.scores, shown.labels, right, strict=True))):
+        colour = RIGHT if is_right else WRONG
+        _box(axes, box.numpy(), colour)
+        _tag(axes, box.numpy(), f"{class_names[int(label) - 1]} {score:.2f}", colour, "white")
+
+
+def _box(axes: Axes, box: Float[np.ndarray, "4"], colour: str, dotted: bool = False) -> None:
+    x0, y0, x1, y1 = box
+    style = "--" if dotted else "-"
+    # pixel k of an image covers k - 0.5 .. k + 0.5 in matplotlib
+    axes.add_patch(
+        Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
+    )
+
+
+def _tag(axes: Axes, box: Float[np.ndarray, "4"], text: str, background: str, colour: str) -> None:
+    axes.text(
+        max(box[0], 0),
+        max(box[1], 0),
+        text,
+        fontsize=6.5,
+        color=colour,
+        verticalalignment="top",
+        clip_on=True,
+        bbox={"facecolor": background, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+    )
+
+
+def _legend(threshold: float) -> list[Line2D]:
+    def line(colour: str, label: str, style: str = "-") -> Line2D:
+        return Line2D([], [], color=colour, linestyle=style, label=label)
+
+    return [
+        line(RIGHT, f"right (score above {threshold:g})"),
+        line(WRONG, "wrong or found twice"),
+        line(OBJECT, "missed (on the left: difficult)", "--"),
+        line(OBJECT, "object"),
+    ]
