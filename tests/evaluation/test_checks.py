@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from robustdet.evaluation.checks import attack_flags, loss_rose
+from robustdet.evaluation.perturbation import perturbation_measures
+from robustdet.evaluation.store import Outcome
+from tests.evaluation.scenes import detections
+
+FINE = {
+    "finite": 1.0,
+    "outside_range": 0.0,
+    "linf": 8.0,
+    "linf_8bit": 8.0,
+    "classification": 2.0,
+    "localization": 1.0,
+    "positives": 3.0,
+}
+
+
+def outcomes(*changes):
+    nothing = detections([], [], [])
+    return {f"image{index}": Outcome(nothing, FINE | change) for index, change in enumerate(changes)}
+
+
+CLEAN = outcomes(*[{"classification": 1.0, "localization": 0.5}] * 4)
+
+
+def flags(*changes, epsilon=8 / 255):
+    return attack_flags(CLEAN, outcomes(*changes), epsilon)
+
+
+def test_nothing_to_say_about_a_sound_attack():
+    assert flags({}, {}, {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"linf": 8.01}, "outside_ball: changed by more than ε = 8/255 (in 1 of 4 images, such as image2)"),
+        ({"linf_8bit": 9.0}, "outside_ball: changed by more than ε = 8/255 (in 1 of 4 images, such as image2)"),
+        ({"outside_range": 0.5}, "outside_pixel_range: pixels outside [0, 1] (in 1 of 4 images, such as image2)"),
+        (
+            {"finite": 0.0},
+            "not_finite: NaN or infinity in pixels, predictions or loss (in 1 of 4 images, such as image2)",
+        ),
+        (
+            {"classification": 0.9, "localization": 0.4},
+            "loss_not_raised: the classification loss rose in only 75.0 % of the images with objects",
+        ),
+    ],
+)
+def test_each_check_names_an_image(change, flag):
+    assert flags({}, {}, change, {}) == [flag]
+
+
+def test_an_attack_without_a_promise_is_not_held_to_one():
+    assert flags({"linf": 200.0, "linf_8bit": 200.0}, {}, {}, {}, epsilon=None) == []
+
+
+def test_an_attack_answers_for_the_loss_that_it_climbs():
+    only_localization = {"classification": 0.5, "localization": 5.0}
+    assert flags(*[only_localization] * 4) == []
+    rose = loss_rose(CLEAN, outcomes(*[only_localization] * 3, {"positives": 0.0}))  # no object, no loss to raise
+    assert rose == {"classification": 0.0, "localization": 1.0, "total": 1.0}
+    assert loss_rose(CLEAN, outcomes({"positives": 0.0})) == {}
+
+
+def test_clean_images_are_asked_only_what_concerns_them():
+    assert attack_flags(None, CLEAN, None) == []
+
+
+def test_measures_of_a_known_perturbation():
+    clean = torch.full((2, 3, 4, 4), 100 / 255)
+    attacked = clean.clone()
+    attacked[0, 0, 0, 0] += 8.4 / 255
+    attacked[1] -= 101 / 255
+    measures = {name: values.tolist() for name, values in perturbation_measures(clean, attacked).items()}
+    assert measures["linf"] == pytest.approx([8.4, 101], abs=1e-4)
+    assert measures["linf_8bit"] == pytest.approx([8, 101], abs=1e-4)
+    assert measures["mean_change"] == pytest.approx([8.4 / 48, 101], abs=1e-4)
+    assert measures["changed"] == pytest.approx([1 / 16, 1])
+    assert measures["outside_range"] == pytest.approx([0, 1], abs=1e-4)
+
+
+def test_rounding_may_cost_half_a_level_where_the_clean_image_is_between_levels():
+    clean = torch.full((1, 3, 4, 4), 100.4 / 255)
+    (linf,) = perturbation_measures(clean, clean + 8 / 255)["linf_8bit"].tolist()
+    assert linf == pytest.approx(7.6, abs=1e-4)
+    (linf,) = perturbation_measures(clean, clean + 8.2 / 255)["linf_8bit"].tolist()
+    assert 8 < linf < 8.7
+    assert flags({"linf_8bit": 8.5}, {}, {}, {}) == []

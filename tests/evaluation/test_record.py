@@ -1,0 +1,132 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from robustdet.evaluation import environment
+from robustdet.evaluation.environment import describe_environment, file_sha256
+from robustdet.evaluation.record import Record, RunInfo, read_record, read_records, write_record
+
+
+@pytest.fixture
+def record() -> Record:
+    run = RunInfo(
+        experiment="voc_std",
+        method="standard",
+        protocol="paper",
+        suite="paper",
+        tabled=True,
+        data="voc",
+        split="2007 test",
+        split_size=4952,
+        seed=0,
+        checkpoint="outputs/x.ckpt",
+        checkpoint_sha256="00ff",
+    )
+    return Record(
+        run=run,
+        attack="pgd_cls",
+        attack_settings={"steps": 20, "threat": {"epsilon": "8/255"}},
+        num_images=4952,
+        ap_rule="voc07",
+        map=0.018,
+        area_map=0.01,
+        map_50_95=None,
+        per_class={"cat": 0.5, "dog": None},
+        perturbation={"linf_max": 8.0},
+        clean_losses={"total": 1.5},
+        attacked_losses={"total": None},
+        loss_rose={"total": 1.0},
+        flags=["not_finite: one"],
+        seconds=1.0,
+        images_per_second=4952.0,
+        date="2026-11-23T09:00:00+00:00",
+        environment=describe_environment("cpu"),
+    )
+
+
+def test_there_and_back(record, tmp_path):
+    path = write_record(record, tmp_path / "run" / "records")
+    assert path.name == "pgd_cls.json"
+    assert read_record(path) == record
+    assert read_records([tmp_path]) == [record]
+    assert json.loads(path.read_text())["partial"] is False
+    newer = replace(record, num_images=64)
+    assert write_record(newer, path.parent) == path
+    assert read_record(path).partial
+    assert [file.name for file in path.parent.iterdir()] == ["pgd_cls.json"]
+
+
+def change(content, key, value):
+    *above, last = key.split(".")
+    for name in above:
+        content = content[name]
+    if value is KeyError:
+        del content[last]
+    else:
+        content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("map", "high", r"pgd_cls\.json: key 'map' should be a float, got 'high'"),
+        ("map", True, r"pgd_cls\.json: key 'map' should be a float, got True"),
+        ("map", KeyError, r"pgd_cls\.json: key 'map' is missing"),
+        ("mapp", 1.0, r"pgd_cls\.json: key 'mapp' is unknown"),
+        ("run.seed", 0.5, r"pgd_cls\.json: key 'run\.seed' should be a int, got 0\.5"),
+        ("run", [], r"pgd_cls\.json: key 'run' should be an object, got \[\]"),
+        ("run.suite", KeyError, r"key 'run\.suite' is missing"),
+        ("per_class.cat", "x", r"key 'per_class\.cat' should be a float, got 'x'"),
+        ("per_class", [1], r"key 'per_class' should be an object, got \[1\]"),
+        ("flags", "none", r"key 'flags' should be a list, got 'none'"),
+        ("flags", [3], r"key 'flags\.0' should be a str, got 3"),
+        ("environment.libraries.torch", 2, r"key 'environment\.libraries\.torch' should be a str, got 2"),
+        ("partial", True, r"key 'partial' is True, but there are 4952 of 4952 images"),
+    ],
+)
+def test_errors_name_the_file_and_the_key(record, tmp_path, key, value, message):
+    path = write_record(record, tmp_path)
+    content = json.loads(path.read_text())
+    change(content, key, value)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        read_record(path)
+
+
+def test_what_is_no_record_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json: not a JSON file"):
+        read_record(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"b\.json: expected a JSON object, got list"):
+        read_record(tmp_path / "b.json")
+
+
+def test_a_whole_number_is_a_float_too_but_nan_is_never_written(record, tmp_path):
+    path = write_record(record, tmp_path)
+    content = json.loads(path.read_text())
+    content["map"] = 0
+    path.write_text(json.dumps(content))
+    assert read_record(path).map == 0.0
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_record(replace(record, map=math.nan), tmp_path)
+
+
+def test_the_environment_says_where_a_result_comes_from(monkeypatch):
+    here = describe_environment("cpu")
+    assert here.device.startswith("cpu")
+    assert {"torch", "torchvision", "pytorch-lightning"} <= set(here.libraries)
+    assert (here.commit is None) == (here.dirty is None)
+
+    def no_git(*arguments, **keywords):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(environment.subprocess, "run", no_git)
+    assert describe_environment("cpu").commit is None
+
+
+def test_a_checkpoint_is_known_by_its_hash(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
