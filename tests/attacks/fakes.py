@@ -136,9 +136,13 @@ def state(model: nn.Module) -> dict[str, object]:
     return {
         "modes": [module.training for module in model.modules()],
         "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
-        "grads": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        "tensors": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
-        "random": torch.get_rng_state().tolist(),
+        "grads": [None if p.grad is None else (id(p.grad), _bits(p.grad)) for p in model.parameters()],
+        "tensors": {name: _bits(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())},
+        "random": _bits(torch.get_rng_state()),
         "grad_enabled": torch.is_grad_enabled(),
         "cudnn": [getattr(torch.backends.cudnn, flag) for flag in ("enabled", "benchmark", "deterministic")],
     }
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().numpy().tobytes()

@@ -18,6 +18,7 @@ class Noise:
         draws = {"uniform": threat.uniform, "sign": threat.corner}
         if distribution not in draws:
             raise ValueError(f"expected a distribution out of {sorted(draws)}, got {distribution!r}")
+        self.threat = threat
         self._draw = draws[distribution]
 
     def __call__(
