@@ -26,7 +26,8 @@ test: setup ## run the test suite (no network needed)
 	@$(BIN)/python -m pytest
 
 lint: setup ## check style and types
-	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+	@$(BIN)/ruff check && $(BIN)/ruff format --check 
+	@MYPYPATH=src $(BIN)/mypy src/robustdet && MYPYPATH=. $(BIN)/mypy src/*.py  # the package, then its launchers
 
 format: setup ## mend style where a tool can
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format

@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.training.module import DetectionModule
@@ -23,7 +22,7 @@ class Experiment:
     """What one config describes, built."""
 
     data: DetectionDataModule
-    model: nn.Module
+    model: Any  # an nn.Module that is a robustdet.types.Detector
 
     @property
     def num_classes(self) -> int:
@@ -58,14 +57,19 @@ def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    loggers = instantiate(cfg.logger) if cfg.logger is not None else False
-    configured = [instantiate(callback) for callback in (cfg.callbacks or {}).values() if callback is not None]
+    loggers = instantiate(cfg.logger) if cfg.logger else False
+    configured = [instantiate(callback) for callback in cfg.callbacks.values()]
     return instantiate(cfg.trainer, logger=loggers, callbacks=[*configured, *callbacks], enable_progress_bar=False)
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """``cfg`` as plain dicts, lists and values, all interpolations resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from src.building import read_json
+from src.building import plain, read_json
 from src.composition import CONF
 
 RUN_FILE = "run.json"
@@ -29,11 +29,13 @@ PASSED_ON = ("data.root", "data.download", "data.classes", "data.num_workers", "
 
 def fingerprint(cfg: DictConfig) -> str:
     """Hex digest of the part of a training config that decides the weights it ends with."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    decisive = {key: plain[key] for key in ("model", "method", "optimizer", "scheduler", "seed", "warm_start")}
-    decisive["data"] = {key: value for key, value in plain["data"].items() if key not in IRRELEVANT}
-    decisive["data"]["root"] = str(Path(plain["data"]["root"]).resolve())
-    decisive["trainer"] = {key: plain["trainer"].get(key) for key in TRAINER_KEYS}
+    settings = plain(cfg)
+    decisive: dict[str, Any] = {
+        key: settings[key] for key in ("model", "method", "optimizer", "scheduler", "seed", "warm_start")
+    }
+    decisive["data"] = {key: value for key, value in settings["data"].items() if key not in IRRELEVANT}
+    decisive["data"]["root"] = str(Path(settings["data"]["root"]).resolve())
+    decisive["trainer"] = {key: settings["trainer"].get(key) for key in TRAINER_KEYS}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -32,16 +32,22 @@ COMMON = {
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation"},
-    "evaluate": COMMON | {"warm_start", "validation", "suite", "device", "pictures"},
+    "evaluate": COMMON | {"warm_start", "validation", "suite", "pictures"},
 }
 PLAIN: dict[str, set[str]] = {
     "paths": {"outputs", "data", "run"},
     "warm_start": {"experiment", "ckpt_path"},
     "validation": {"attack", "max_images"},
+    "protocol": {
+        "name", "cwa", "dag", "channel_means", "aid_input_filter", "kernel_perturbation", "log_variance_max",
+        "candidates_per_class", "max_detections", "replay_step_sizes", "adversary_choice", "triplets", "crossed_branch",
+        "metrics",
+    },
+    "protocol.metrics": {"voc", "coco"},
     "suite": {"name", "attacks", "max_images", "tabled"},
     "suite.attacks": {"*"},
     "callbacks": {"*"},
-}
+}  # fmt: skip
 
 
 class UnknownKeyError(ValueError):
@@ -58,7 +64,8 @@ def _arguments(target: str) -> set[str] | None:
     """Names of the arguments of ``target``, or None when it takes any. ``**kwargs`` of a class go on to its bases."""
     found = get_object(target)
     names: set[str] = set()
-    for part in [cls.__init__ for cls in found.__mro__] if inspect.isclass(found) else [found]:
+    parts = [vars(cls).get("__init__", object.__init__) for cls in found.__mro__] if inspect.isclass(found) else [found]
+    for part in parts:
         parameters = inspect.signature(part).parameters.values()
         names |= {parameter.name for parameter in parameters}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -88,9 +95,9 @@ def _check(node: Any, path: str, allowed: set[str] | None) -> None:
                     f"unknown key '{path}{'.' if path else ''}{key}'{owner}{nearest(key, allowed)}; "
                     f"known: {', '.join(sorted(allowed))}"
                 )
-    for key in node:
+    for key in map(str, node):
         if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-            child = f"{path}.{key}" if path else str(key)
+            child = f"{path}.{key}" if path else key
             _check(node[key], child, PLAIN.get(child))
 
 
@@ -109,8 +116,8 @@ def check(cfg: DictConfig, root: str) -> None:
 def _all_keys(node: Any, path: str = "") -> list[str]:
     found = []
     if isinstance(node, DictConfig) and not node._is_none():
-        for key in node:
-            child = f"{path}.{key}" if path else str(key)
+        for key in map(str, node):
+            child = f"{path}.{key}" if path else key
             found.append(child)
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
                 found += _all_keys(node[key], child)
@@ -138,7 +145,7 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
 
 
 def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Decorates a command: compose ``conf/<root>.yaml``, check every key, run; wrong keys are answered with the right."""
+    """Decorates a command: compose ``conf/<root>.yaml``, check every key, run; wrong keys are answered by right ones."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         def checked(cfg: DictConfig) -> Any:

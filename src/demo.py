@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import time
-
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from src.composition import CONF, check
-from src.evaluate import evaluate, show_table
-from src.train import train
 
 EXPERIMENTS = ["shapes_std", "shapes_mtd_warm", "shapes_robustdet"]
 

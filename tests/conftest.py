@@ -1,10 +1,54 @@
 """Every test runs deterministically, on the CPU, without a network, with the shapes in annotations executed."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
 import pytest
 import torch
+from omegaconf import DictConfig
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @pytest.fixture(autouse=True)
 def deterministic() -> None:
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the data sets drawn for tests are; drawn once a session."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def compose(tmp_path: Path, data_folder: Path) -> Callable[..., DictConfig]:
+    """``compose("train", "experiment=shapes_std", …)``: a config that runs in seconds, in ``tmp_path``, on few shapes."""
+
+    def composed(root: str, *overrides: str) -> DictConfig:
+        small = [
+            f"paths.data={data_folder}",
+            f"paths.outputs={tmp_path / 'outputs'}",
+            f"paths.run={tmp_path / 'run'}",
+            "trainer=cpu",
+        ]
+        if any(override.startswith("experiment=shapes_") for override in overrides):
+            small += [
+                *(f"data.source.{split}={count}" for split, count in {"train": 24, "val": 6, "test": 6}.items()),
+                "data.batch_size=4",
+                "data.eval_batch_size=3",
+                "trainer.max_steps=10",
+                "trainer.val_check_interval=5",
+            ]
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(root, [*small, *overrides])
+
+    return composed
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="write the golden curves anew instead of comparing")

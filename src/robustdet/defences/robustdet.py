@@ -25,11 +25,11 @@ Triplets = Callable[[Tensor, Tensor, torch.Generator], TripletTerms]
 class LossWeights:
     """γ of Eq. 2 and β, a, b, c of Eq. 5, as the paper names them (its values: 0.6, 0.75, 3, 0.16, 5)."""
 
-    gamma: float
-    beta: float
-    a: float
-    b: float
-    c: float
+    gamma: float | int
+    beta: float | int
+    a: float | int
+    b: float | int
+    c: float | int
 
 
 class RobustDet:
@@ -105,10 +105,11 @@ def join(one: DetectionLosses, other: DetectionLosses) -> DetectionLosses:
 
 def consistency_parts(predictions: list[RobustPredictions], originals: list[Tensor]) -> dict[str, Tensor]:
     """L_re (Eq. 3) and L_kld (Eq. 4), means over all images of all branches."""
-    images = torch.cat([raw.reconstruction for raw in predictions])
-    mean = torch.cat([raw.mean for raw in predictions])
-    log_variance = torch.cat([raw.log_variance for raw in predictions])
+    images, means, log_variances = (
+        torch.cat([field for raw in predictions if (field := getattr(raw, name)) is not None])
+        for name in ("reconstruction", "mean", "log_variance")
+    )
     return {
         "L_re": reconstruction_loss(images, torch.cat(originals)),
-        "L_kld": kl_divergence(mean, log_variance),
+        "L_kld": kl_divergence(means, log_variances),
     }

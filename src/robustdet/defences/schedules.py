@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class AdversarialBatch:
     source: Batch
 
 
+@runtime_checkable
 class Schedule(Protocol):
     def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch: ...
 
@@ -36,6 +37,7 @@ class Schedule(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
 class StepwiseAttack(Attack, Protocol):
     """An attack that can be asked for one step from an iterate: PGD with any objective, MTD."""
 

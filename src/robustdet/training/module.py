@@ -47,7 +47,8 @@ class DetectionModule(pl.LightningModule):
         if not torch.isfinite(output.loss):
             parts = {name: float(value) for name, value in output.parts.items()}
             ids = [target.image_id for target in batch.targets]
-            raise FloatingPointError(f"the loss is {output.loss.item()} at step {self.global_step}: {parts}; images {ids}")
+            loss = output.loss.item()
+            raise FloatingPointError(f"the loss is {loss} at step {self.global_step}: {parts}; images {ids}")
         self.log_dict({f"train/{name}": value.detach() for name, value in output.parts.items()})
         self.log("train/loss", output.loss.detach())
         return output.loss

@@ -1,0 +1,130 @@
+"""`python -m src.evaluate experiment=… ckpt_path=…`: attacks one checkpoint with a suite; records, a table, pictures.
+
+Everything is written to the checkpoint's own run folder, under `evaluation/<suite>`; the same command again continues
+where it was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from robustdet.interop.checkpoints import load_checkpoint
+
+from robustdet.analysis.pictures import View, detection_grid
+from robustdet.analysis.rendering import to_rich
+from robustdet.analysis.table import read_spec, summary
+from robustdet.evaluation.environment import describe_environment, file_sha256
+from robustdet.evaluation.pipeline import SuiteEvaluator
+from robustdet.evaluation.record import Record, RunInfo, write_record
+from robustdet.training.progress import TrainingProgress
+from robustdet.training.testing import EvaluationModule
+from robustdet.types import Batch
+from src.building import Experiment, build, build_trainer, plain, prepare
+from src.composition import CONF, launcher
+
+
+def evaluation_folder(cfg: DictConfig) -> Path:
+    """In the folder of the run that wrote the checkpoint, else in `outputs/<name>/<file>`: `evaluation/<suite>`."""
+    checkpoint = Path(cfg.ckpt_path).resolve()
+    inside = checkpoint.parent.name == "checkpoints"
+    run = checkpoint.parent.parent if inside else Path(cfg.paths.outputs) / cfg.name / checkpoint.stem
+    suite = cfg.suite.name if cfg.protocol.name == "paper" else f"{cfg.suite.name}_{cfg.protocol.name}"
+    return run / "evaluation" / suite
+
+
+def load_weights(cfg: DictConfig, experiment: Experiment) -> Path:
+    """Fills the model from `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's."""
+    if cfg.ckpt_path is None:
+        raise ValueError("ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt")
+    path = Path(cfg.ckpt_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path={path} does not exist; expected a checkpoint file")
+    experiment.model.load_state_dict(load_checkpoint(path).state_dict)
+    experiment.model.eval()
+    return path
+
+
+def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunInfo:
+    return RunInfo(
+        experiment=cfg.name,
+        method=cfg.method._target_.rpartition(".")[2],
+        protocol=cfg.protocol.name,
+        suite=cfg.suite.name,
+        tabled=cfg.suite.tabled,
+        data=experiment.data.name,
+        split=experiment.data.test_split,
+        split_size=len(experiment.data.test_dataloader().dataset),  # type: ignore[arg-type]
+        seed=cfg.seed,
+        checkpoint=str(checkpoint),
+        checkpoint_sha256=file_sha256(checkpoint),
+    )
+
+
+def evaluate(cfg: DictConfig) -> list[Record]:
+    """Attacks the test split with `cfg.suite`; writes one record per attack, a table and a picture grid."""
+    prepare(cfg)
+    experiment = build(cfg)
+    checkpoint = load_weights(cfg, experiment)
+    experiment.data.setup("test")
+    folder = evaluation_folder(cfg)
+    cfg.paths.run = str(folder)
+    fields = plain(cfg)
+    run = run_info(cfg, experiment, checkpoint)
+    settings = {
+        "checkpoint": run.checkpoint_sha256,
+        "model": fields["model"],
+        "data": fields["data"]["source"],
+        "root": str(Path(cfg.data.root).resolve()),
+        "split": run.split,
+    }
+    attacks = {"clean": None, **instantiate(cfg.suite.attacks)}
+    suite = SuiteEvaluator(attacks, fields["suite"]["attacks"], folder, settings, cfg.seed)
+    trainer = build_trainer(cfg, [TrainingProgress()])
+    print(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
+    trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), experiment.data, verbose=False)
+    metric = instantiate(cfg.protocol.metrics[experiment.data.metric], num_classes=experiment.num_classes)
+    environment = describe_environment(trainer.strategy.root_device)
+    records = suite.records(metric, run, environment, experiment.data.classes)
+    for record in records:
+        write_record(record, folder / "records")
+    show_table(records)
+    if cfg.pictures:
+        print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, trainer.strategy.root_device, folder)}")
+    print(f"Records:  {folder / 'records'}")
+    return records
+
+
+def show_table(records: Sequence[Record], title: str = "Average precision under attack") -> None:
+    """Prints the records as a table, with the paper's numbers where the paper has them."""
+    specs = [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
+    Console().print(to_rich(summary(records, specs, title)))
+
+
+def draw_pictures(
+    number: int, suite: SuiteEvaluator, experiment: Experiment, device: torch.device, folder: Path
+) -> Path:
+    """A grid of the split's first images: objects, and detections on clean and on attacked images."""
+    images = next(iter(experiment.data.test_dataloader()))
+    batch = Batch(images.images[:number], images.targets[:number]).to(device)
+    model = experiment.model.to(device)
+    views = {}
+    for name in suite.attacks:
+        attacked = suite.attack(name, model, batch)
+        with torch.no_grad():
+            views[name] = View(attacked, model.detect(model(attacked)))
+    return detection_grid(views, batch.targets, experiment.data.classes, folder / "detections.png")
+
+
+@launcher("evaluate")
+def main(cfg: DictConfig) -> None:
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Every experiment composes; a misspelt key, on the command line or in a yaml, names the nearest right one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf, open_dict
+
+from src.composition import CONF, UnknownKeyError, check, hint_for_overrides
+
+EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+TABLES = sorted((CONF / "table").glob("*.yaml"))
+ROWS = ["std", "at_cls", "at_loc", "mtd", "mtd_warm", "cwat", "robustdet", "cfr", "robustdet_no_aid", "cfr_no_re"]
+
+
+def compose(root: str, *overrides: str):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(root, [*overrides, "paths.run=run"])
+
+
+@pytest.mark.parametrize(("root", "protocol"), [("train", "paper"), ("train", "authors"), ("evaluate", "paper")])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str, protocol: str, root: str):
+    cfg = compose(root, f"experiment={experiment}", f"protocol={protocol}")
+    check(cfg, root)
+    assert cfg.name == experiment
+    assert cfg.data.image_size == cfg.model.input_size
+
+
+@pytest.mark.parametrize("data", ["voc", "coco", "shapes"])
+def test_every_row_has_its_experiment(data: str):
+    assert {f"{data}_{row}" for row in ROWS} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda file: file.stem)
+def test_every_row_of_a_table_has_its_experiment(table: Path):
+    assert {row["experiment"] for row in yaml.safe_load(table.read_text())["rows"]} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_says_what_it_is_and_how_to_run_it(experiment: str):
+    head = [line for line in (CONF / "experiment" / f"{experiment}.yaml").read_text().split("\n") if line[:1] == "#"]
+    assert any(line.startswith("# Cost: ") for line in head)
+    assert f"# python -m src.train experiment={experiment}" in head
+
+
+GROUP_MEMBERS = [
+    (group.name, file.stem)
+    for group in sorted(CONF.iterdir())
+    if group.is_dir() and group.name not in {"experiment", "table", "hydra", "augmentation"}
+    for file in sorted(group.glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "member"), GROUP_MEMBERS)
+def test_every_member_of_a_group_composes(group: str, member: str):
+    root = "evaluate" if group == "suite" else "train"
+    prefix = "+" if group == "debug" else ""
+    check(compose(root, f"{prefix}{group}={member}"), root)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "message"),
+    [
+        ("loss", "gama", r"unknown key 'loss\.gama' of robustdet\.defences\.robustdet\.LossWeights .*'gamma'"),
+        ("attack.threat", "epsilonn", r"unknown key 'attack\.threat\.epsilonn' .*did you mean 'epsilon'"),
+        ("warm_start", "ckptpath", r"unknown key 'warm_start\.ckptpath' .*did you mean 'ckpt_path'"),
+        ("trainer", "max_step", r"unknown key 'trainer\.max_step' .*did you mean 'max_steps'"),
+        ("protocol", "channel_mean", r"unknown key 'protocol\.channel_mean' .*did you mean 'channel_means'"),
+        ("", "trainr", r"unknown key 'trainr' .*did you mean 'trainer'"),
+    ],
+)
+def test_a_misspelt_key_in_a_yaml_names_the_right_one(path: str, key: str, message: str):
+    cfg = compose("train", "experiment=shapes_cfr")
+    node = OmegaConf.select(cfg, path) if path else cfg
+    with open_dict(node):
+        node[key] = 1
+    with pytest.raises(UnknownKeyError, match=message):
+        check(cfg, "train")
+
+
+def test_a_target_that_does_not_exist_is_named():
+    cfg = compose("train")
+    cfg.method._target_ = "robustdet.defences.standard.Standart"
+    with pytest.raises(UnknownKeyError, match=r"method\._target_: 'robustdet\.defences\.standard\.Standart'"):
+        check(cfg, "train")
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("loss.gama=0.3", "'loss.gama' is no key of this config (did you mean 'loss.gamma'?)"),
+        ("experiment=voc_crf", "no experiment is called 'voc_crf' (did you mean 'voc_cfr'?)"),
+        ("trainer.max_stepz=3", "'trainer.max_stepz' is no key of this config (did you mean 'trainer.max_steps'?)"),
+    ],
+)
+def test_a_misspelt_override_gets_a_hint(argument: str, hint: str):
+    assert hint_for_overrides([argument], "train") == hint
+
+
+def test_the_command_line_prints_the_hint():
+    command = [sys.executable, "-m", "src.train", "loss.gama=0.3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+    assert done.returncode != 0
+    assert "did you mean 'loss.gamma'?" in done.stderr
