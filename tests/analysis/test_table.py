@@ -104,6 +104,19 @@ def test_every_table_can_be_read_and_written_without_any_record(path):
         assert table.columns[0] in write(table)
 
 
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_row_and_column_of_a_table_has_its_yaml(path):
+    table, conf = spec(path.stem), path.parents[1]
+    assert [
+        row.experiment for row in table.rows if not (conf / "experiment" / f"{row.experiment}.yaml").is_file()
+    ] == []
+    suite = yaml.safe_load((conf / "suite" / f"{table.suite}.yaml").read_text())
+    in_suite = set(suite["attacks"]) | {
+        key.partition("@attacks.")[2] for entry in suite["defaults"] if entry != "_self_" for key in entry
+    }
+    assert set(table.columns) <= in_suite
+
+
 def test_ours_stands_beside_the_papers():
     table = fill(spec("table1"), [record("voc_std", "clean", 0.774), record("voc_mtd_warm", "clean", 0.5)])
     assert "| SSD | 77.4 (77.5) | – (1.8) | – (4.5) | – (1.2) | – (4.9) |" in to_markdown(table)
@@ -190,6 +203,14 @@ def test_the_terminal_shows_it_too():
     assert "40.0 [a] (45.9)" in text
     assert "[a] outside_ball: by far" in text
     assert "AP in percent: ours (paper's)" in text
+
+
+def test_a_narrow_terminal_still_shows_every_row_and_number():
+    console = Console(width=72, record=True, file=io.StringIO())
+    console.print(to_rich(fill(spec("table1"), [record("voc_cfr", "pgd_cls", 0.4)])))
+    text = console.export_text()
+    for part in ("SSD-AT (A_cls)", "RobustDet*", "40.0", "(45.9)", "(77.5)", "DAG"):
+        assert part in text
 
 
 def test_errors_name_the_file_and_the_row():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -15,10 +16,11 @@ LEGEND = "AP in percent: ours (paper's)"
 
 
 def to_rich(table: Table) -> RichTable:
-    rendered = RichTable(title=escape(table.title), caption=escape("\n".join(_below(table))), caption_justify="left")
-    rendered.add_column("")
-    for column in table.columns:
-        rendered.add_column(escape(column), justify="right", no_wrap=True)
+    below = escape("\n".join(_below(table)))
+    rendered = RichTable(title=escape(table.title), caption=below, caption_justify="left", box=SIMPLE_HEAD)
+    rendered.add_column("", no_wrap=True)
+    for column in table.columns:  # on a narrow terminal the paper's number goes below ours
+        rendered.add_column(escape(column), justify="right")
     for title, cells in table.rows:
         rendered.add_row(escape(title), *(_rich_cell(cell) for cell in cells))
     return rendered
