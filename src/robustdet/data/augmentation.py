@@ -30,7 +30,7 @@ class Augmentation:
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose] = ()) -> None:
         # Only an object's index travels with its box: albumentations returns every other field as floats.
         boxes = A.BboxParams(format="pascal_voc", label_fields=["objects"])
-        self.pipeline = A.Compose(list(transforms), bbox_params=boxes)
+        self.pipeline = A.Compose([A.NoOp(), *transforms], bbox_params=boxes)  # one that takes boxes, or it warns
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], annotation: Annotation, rng: np.random.Generator
@@ -121,8 +121,7 @@ class IoUCrop(A.DualTransform):
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
-        boxes = np.asarray(data["bboxes"], dtype=np.float64).reshape(len(data["bboxes"]), -1)[:, :4]
-        boxes = boxes * [width, height, width, height]
+        boxes = np.array([box[:4] for box in data["bboxes"]]).reshape(-1, 4) * [width, height, width, height]
         while len(boxes) and (min_iou := self.py_random.choice(self.min_ious)) is not None:
             patches = self._patches(height, width)
             accepted = np.flatnonzero(_accepts(patches, boxes, min_iou))

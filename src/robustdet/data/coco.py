@@ -56,7 +56,7 @@ class COCOFile:
                     f"{self.file}: annotation {record['id']} of image {record['image_id']} has category "
                     f"{record['category_id']}, which is none of {known}."
                 )
-            x, y, width, height = record["bbox"]
+            x, y, width, height = map(float, record["bbox"])
             crowd, difficult = bool(record.get("iscrowd", 0)), bool(record.get("difficult", 0))
             box = (x, y, x + width, y + height)
             objects[record["image_id"]].append((box, labels[record["category_id"]], difficult, crowd))
@@ -126,17 +126,19 @@ class COCO:
         paths = [path for file in self.files.values() for path in (file.file, file.images)]
         missing = [path for path in paths if not path.exists()]
         if self.download:
-            needed = {"annotations" if path.suffix == ".json" else path.name for path in missing}
-            needed |= {name for name, archive in COCO_ARCHIVES.items() if archive.is_unfinished(self.root)}
-            for name in sorted(needed):
-                if name not in COCO_ARCHIVES:
-                    raise ValueError(f"No archive has {self.root / name}.{unknown(name, COCO_ARCHIVES)}")
+            for name in self._needed_archives(missing):
                 fetch(COCO_ARCHIVES[name], self.root)
         elif missing:
             raise FileNotFoundError(
                 f"No COCO data in {self.root}: {', '.join(map(str, missing))} missing. "
                 f"data.root=PATH names another folder, data.download=true fetches COCO 2017 (19 GB)."
             )
+
+    def _needed_archives(self, missing: list[Path]) -> list[str]:
+        needed = {"annotations" if path.suffix == ".json" else path.name for path in missing}
+        for name in needed - set(COCO_ARCHIVES):
+            raise ValueError(f"No archive has {self.root / name}.{unknown(name, COCO_ARCHIVES)}")
+        return sorted(needed | {name for name, archive in COCO_ARCHIVES.items() if archive.is_unfinished(self.root)})
 
     def annotations(self, split: Split) -> list[Annotation] | None:
         if split not in self.files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -22,14 +23,22 @@ class EpochSampler(DistributedSampler[Any]):
     def __init__(
         self, dataset: Dataset[Any], shuffle: bool, seed: int = 0, num_replicas: int = 1, rank: int = 0
     ) -> None:
-        # The base class adds the epoch to the seed: neighbouring seeds must not share orders.
-        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed << 32, drop_last=shuffle)
-        self.skip = 0  # keys that the next pass leaves out because they were seen before a resume
+        # The base class adds the epoch to the seed, and torch uses 32 bits of the sum: neighbouring seeds would share
+        # orders if they were not sent far apart.
+        distant = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=distant, drop_last=shuffle)
+        self.seen = (0, 0)  # (epoch, keys): so many keys of this epoch are left out, they came before a resume
+
+    @property
+    def skipped(self) -> int:
+        """Keys that the next pass leaves out."""
+        epoch, keys = self.seen
+        return keys if epoch == self.epoch else 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        indices = list(super().__iter__())
-        skip, self.skip = self.skip, 0
-        return iter([(self.epoch, index) for index in indices[skip:]])
+        indices, skipped = list(super().__iter__()), self.skipped
+        self.seen = (0, 0)
+        return iter([(self.epoch, index) for index in indices[skipped:]])
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -43,13 +52,13 @@ class ResumableLoader(DataLoader[Any]):
     delivered = 0  # batches of this epoch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.delivered = self.sampler.skip // self.batch_size
+        self.delivered = self.sampler.skipped // self.batch_size
         for batch in super().__iter__():
             self.delivered += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"delivered": self.delivered % max(len(self), 1)}  # a finished epoch is the beginning of the next
+        return {"epoch": self.sampler.epoch, "delivered": self.delivered}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.skip = state["delivered"] * self.batch_size
+        self.sampler.seen = (state["epoch"], state["delivered"] * self.batch_size)

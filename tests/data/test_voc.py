@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import VOCDetection
+
+from robustdet.data.dataset import read_image
+from robustdet.data.voc import VOC, VOC_CLASSES
+
+CAT, DOG = ("cat", (1, 1, 60, 40), 0), ("dog", (5, 6, 20, 30), 1)
+
+
+@pytest.fixture
+def devkit(tmp_path: Path, voc_image) -> Path:
+    root = tmp_path / "mine"
+    voc_image(root / "VOC2007", "000001", [CAT, DOG], "trainval")
+    voc_image(root / "VOC2012", "2008_000008", [DOG], "trainval")
+    voc_image(root / "VOC2007", "000002", [CAT], "test")
+    return root
+
+
+def test_one_based_inclusive_boxes_become_zero_based_with_an_exclusive_upper_edge(devkit: Path) -> None:
+    first = (VOC(devkit).annotations("train") or [])[0]
+    assert first.size == (40, 60)
+    assert first.boxes.tolist() == [[0, 0, 60, 40], [4, 5, 20, 30]]
+    assert first.labels.tolist() == [VOC_CLASSES.index("cat") + 1, VOC_CLASSES.index("dog") + 1]
+    assert first.difficult.tolist() == [False, True]
+    assert not first.crowd.any()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_devkit_trains_on_07_and_12_and_measures_on_07_test(devkit: Path, nested: bool) -> None:
+    if nested:
+        (devkit / "VOCdevkit").mkdir()
+        for year in ("VOC2007", "VOC2012"):
+            (devkit / year).rename(devkit / "VOCdevkit" / year)
+    source = VOC(devkit)
+    source.prepare()
+    assert [a.image_id for a in source.annotations("train") or []] == ["000001", "2008_000008"]
+    assert [a.image_id for a in source.annotations("test") or []] == ["000002"]
+    assert source.annotations("val") is None
+    assert source.classes == VOC_CLASSES
+    assert len(VOC_CLASSES) == 20
+    assert (source.name, source.test_split) == ("mine", "mine: VOC2007 test")
+
+
+def test_agrees_with_torchvisions_reader(devkit: Path) -> None:
+    (devkit / "VOCdevkit").mkdir()
+    (devkit / "VOC2007").rename(devkit / "VOCdevkit" / "VOC2007")
+    (image, tree), *_ = VOCDetection(devkit, year="2007", image_set="trainval")
+    ours = (VOC(devkit, train=[[2007, "trainval"]]).annotations("train") or [])[0]
+    np.testing.assert_array_equal(read_image(ours), np.asarray(image))
+    theirs = [[int(o["bndbox"][e]) for e in ("xmin", "ymin", "xmax", "ymax")] for o in tree["annotation"]["object"]]
+    np.testing.assert_array_equal(ours.boxes + np.array([1, 1, 0, 0]), theirs)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, voc_image) -> Path:
+    root = tmp_path / "cells"
+    for split, image_id in [("train", "a"), ("val", "b"), ("test", "c")]:
+        voc_image(root, image_id, [("WBC", (2, 2, 9, 9), 0), ("RBC", (11, 2, 30, 9), 0)], split)
+    return root
+
+
+def test_a_bare_folder_brings_its_own_classes_and_splits(bare: Path) -> None:
+    source = VOC(bare)
+    source.prepare()
+    assert source.classes == ["RBC", "WBC"]
+    assert [(source.annotations(split) or [])[0].image_id for split in ("train", "val", "test")] == ["a", "b", "c"]
+    assert (source.annotations("train") or [])[0].labels.tolist() == [2, 1]
+    assert source.test_split == "cells: test"
+
+
+def test_chosen_splits_and_classes(bare: Path) -> None:
+    source = VOC(bare, train=["train", "val"], classes=["WBC", "RBC"])
+    assert [a.image_id for a in source.annotations("train") or []] == ["a", "b"]
+    assert (source.annotations("train") or [])[0].labels.tolist() == [1, 2]
+
+
+def test_without_a_val_file_there_is_no_validation(bare: Path) -> None:
+    (bare / "ImageSets" / "Main" / "val.txt").unlink()
+    assert VOC(bare).annotations("val") is None
+
+
+def test_png_and_unmentioned_sizes(bare: Path) -> None:
+    (bare / "JPEGImages" / "a.jpg").rename(bare / "JPEGImages" / "a.png")
+    file = bare / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<width>60</width>", "<width>0</width>"))
+    assert (VOC(bare).annotations("train") or [])[0].size == (40, 60)
+
+
+def test_boxes_without_area_are_dropped_and_told(bare: Path, voc_image, caplog: pytest.LogCaptureFixture) -> None:
+    objects = [
+        ("RBC", (2, 2, 9, 9), 0),
+        ("RBC", (30, 20, 30, 20), 0),
+        ("WBC", (4, 4, 8, 4), 0),
+        ("WBC", (5, 5, 9, 9), 1),
+    ]
+    voc_image(bare, "d", objects, "odd")
+    with caplog.at_level(logging.WARNING):
+        (annotation,) = VOC(bare, train=["odd"]).annotations("train") or []
+    assert annotation.boxes.tolist() == [[1, 1, 9, 9], [4, 4, 9, 9]]
+    assert annotation.difficult.tolist() == [False, True]
+    assert annotation.dropped == 2
+    assert [record.args[1:3] for record in caplog.records] == [(1, "d"), (2, "d")]
+    assert f"{bare / 'Annotations' / 'd.xml'}: object 1 of image d is dropped: no area in 60 x 40" in caplog.text
+
+
+def test_boxes_beyond_the_image_are_clipped(bare: Path, voc_image) -> None:
+    voc_image(bare, "d", [("RBC", (0, -3, 70, 41), 0)], "odd")
+    (annotation,) = VOC(bare, train=["odd"]).annotations("train") or []
+    assert annotation.boxes.tolist() == [[0, 0, 60, 40]]
+
+
+def test_an_unknown_class_names_file_object_and_the_nearest(bare: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"a\.xml: object 0 is a 'WBC', no class here\. Did you mean 'WBD'\? Known: RBC, WBD"
+    ):
+        VOC(bare, classes=["RBC", "WBD"]).annotations("train")
+
+
+def damage_xml(root: Path) -> None:
+    file = root / "Annotations" / "a.xml"
+    file.write_text(file.read_text()[:100])
+
+
+def damage_box(root: Path) -> None:
+    file = root / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<xmax>30</xmax>", "<xmax>wide</xmax>"))
+
+
+def damage_name(root: Path) -> None:
+    file = root / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<name>RBC</name>", ""))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_xml, r"a\.xml is no well-formed XML \(cut short\?\)"),
+        (damage_box, r"a\.xml: object 1 has no readable <bndbox>: .*'xmax': 'wide'"),
+        (damage_name, r"a\.xml: object 1 has no <name>"),
+        (lambda root: (root / "Annotations" / "a.xml").unlink(), r"Image a has no annotation: .*a\.xml is missing"),
+        (lambda root: (root / "JPEGImages" / "a.jpg").unlink(), r"a\.xml: no image .*JPEGImages/a with one of \.jpg"),
+        (lambda root: (root / "ImageSets/Main/train.txt").write_text("\n"), r"train\.txt lists no image"),
+        (
+            lambda root: (root / "ImageSets/Main/train.txt").unlink(),
+            r"cells has no split 'train' \(.*train\.txt is missing\)\. It has: test, val\.",
+        ),
+    ],
+)
+def test_damaged_files_are_named(bare: Path, damage, message: str) -> None:
+    damage(bare)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        VOC(bare, classes=["RBC", "WBC"]).annotations("train")
+
+
+def test_damaged_images_are_named_when_read(bare: Path, voc_image) -> None:
+    (annotation,) = VOC(bare).annotations("train") or []
+    content = annotation.image_path.read_bytes()
+    annotation.image_path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image"):
+        read_image(annotation)
+    (bare / "JPEGImages" / "b.jpg").replace(annotation.image_path)
+    assert read_image(annotation).shape == (40, 60, 3)
+    voc_image(bare, "a", [], "other", size=(60, 40))
+    with pytest.raises(ValueError, match=r"a\.jpg is 40 x 60 pixels, its annotation says 60 x 40"):
+        read_image(annotation)
+
+
+def test_missing_data_says_what_was_looked_for_and_how_to_get_it(tmp_path: Path, devkit: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"No VOC2007 and no VOC2012 in .*nowhere: looked there, in .*data\.download=true"
+    ):
+        VOC(tmp_path / "nowhere").prepare()
+    for file in sorted((devkit / "VOC2012").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    (devkit / "VOC2012").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"No VOC2012 in .*data\.source\.train='\[\[2007,trainval\]\]'"):
+        VOC(devkit).prepare()
+    VOC(devkit, train=[[2007, "trainval"]]).prepare()
+
+
+def test_overlapping_and_misplaced_splits(devkit: Path, bare: Path) -> None:
+    with pytest.raises(ValueError, match=r"Image 000001 is twice in VOC2007 trainval \+ VOC2007 trainval"):
+        VOC(devkit, train=[[2007, "trainval"], [2007, "trainval"]]).annotations("train")
+    with pytest.raises(
+        ValueError, match=r"mine has year folders: train wants \[\[2007, trainval\], \.\.\.\], not \['train'\]"
+    ):
+        VOC(devkit, train=["train"]).annotations("train")
+    with pytest.raises(ValueError, match=r"cells is a bare VOC folder: test wants names"):
+        VOC(bare, test=[[2007, "test"]]).annotations("test")
