@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -68,6 +69,32 @@ class FakeDetector(nn.Module):
         raise NotImplementedError("an attack must not need post-processing")
 
 
+@dataclass(frozen=True)
+class RoutedPredictions(RawPredictions):
+    routing: Tensor
+
+
+class RoutedFake(FakeDetector):
+    """Routed: a discriminator mixes K sets of gains for the features' channels."""
+
+    def __init__(self, num_kernels: int = 3) -> None:
+        super().__init__()
+        self.aid = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2), nn.Softplus(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_kernels)
+        )
+        self.gains = nn.Parameter(torch.randn(num_kernels, 8))
+        with torch.no_grad():
+            self.aid[-1].weight *= 20  # so that a perturbation inside the ball moves it
+
+    def forward(
+        self, images: Tensor, generator: torch.Generator | None = None, routing: Tensor | None = None
+    ) -> RoutedPredictions:
+        routing = self.aid(images).softmax(dim=1) if routing is None else routing
+        features = F.softplus(self.backbone(images * 2 - 1)) * (routing @ self.gains)[:, :, None, None]
+        logits, boxes = (head(features).flatten(2).mT for head in (self.cls_head, self.box_head))
+        return RoutedPredictions(logits, boxes, self.default_boxes, routing)
+
+
 class ConvexVictim:
     """Offers losses alone, both convex in the image: a sign step can only raise them."""
 
@@ -85,9 +112,9 @@ class ConvexVictim:
 
 
 @cache
-def _trained() -> dict[str, Tensor]:
+def _trained(kind: type[FakeDetector]) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    model = FakeDetector()
+    model = kind()
     images, targets = batch()
     assignment = model.assign(targets)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
@@ -99,13 +126,13 @@ def _trained() -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def detector() -> FakeDetector:
+def detector(kind: type[FakeDetector] = FakeDetector) -> FakeDetector:
     """Trained on the fixed batch; in training mode but for one module, with a frozen part and gradients waiting."""
-    model = FakeDetector()
-    model.load_state_dict(_trained())
+    model = kind()
+    model.load_state_dict(_trained(kind))
     images, targets = batch()
     model.losses(model(images), model.assign(targets)).total.sum().backward()
-    model.load_state_dict(_trained())
+    model.load_state_dict(_trained(kind))
     model.backbone[3].eval()
     return model
 

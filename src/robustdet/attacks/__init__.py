@@ -1,5 +1,7 @@
 """Attacks on detectors, one file each. To add one: a class that speaks :class:`robustdet.types.Attack`, and a yaml."""
 
+from robustdet.attacks.adaptive import Adaptive, FoolDiscriminator, OneHot
+from robustdet.attacks.apgd import APGD
 from robustdet.attacks.cwa import ClassWise
 from robustdet.attacks.dag import DAG
 from robustdet.attacks.dag_authors import DAGAuthors
@@ -7,18 +9,30 @@ from robustdet.attacks.mtd import MTD
 from robustdet.attacks.noise import Noise
 from robustdet.attacks.pgd import PGD
 from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.square import Square
 from robustdet.attacks.threat import LInf, PixelRange
+from robustdet.attacks.tog import Mislabelling
+from robustdet.attacks.transfer import Transfer
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.attacks.worst_case import WorstCase
 
 __all__ = [
+    "APGD",
     "DAG",
     "MTD",
     "PGD",
+    "Adaptive",
     "ClassWise",
     "DAGAuthors",
     "DetectorVictim",
+    "FoolDiscriminator",
     "LInf",
+    "Mislabelling",
     "Noise",
+    "OneHot",
     "PixelRange",
+    "Square",
+    "Transfer",
+    "WorstCase",
     "image_generators",
 ]

@@ -44,8 +44,9 @@ class _Borrowed:
     targets: Targets
     assignment: Assignment
 
-    def predict(self, images: Images) -> RawPredictions:
-        return self.detector(images)
+    def predict(self, images: Images, routing: Float[Tensor, "B K"] | None = None) -> RawPredictions:
+        """``routing`` replaces what the discriminator of a routed detector would say."""
+        return self.detector(images) if routing is None else self.detector(images, routing=routing)  # type: ignore[call-arg]
 
     def losses_of(self, raw: RawPredictions) -> DetectionLosses:
         return self.detector.losses(raw, self.assignment)

@@ -1,0 +1,83 @@
+"""Square Attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049), L∞: random search that asks for values alone.
+
+No gradient is used, so that a victim which hides its gradients is attacked as well as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustdet.attacks.objectives import Objective
+from robustdet.attacks.threat import LInf, check_images
+from robustdet.types import Images, Targets, Victim
+
+# Of 10 000 queries, after how many the share of the image that a square covers is halved (section 4.1 of the paper)
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+class Square:
+    """Proposes vertical stripes of ±ε, then ``queries`` - 1 squares of ±ε, and keeps what raises the objective.
+
+    A square is of one colour, drawn per image as its place is; its side shrinks on the paper's schedule, from a share
+    ``p_init`` of the image on. Every image accepts or refuses by itself, against its best so far and the clean image.
+    """
+
+    def __init__(self, objective: Objective, threat: LInf, queries: int = 1000, p_init: float = 0.8) -> None:
+        if not 0 < p_init <= 1:
+            raise ValueError(f"expected a share of the image in (0, 1], got p_init={p_init!r}")
+        self.objective = objective
+        self.threat = threat
+        self.queries = queries
+        self.p_init = p_init
+
+    def __call__(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images:
+        check_images(images, targets)
+        best = images.clone()
+        with victim.borrow(targets) as model, torch.no_grad():
+            value = self.objective(model, best)
+            for query in range(self.queries):
+                shift = (
+                    stripes(images, generators) if query == 0 else squares(images, generators, self.side(query, images))
+                )
+                # 2 ε leads from anywhere in the ball to its far side; where there is no square nothing moves
+                proposal = self.threat.project(best + 2 * self.threat.epsilon * shift, images)
+                proposed = self.objective(model, proposal)
+                better = proposed > value
+                best = torch.where(better.view(-1, 1, 1, 1), proposal, best)
+                value = torch.where(better, proposed, value)
+        return best
+
+    def side(self, query: int, images: Images) -> int:
+        """Of the square of a query, in pixels."""
+        height, width = images.shape[-2:]
+        halvings = sum(10_000 * query > self.queries * halving for halving in HALVINGS)
+        side = round((self.p_init / 2**halvings * height * width) ** 0.5)
+        return min(max(side, 1), height, width)
+
+
+def stripes(images: Images, generators: Sequence[torch.Generator]) -> Float[Tensor, "B 3 1 W"]:
+    """-1 or +1 for every column and channel."""
+    shape = (3, 1, images.shape[-1])
+    return _signs(torch.stack([torch.rand(shape, generator=generator) for generator in generators])).to(images)
+
+
+def squares(images: Images, generators: Sequence[torch.Generator], side: int) -> Images:
+    """-1 or +1 for each channel inside one random square of an image, 0 outside it."""
+    drawn = torch.stack([torch.rand(5, generator=generator) for generator in generators]).to(images)
+    height, width = images.shape[-2:]
+    top, left = (drawn[:, i].mul(size - side + 1).floor().view(-1, 1) for i, size in ((3, height), (4, width)))
+    rows, columns = (
+        (first <= (place := torch.arange(size, device=images.device))) & (place < first + side)
+        for first, size in ((top, height), (left, width))
+    )
+    return _signs(drawn[:, :3])[:, :, None, None] * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _signs(drawn: Tensor) -> Tensor:
+    return torch.where(drawn < 0.5, -1.0, 1.0)

@@ -1,0 +1,96 @@
+"""TOG: Adversarial Objectness Gradient attacks with a purpose (Chow et al., IEEE TPS 2020, arXiv 2004.04320).
+
+Vanishing and fabrication are objectives for any attack. Neither looks at the objects of an image, as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from robustdet.attacks.pgd import PGD
+from robustdet.attacks.threat import LInf, PixelFraction, check_images
+from robustdet.attacks.victim import require_detector
+from robustdet.types import BorrowedDetector, BorrowedVictim, Images, Targets, Victim
+
+
+def vanishing(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+    """Every default box says background: the sum of their log-probabilities of it."""
+    return _log_probabilities(require_detector(model, "TOG"), images)[..., 0].sum(dim=1)
+
+
+def fabrication(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+    """No default box says background: objects appear where there are none."""
+    return -vanishing(model, images)
+
+
+class Mislabelling:
+    """Objects are found where they are, under another name.
+
+    PGD that lowers, over the default boxes of an object, the cross-entropy to the object's wrong class and the
+    localisation loss. The wrong class is the one that these boxes find most likely on the clean image, or least likely
+    (``wrong``); one class an object, never the background. The published code starts from the victim's detections
+    instead of the objects.
+    """
+
+    def __init__(
+        self,
+        threat: LInf,
+        steps: int,
+        step_size: PixelFraction,
+        random_start: bool = False,
+        wrong: Literal["most_likely", "least_likely"] = "most_likely",
+    ) -> None:
+        if wrong not in ("most_likely", "least_likely"):
+            raise ValueError(f"expected the wrong class to be 'most_likely' or 'least_likely', got {wrong!r}")
+        self.threat = threat
+        self.steps = steps
+        self.step_size = step_size
+        self.random_start = random_start
+        self.wrong = wrong
+
+    def __call__(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images:
+        check_images(images, targets)
+        with victim.borrow(targets) as model, torch.no_grad():
+            detector = require_detector(model, "TOG")
+            labels = wrong_labels(_log_probabilities(detector, images), detector, likely=self.wrong == "most_likely")
+
+        def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+            detector = require_detector(model, "TOG")
+            raw = detector.predict(images)
+            log_probability = raw.cls_logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            return (log_probability * (labels > 0) - detector.box_losses_of(raw).smooth_l1).sum(dim=1)
+
+        attack = PGD(objective, self.threat, self.steps, self.step_size, self.random_start)
+        return attack(victim, images, targets, generators)
+
+
+def wrong_labels(
+    log_probabilities: Float[Tensor, "B P C_plus_1"], detector: BorrowedDetector, likely: bool
+) -> Int[Tensor, "B P"]:
+    """For every default box the wrong class of its object, 0 where it has none.
+
+    Raises:
+        ValueError: there are fewer than two classes to choose from.
+    """
+    if log_probabilities.shape[-1] < 3:
+        raise ValueError("TOG needs two classes or more to have a wrong one among them; the victim has 1")
+    labels, owners = detector.assignment.labels, detector.assignment.objects + 1
+    num_objects = max(len(target.learnable.labels) for target in detector.targets)
+    place = owners.unsqueeze(-1).expand_as(log_probabilities)
+    sums = torch.zeros_like(log_probabilities[:, :1]).repeat(1, num_objects + 1, 1)
+    of_box = sums.scatter_add(1, place, log_probabilities).gather(1, place)  # of all boxes of the same object
+    refused = -torch.inf if likely else torch.inf
+    of_box = of_box.scatter(-1, labels.unsqueeze(-1), refused)
+    of_box[..., 0] = refused
+    return (of_box.argmax(dim=-1) if likely else of_box.argmin(dim=-1)) * (labels > 0)
+
+
+def _log_probabilities(detector: BorrowedDetector, images: Images) -> Float[Tensor, "B P C_plus_1"]:
+    return detector.predict(images).cls_logits.log_softmax(dim=-1)

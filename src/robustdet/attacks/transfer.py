@@ -1,0 +1,36 @@
+"""Black box by transfer: images made on another detector, the surrogate. A victim that they hurt more than its own
+white-box attacks do hides its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from robustdet.attacks.threat import Threat
+from robustdet.attacks.victim import DetectorVictim
+from robustdet.types import Attack, Images, Targets, Victim
+
+
+class Transfer:
+    """Runs ``attack`` on ``surrogate``, a detector of the same classes and input size; the victim is not asked.
+
+    The surrogate is moved to where the images are.
+    """
+
+    def __init__(self, surrogate: nn.Module, attack: Attack) -> None:
+        self._surrogate = DetectorVictim(surrogate)  # type: ignore[arg-type]
+        self.surrogate = surrogate
+        self.attack = attack
+
+    @property
+    def threat(self) -> Threat:
+        """That of the attack."""
+        return self.attack.threat  # type: ignore[attr-defined]
+
+    def __call__(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images:
+        self.surrogate.to(images.device)
+        return self.attack(self._surrogate, images, targets, generators)
