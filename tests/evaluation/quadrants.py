@@ -1,7 +1,9 @@
 """A detector of bright quadrants, small enough to be attacked in milliseconds; the class is the brightest channel."""
 
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustdet.types import (
     Assignment,
@@ -66,6 +68,22 @@ class QuadrantDetector(nn.Module):
             order = scores.argsort(descending=True)
             found.append(Detections(CORNERS[order], scores[order], labels[order] + 1))
         return found
+
+
+@dataclass(frozen=True)
+class RoutedPredictions(RawPredictions):
+    routing: Tensor
+
+
+class RoutedQuadrantDetector(QuadrantDetector):
+    """Routed by brightness: four scales of the logits are mixed."""
+
+    def forward(self, images, generator=None, routing=None) -> RoutedPredictions:
+        raw = super().forward(images)
+        steps = torch.arange(4.0)
+        routing = (steps * images.mean(dim=(1, 2, 3))[:, None]).softmax(dim=1) if routing is None else routing
+        logits = raw.cls_logits * (1 + routing @ steps)[:, None, None]
+        return RoutedPredictions(logits, raw.bbox_regression, raw.default_boxes, routing)
 
 
 def quadrant_batches(num_images: int, batch_size: int, seed: int = 0) -> list[Batch]:

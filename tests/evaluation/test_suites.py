@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from robustdet.evaluation.pipeline import SuiteEvaluator, declared_epsilon
 from robustdet.types import Attack
-from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
+from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
 
 CONF = Path(__file__).parents[2] / "conf"
 SUITES = sorted(path.stem for path in (CONF / "suite").glob("*.yaml"))
@@ -28,7 +28,8 @@ def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     evaluator = SuiteEvaluator(attacks, fields, tmp_path, {})
     assert next(iter(evaluator.attacks)) == "clean"
     (batch,) = quadrant_batches(2, 2)
-    assert evaluator.evaluate_batch(QuadrantDetector().eval(), batch) == 2 * len(attacks)
+    detector = RoutedQuadrantDetector() if name == "adaptive" else QuadrantDetector()
+    assert evaluator.evaluate_batch(detector.eval(), batch) == 2 * len(attacks)
 
 
 def test_what_the_suites_promise():
@@ -37,8 +38,9 @@ def test_what_the_suites_promise():
     assert (paper.attacks.pgd_cls.steps, paper.attacks.pgd_cls.step_size) == (20, "8/255")
     assert (paper.tabled, quick.tabled, quick.attacks.pgd_cls.steps) == (True, False, 5)
     assert (reliable.attacks.cwa.steps, reliable.attacks.cwa.random_start) == (50, True)
-    attacks = hydra.utils.instantiate(reliable.attacks, _convert_="all")
-    assert {declared_epsilon(attack) for name, attack in attacks.items() if name != "clean"} == {8 / 255}
+    for suite in (reliable, compose("adaptive")):
+        attacks = hydra.utils.instantiate(suite.attacks, _convert_="all")
+        assert {declared_epsilon(attack) for name, attack in attacks.items() if name != "clean"} == {8 / 255}
 
 
 def test_one_field_of_one_attack_can_be_changed():
