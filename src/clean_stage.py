@@ -22,17 +22,18 @@ from src.building import plain, read_json
 from src.composition import CONF
 
 RUN_FILE = "run.json"
+DECISIVE = ("model", "method", "optimizer", "scheduler", "seed", "warm_start")
 IRRELEVANT = {"num_workers", "eval_batch_size", "download", "pin_memory"}  # to the weights
 TRAINER_KEYS = ("max_steps", "max_epochs", "limit_train_batches", "precision", "gradient_clip_val")
-PASSED_ON = ("data.root", "data.download", "data.classes", "data.num_workers", "trainer", "paths.", "seed", "logger")
+# Overrides of this command that concern the clean stage as well; `warm_start.overrides` adds others.
+PASSED_ON = ("data=", "data.root=", "data.source", "data.download=", "data.num_workers=", "model.weights=", "protocol=",
+             "trainer=", "trainer.", "paths.", "seed=", "logger=", "callbacks=")  # fmt: skip
 
 
 def fingerprint(cfg: DictConfig) -> str:
     """Hex digest of the part of a training config that decides the weights it ends with."""
     settings = plain(cfg)
-    decisive: dict[str, Any] = {
-        key: settings[key] for key in ("model", "method", "optimizer", "scheduler", "seed", "warm_start")
-    }
+    decisive: dict[str, Any] = {key: settings[key] for key in DECISIVE}
     decisive["data"] = {key: value for key, value in settings["data"].items() if key not in IRRELEVANT}
     decisive["data"]["root"] = str(Path(settings["data"]["root"]).resolve())
     decisive["trainer"] = {key: settings["trainer"].get(key) for key in TRAINER_KEYS}
@@ -51,12 +52,12 @@ def find_finished(outputs: Path, wanted: str) -> Path | None:
 
 
 def stage_config(cfg: DictConfig) -> DictConfig:
-    """The config of ``cfg.warm_start.experiment``, with those of this command's overrides that concern any run here."""
+    """The config of ``cfg.warm_start.experiment``, with those of this command's overrides that concern it too."""
     given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     passed_on = [override for override in given if override.lstrip("+").startswith(PASSED_ON)]
     name = cfg.warm_start.experiment
     folder = Path(cfg.paths.outputs) / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    overrides = [f"experiment={name}", *passed_on, f"paths.run={folder}", f"seed={cfg.seed}"]
+    overrides = [f"experiment={name}", *passed_on, *cfg.warm_start.overrides, f"paths.run={folder}"]
     state = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -36,7 +36,7 @@ ROOTS = {
 }
 PLAIN: dict[str, set[str]] = {
     "paths": {"outputs", "data", "run"},
-    "warm_start": {"experiment", "ckpt_path"},
+    "warm_start": {"experiment", "overrides", "ckpt_path"},
     "validation": {"attack", "max_images"},
     "protocol": {
         "name", "cwa", "dag", "channel_means", "aid_input_filter", "kernel_perturbation", "log_variance_max",
@@ -145,7 +145,7 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
 
 
 def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Decorates a command: compose ``conf/<root>.yaml``, check every key, run; wrong keys are answered by right ones."""
+    """Decorates a command: compose ``conf/<root>.yaml``, check its keys, run; a wrong one is answered by the right."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         def checked(cfg: DictConfig) -> Any:

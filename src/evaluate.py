@@ -14,14 +14,15 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
-from robustdet.interop.checkpoints import load_checkpoint
 
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.table import read_spec, summary
+from robustdet.detection.weights import require_fit
 from robustdet.evaluation.environment import describe_environment, file_sha256
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.record import Record, RunInfo, write_record
+from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule
 from robustdet.types import Batch
@@ -45,7 +46,9 @@ def load_weights(cfg: DictConfig, experiment: Experiment) -> Path:
     path = Path(cfg.ckpt_path)
     if not path.is_file():
         raise FileNotFoundError(f"ckpt_path={path} does not exist; expected a checkpoint file")
-    experiment.model.load_state_dict(load_checkpoint(path).state_dict)
+    checkpoint = load_checkpoint(path)
+    require_fit(checkpoint.state_dict, experiment.model.state_dict(), f"{path} ({checkpoint.description})")
+    experiment.model.load_state_dict(checkpoint.state_dict)
     experiment.model.eval()
     return path
 

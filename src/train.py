@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
 from src.building import build, build_module, build_trainer, prepare, save_config
 from src.clean_stage import RUN_FILE, clean_checkpoint, fingerprint
@@ -21,8 +22,6 @@ def train(cfg: DictConfig) -> Path:
     save_config(cfg, folder)
     experiment = build(cfg)
     if start is not None:
-        from robustdet.interop.checkpoints import load_checkpoint
-
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
     trainer = build_trainer(cfg, [TrainingProgress()])

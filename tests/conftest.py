@@ -27,7 +27,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def compose(tmp_path: Path, data_folder: Path) -> Callable[..., DictConfig]:
-    """``compose("train", "experiment=shapes_std", …)``: a config that runs in seconds, in ``tmp_path``, on few shapes."""
+    """``compose("train", "experiment=shapes_std", …)``: a config that runs in seconds, in ``tmp_path``."""
 
     def composed(root: str, *overrides: str) -> DictConfig:
         small = [

@@ -79,18 +79,16 @@ class RoutedFake(FakeDetector):
 
     def __init__(self, num_kernels: int = 3) -> None:
         super().__init__()
-        self.aid = nn.Sequential(
-            nn.Conv2d(3, 4, 3, 2), nn.Softplus(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_kernels)
-        )
+        self.aid = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, num_kernels))
         self.gains = nn.Parameter(torch.randn(num_kernels, 8))
         with torch.no_grad():
-            self.aid[-1].weight *= 20  # so that a perturbation inside the ball moves it
+            self.aid[-1].weight *= 4  # so that a perturbation inside the ball moves it
 
     def forward(
         self, images: Tensor, generator: torch.Generator | None = None, routing: Tensor | None = None
     ) -> RoutedPredictions:
         routing = self.aid(images).softmax(dim=1) if routing is None else routing
-        features = F.softplus(self.backbone(images * 2 - 1)) * (routing @ self.gains)[:, :, None, None]
+        features = F.softplus(self.backbone(images * 2 - 1)) * (1 + routing @ self.gains)[:, :, None, None]
         logits, boxes = (head(features).flatten(2).mT for head in (self.cls_head, self.box_head))
         return RoutedPredictions(logits, boxes, self.default_boxes, routing)
 
@@ -117,7 +115,8 @@ def _trained(kind: type[FakeDetector]) -> dict[str, Tensor]:
     model = kind()
     images, targets = batch()
     assignment = model.assign(targets)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
+    learning = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("aid")]
+    optimizer = torch.optim.SGD(learning, lr=0.02, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()
         losses = model.losses(model(images), assignment)

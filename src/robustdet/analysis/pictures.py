@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def _tag(axes: Axes, box: Float[np.ndarray, "4"], text: str, background: str, co
 
 
 def _legend(threshold: float) -> list[Line2D]:
-    def line(colour: str, label: str, style: str = "-") -> Line2D:
+    def line(colour: str, label: str, style: Literal["-", "--"] = "-") -> Line2D:
         return Line2D([], [], color=colour, linestyle=style, label=label)
 
     return [

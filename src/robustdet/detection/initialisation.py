@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .layers import Head, PlannedLayers
+from robustdet.detection.layers import Head, PlannedLayers
 
 
 def initialise_layers(part: PlannedLayers) -> None:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..types import Assignment, Targets
-from .boxes import encode, iou, to_xyxy
+from robustdet.detection.boxes import encode, iou, to_xyxy
+from robustdet.types import Assignment, Targets
 
 POSITIVE_IOU = 0.5
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..types import Assignment, BoxLosses, DetectionLosses, RawPredictions
+from robustdet.types import Assignment, BoxLosses, DetectionLosses, RawPredictions
 
 
 @dataclass(frozen=True)

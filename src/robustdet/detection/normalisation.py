@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..types import Images
+from robustdet.types import Images
 
 
 class Normalisation(nn.Module):

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ..types import Detections, RawPredictions
-from .boxes import decode
+from robustdet.detection.boxes import decode
+from robustdet.types import Detections, RawPredictions
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..types import Assignment, BoxLosses, DetectionLosses, Detections, Images, RawPredictions, Targets
-from .default_boxes import DefaultBoxes
-from .initialisation import initialise_heads, initialise_layers
-from .layers import Head, L2Norm, PlannedLayers, source_sizes
-from .matching import match
-from .multibox_loss import MultiBoxLoss
-from .normalisation import Normalisation
-from .post_processing import PostProcessing
-from .weights import load_imagenet
+from robustdet.detection.default_boxes import DefaultBoxes
+from robustdet.detection.initialisation import initialise_heads, initialise_layers
+from robustdet.detection.layers import Head, L2Norm, PlannedLayers, source_sizes
+from robustdet.detection.matching import match
+from robustdet.detection.multibox_loss import MultiBoxLoss
+from robustdet.detection.normalisation import Normalisation
+from robustdet.detection.post_processing import PostProcessing
+from robustdet.detection.weights import load_imagenet, require_fit
+from robustdet.types import Assignment, BoxLosses, DetectionLosses, Detections, Images, RawPredictions, Targets
 
 
 class SSD(nn.Module):
@@ -106,6 +107,11 @@ class SSD(nn.Module):
     def detect(self, raw: RawPredictions) -> list[Detections]:
         """Detections in pixels of the input, best first."""
         return self.post_processing(raw, self.input_size)
+
+    def warm_start(self, clean: Mapping[str, Tensor]) -> None:
+        """Start from the state dict of another SSD like this. ValueError names every tensor that does not fit."""
+        require_fit(clean, self.state_dict(), "the clean state dict")
+        self.load_state_dict(clean)
 
     def check(self, images: Images) -> None:
         """Raise ValueError unless images have the right size and, as far as looked at, values in [0, 1].

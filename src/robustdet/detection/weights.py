@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .layers import PlannedLayers
+from robustdet.detection.layers import PlannedLayers
 
 log = logging.getLogger(__name__)
 
