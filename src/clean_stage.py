@@ -22,7 +22,7 @@ from src.building import plain, read_json
 from src.composition import CONF
 
 RUN_FILE = "run.json"
-DECISIVE = ("model", "method", "optimizer", "scheduler", "seed", "warm_start")
+DECISIVE = ("model", "method", "optimizer", "scheduler", "seed")
 IRRELEVANT = {"num_workers", "eval_batch_size", "download", "pin_memory"}  # to the weights
 TRAINER_KEYS = ("max_steps", "max_epochs", "limit_train_batches", "precision", "gradient_clip_val")
 # Overrides of this command that concern the clean stage as well; `warm_start.overrides` adds others.
@@ -34,6 +34,7 @@ def fingerprint(cfg: DictConfig) -> str:
     """Hex digest of the part of a training config that decides the weights it ends with."""
     settings = plain(cfg)
     decisive: dict[str, Any] = {key: settings[key] for key in DECISIVE}
+    decisive["warm_start"] = {key: settings["warm_start"][key] for key in ("experiment", "ckpt_path")}
     decisive["data"] = {key: value for key, value in settings["data"].items() if key not in IRRELEVANT}
     decisive["data"]["root"] = str(Path(settings["data"]["root"]).resolve())
     decisive["trainer"] = {key: settings["trainer"].get(key) for key in TRAINER_KEYS}
