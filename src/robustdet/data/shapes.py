@@ -1,8 +1,8 @@
 """A drawn scene: forms on a textured background, told apart by outline, and by a faint texture that gives them away.
 
-The texture (±4/255, smaller than the usual ε of 8/255) belongs to the class, so a detector learns to lean on it, as
+The texture (±6/255, smaller than the usual ε of 8/255) belongs to the class, so a detector learns to lean on it, as
 detectors do on real photographs, and an attacker can erase it. Settings that are hard enough and still learnt from
-scratch in minutes: 96 pixels, objects of 20-50 pixels, contrast 70-150, noise of 3.
+scratch in minutes: 96 pixels, objects of 20-50 pixels, contrast 70-150, noise of 2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Form = Callable[[Array, Array], Array]
 SMALLEST, LARGEST = 20 / 96, 50 / 96  # an object's size, as a fraction of the image
 CONTRAST, FAINT_CONTRAST = (70.0, 150.0), (28.0, 45.0)  # RGB distance to what lies behind, of 255
 FAINT_SHARE = 0.05  # of the objects; they are marked difficult
-TEXTURE, NOISE = 4.0, 3.0  # amplitude and standard deviation, of 255
+TEXTURE, NOISE = 6.0, 2.0  # amplitude and standard deviation, of 255
 CLEARLY_VISIBLE, LEAST_VISIBLE = 0.7, 0.5  # less visible: marked difficult; never drawn so
 
 

@@ -24,7 +24,7 @@ from robustdet.data.voc import VOC
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"  # written last: a folder with it is complete
-REVISION = 1  # of the drawing itself; raise it when the same settings would give other pixels
+REVISION = 2  # of the drawing itself; raise it when the same settings would give other pixels
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdet.detection.layers import Head, PlannedLayers
@@ -15,6 +16,20 @@ def initialise_layers(part: PlannedLayers) -> None:
     for weight, bias in _parameters(part):
         nn.init.kaiming_normal_(weight, nonlinearity="relu")
         nn.init.zeros_(bias)
+
+
+PIXEL_STD = 64.0  # about that of photographs and of drawn images, on the 0-255 scale
+
+
+def scale_first_layer(backbone: PlannedLayers, std: Float[Tensor, "1 3 1 1"]) -> None:
+    """Take the scale of the pixels out of the first convolution's random weights.
+
+    He's variance is for inputs of unit size. VGG's ImageNet weights expect pixels that are not divided by anything
+    (``std`` 1); random ones would start some 60 times too large there, and diverge within a few updates.
+    """
+    weight, _ = next(_parameters(backbone))
+    with torch.no_grad():
+        weight *= std / PIXEL_STD
 
 
 def initialise_heads(classification: Head, regression: Head, std: float | None, background_bias: float | int) -> None:

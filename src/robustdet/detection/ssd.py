@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdet.detection.default_boxes import DefaultBoxes
-from robustdet.detection.initialisation import initialise_heads, initialise_layers
+from robustdet.detection.initialisation import initialise_heads, initialise_layers, scale_first_layer
 from robustdet.detection.layers import Head, L2Norm, PlannedLayers, source_sizes
 from robustdet.detection.matching import match
 from robustdet.detection.multibox_loss import MultiBoxLoss
@@ -75,7 +75,9 @@ class SSD(nn.Module):
         for part in (backbone, extras):
             initialise_layers(part)
         initialise_heads(self.classification_head, self.regression_head, head_std, background_bias)
-        if weights is not None:
+        if weights is None:
+            scale_first_layer(backbone, normalisation.std)
+        else:
             load_imagenet(backbone, weights)
         self._range_checked = False
 

@@ -45,7 +45,7 @@ class DetectionModule(pl.LightningModule):
         (generator,) = image_generators(self.seed, [str(self.global_rank)], self.global_step)
         output = self.method.step(self.model, batch, generator)
         if not torch.isfinite(output.loss):
-            parts = {name: float(value) for name, value in output.parts.items()}
+            parts = {name: float(value.detach()) for name, value in output.parts.items()}
             ids = [target.image_id for target in batch.targets]
             loss = output.loss.item()
             raise FloatingPointError(f"the loss is {loss} at step {self.global_step}: {parts}; images {ids}")
