@@ -1,6 +1,7 @@
 # `make help` lists every target. Each target sets up what it needs first: only Python 3.11-3.13 has to be there.
 PYTHON ?= $(shell for v in 3.11 3.12 3.13; do p=$$(command -v python$$v) && $$p -c 'import ensurepip' 2>/dev/null && echo $$p && exit; done; command -v python3)
 VENV := .venv
+export OMP_WAIT_POLICY ?= PASSIVE  # threads that wait must not spin: with another busy process, they slow each other tenfold
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 

@@ -14,9 +14,16 @@ from robustdet.evaluation.record import read_records
 from src.evaluate import evaluate
 from src.train import train
 
-FEW = ["trainer.max_steps=2", "trainer.val_check_interval=2", "validation.attack.steps=1", "logger=csv"]
+FEW = [
+    "trainer.max_steps=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.val_check_interval=2",
+    "validation.attack.steps=1",
+    "logger=csv",
+]
 SMALL_STAGE = [
     "trainer.max_steps=2",
+    "trainer.log_every_n_steps=1",
     "trainer.val_check_interval=2",
     "validation.attack.steps=1",
     "data.source.train=24",
@@ -86,6 +93,7 @@ def test_a_missing_checkpoint_is_named(compose: Callable[..., DictConfig], tmp_p
         evaluate(compose("evaluate", "experiment=shapes_std"))
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     compose: Callable[..., DictConfig], tmp_path: Path
 ):
