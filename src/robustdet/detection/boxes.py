@@ -45,7 +45,7 @@ def iou(one: Float[Tensor, "... M 4"], other: Float[Tensor, "... P 4"]) -> Float
 def encode(xyxy: Float[Tensor, "*shape 4"], default_boxes: Float[Tensor, "P 4"]) -> Float[Tensor, "*shape 4"]:
     """SSD's regression targets (Eq. 2 there) of the xyxy box that each cxcywh default box answers for."""
     cxcywh = to_cxcywh(xyxy)
-    centre = (cxcywh[..., :2] - default_boxes[..., :2]) / default_boxes[..., 2:] / CENTRE_VARIANCE
+    centre = (cxcywh[..., :2] - default_boxes[..., :2]) / (CENTRE_VARIANCE * default_boxes[..., 2:])
     size = torch.log(cxcywh[..., 2:] / default_boxes[..., 2:]) / SIZE_VARIANCE
     return torch.cat([centre, size], dim=-1)
 
