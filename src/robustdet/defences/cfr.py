@@ -31,7 +31,7 @@ class CFR:
     """
 
     tap: int
-    log_variance_max: float = math.inf
+    log_variance_max: float | int = math.inf
 
 
 class GaussianConv(nn.Module):
@@ -43,7 +43,9 @@ class GaussianConv(nn.Module):
         log_variance_max: as of `CFR`.
     """
 
-    def __init__(self, conv_mean: nn.Module, conv_log_variance: nn.Module, log_variance_max: float = math.inf) -> None:
+    def __init__(
+        self, conv_mean: nn.Module, conv_log_variance: nn.Module, log_variance_max: float | int = math.inf
+    ) -> None:
         super().__init__()
         self.conv_mean = conv_mean
         self.conv_log_variance = conv_log_variance
