@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from robustdet.data.shapes import FORMS, LARGEST, NOISE, SMALLEST, TEXTURE, TEXTURES, draw_scene, polygon, star
+from robustdet.data.shapes import FORMS, LARGEST, SMALLEST, TEXTURE, TEXTURES, draw_scene, polygon, star
 
 
 def scenes(count: int, size: int = 96) -> list:
@@ -23,7 +23,7 @@ def test_every_machine_draws_this() -> None:
     scene = draw_scene(np.random.default_rng([0, 0, 0]))
     assert scene.boxes.tolist() == [[10, 56, 51, 92], [48, 25, 96, 71], [23, 33, 57, 69], [58, 53, 88, 96]]
     assert [list(FORMS)[label - 1] for label in scene.labels] == ["cross", "cross", "triangle", "disc"]
-    assert scene.image.astype(float).mean(axis=(0, 1)) == pytest.approx([79.32, 99.899, 99.994], abs=0.01)
+    assert scene.image.astype(float).mean(axis=(0, 1)) == pytest.approx([79.309, 99.897, 99.995], abs=0.01)
 
 
 @pytest.mark.parametrize("size", [48, 96, 150])
@@ -80,7 +80,7 @@ def test_a_flipped_texture_is_its_own_class_in_another_phase() -> None:
     distinct = [{t(x + i, y + j).tobytes() for i in range(4) for j in range(4)} for t in TEXTURES]
     assert sum(map(len, distinct)) == len(set().union(*distinct))
     assert len(TEXTURES) == len(FORMS)
-    assert TEXTURE + NOISE < 8  # under the usual threat
+    assert TEXTURE < 8  # under the usual threat: an attacker can erase it
 
 
 @pytest.mark.parametrize(

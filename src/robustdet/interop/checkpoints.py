@@ -36,8 +36,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     torchvision's COCO detectors have 91 outputs a box, ten of them for numbers that COCO does not use and their
     training never met: these ten are dropped. Its pixels are normalised as ``protocol=paper`` does; its default
-    boxes are those of ``ssd300_coco``, in the same order, but that the 10x10 map's last row and column have their centres
-    4 pixels outside of the image, where ours have them on its border.
+    boxes are those of ``ssd300_coco``, in the same order, but that the 10x10 map's last row and column have their
+    centres 4 pixels outside of the image, where ours have them on its border.
 
     Raises:
         FileNotFoundError: no such file.
