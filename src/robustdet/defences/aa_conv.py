@@ -4,6 +4,9 @@
 
 The routing vectors of the images in flight lie in one `Routing` cell, which the network owns and its layers share: a
 layer keeps the call signature of `nn.Conv2d` and fits wherever that stood.
+
+What no execution avoids: an exact gradient to π needs every image's own kernel gradient. Forward and input-backward of
+a plain convolution are two units of arithmetic, here they are three where π asks for its gradient and two where not.
 """
 
 from __future__ import annotations
