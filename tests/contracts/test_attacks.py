@@ -34,13 +34,13 @@ def composed(name: str) -> DictConfig:
         return hydra.compose(overrides=[f"+attack={name}"]).attack
 
 
-def load(name: str, most_steps: int = MOST_STEPS) -> Attack:
+def load(name: str, most_steps: int = MOST_STEPS, surrogate: torch.nn.Module | None = None) -> Attack:
     config = composed(name).copy()
     shorten(config, most_steps)
     if "surrogate" not in config:
         return hydra.utils.instantiate(config)
     del config.surrogate
-    return hydra.utils.instantiate(config, surrogate=fakes.detector())
+    return hydra.utils.instantiate(config, surrogate=surrogate or fakes.detector())
 
 
 def shorten(config: DictConfig, most_steps: int) -> None:

@@ -1,0 +1,67 @@
+"""What every drawn experiment promises: it trains a step, and every attack works on what it has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from robustdet.attacks import LInf
+from robustdet.defences.robust_ssd import RobustSSD
+from robustdet.types import Batch, Detector
+from src.building import build, build_module, build_trainer, prepare
+from tests.contracts.test_attacks import NAMES, load, run
+from tests.launchers.test_composition import ROWS
+
+NOTHING_TO_DO = ("dag", "dag_projected")  # they attack what is recognised, which is nothing after one update
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, tuple[Detector, Batch]]:
+    return {}
+
+
+@pytest.fixture(params=ROWS)
+def victim(request, trained, compose: Callable[..., DictConfig]) -> tuple[Detector, Batch]:
+    """The detector of an experiment after one update, and two test images; trained once a row."""
+    row = request.param
+    if row not in trained:
+        cfg = compose(
+            "train",
+            f"experiment=shapes_{row}",
+            "warm_start.experiment=null",
+            "trainer.max_steps=1",
+            "trainer.limit_val_batches=0",
+            "logger=none",
+            "callbacks=none",
+        )
+        prepare(cfg)
+        experiment = build(cfg)
+        before = {name: value.clone() for name, value in experiment.model.named_parameters()}
+        build_trainer(cfg, []).fit(build_module(cfg, experiment), experiment.data)
+        changed = [name for name, value in experiment.model.named_parameters() if not torch.equal(value, before[name])]
+        assert len(changed) > len(before) / 2
+        experiment.data.setup("test")
+        batch = next(iter(experiment.data.test_dataloader()))
+        trained[row] = (experiment.model.eval(), Batch(batch.images[:2], batch.targets[:2]))
+    return trained[row]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_attacked(name: str, victim):
+    detector, batch = victim
+    attack = load(name, most_steps=2, surrogate=detector)
+    if name.startswith("aid_") and not isinstance(detector, RobustSSD):
+        with pytest.raises(TypeError, match="routing"):
+            run(attack, detector, batch.images, batch.targets)
+        return
+    adversarial = run(attack, detector, batch.images, batch.targets)
+    if name not in NOTHING_TO_DO:
+        assert not torch.equal(adversarial, batch.images)
+    threat = getattr(attack, "threat", None)
+    if isinstance(threat, LInf):
+        assert ((adversarial.double() - batch.images.double()).abs() <= threat.epsilon).all()
+    with torch.no_grad():
+        assert len(detector.detect(detector(adversarial))) == len(batch)
