@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import yaml
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from robustdet.analysis.pictures import View, detection_grid
@@ -27,6 +28,7 @@ from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule
 from robustdet.types import Batch
 from src.building import Experiment, build, build_trainer, plain, prepare
+from src.clean_stage import fingerprint
 from src.composition import CONF, launcher
 
 
@@ -66,7 +68,18 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunIn
         seed=cfg.seed,
         checkpoint=str(checkpoint),
         checkpoint_sha256=file_sha256(checkpoint),
+        **training_of(checkpoint),
     )
+
+
+def training_of(checkpoint: Path) -> dict[str, Any]:
+    """Seed and recipe (see `RunInfo`) of the run in whose folder the checkpoint lies; nothing where it lies in none."""
+    config = checkpoint.resolve().parent.parent / "config.yaml"
+    if not config.is_file():
+        return {}
+    cfg = cast(DictConfig, OmegaConf.load(config))
+    seed, cfg.seed, cfg.data.seed = cfg.seed, 0, 0
+    return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
 
 
 def evaluate(cfg: DictConfig) -> list[Record]:

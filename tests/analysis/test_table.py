@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 
 from robustdet.analysis.rendering import to_csv, to_latex, to_markdown, to_rich
-from robustdet.analysis.table import fill, read_spec, summary
+from robustdet.analysis.table import fill, half_interval, read_spec, summary
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.record import Record, RunInfo
 
@@ -152,19 +152,48 @@ def test_what_may_not_enter_a_table_does_not():
     assert row(fill(spec("table1"), strangers), "SSD")[0].ours is None
 
 
-def test_the_newest_whole_record_of_a_checkpoint_counts_and_checkpoints_are_averaged():
+def test_the_newest_whole_record_counts():
     records = [
         record("voc_std", "clean", 0.70, date="2026-02-01"),
         record("voc_std", "clean", 0.60, date="2026-01-01"),
         record("voc_std", "clean", 0.99, date="2026-03-01", images=10),
+        record("voc_std", "clean", 0.10, date="2025-01-01", checkpoint="bb"),  # of nobody knows which run
     ]
-    assert row(fill(spec("table1"), records), "SSD")[0].ours == pytest.approx(70)
-    assert row(fill(spec("table1"), records[::-1]), "SSD")[0].ours == pytest.approx(70)
-    records.append(record("voc_std", "clean", 0.74, checkpoint="bb"))
-    records.append(record("voc_std", "clean", 0.10, checkpoint="cc", images=10))  # never mixed with whole ones
-    cell = row(fill(spec("table1"), records), "SSD")[0]
-    assert (cell.ours, cell.spread) == (pytest.approx(72), pytest.approx(8**0.5))
-    assert "72.0 ± 2.8 (77.5)" in to_markdown(fill(spec("table1"), records))
+    for given in (records, records[::-1]):
+        cell = row(fill(spec("table1"), given), "SSD")[0]
+        assert (cell.ours, cell.spread, cell.runs) == (pytest.approx(70), None, 1)
+
+
+def of_seed(seed, value, recipe="x", **changes):
+    return record(
+        "voc_std", "clean", value, training_seed=seed, training_recipe=recipe, checkpoint=f"{seed}", **changes
+    )
+
+
+def test_runs_that_differ_only_in_their_seed_are_averaged_with_students_interval():
+    records = [
+        of_seed(0, 0.70, date="2026-02-03"),
+        of_seed(1, 0.74, date="2026-02-02"),
+        of_seed(2, 0.75, date="2026-02-01"),
+        of_seed(2, 0.20, date="2026-01-01"),  # superseded
+        of_seed(3, 0.99, date="2026-03-01", images=10),  # never mixed with whole ones
+        of_seed(4, 0.10, recipe="y", date="2026-01-01"),  # trained otherwise
+        of_seed(5, 0.10, suite="reliable", date="2026-01-01"),
+    ]
+    table = fill(spec("table1"), records)
+    cell = row(table, "SSD")[0]
+    values = [70.0, 74.0, 75.0]
+    deviation = (sum((value - 73) ** 2 for value in values) / 2) ** 0.5
+    assert (cell.ours, cell.runs) == (pytest.approx(73), 3)
+    assert cell.spread == pytest.approx(
+        4.302653 * deviation / 3**0.5
+    )  # t of 2 degrees of freedom, from a printed table
+    assert "73.0 ± 6.6 (77.5)" in to_markdown(table)
+    assert "±: 95 % interval of the mean over seeds (Student's t, 3 runs)" in to_markdown(table)
+    assert half_interval([1.0, 3.0]) == pytest.approx(12.7062)
+    newest = of_seed(0, 0.5, date="2026-04-01", protocol="paper")
+    other_attack = replace(newest, attack_settings={"steps": 3})
+    assert row(fill(spec("table1"), [*records, other_attack]), "SSD")[0].runs == 1
 
 
 def test_a_summary_shows_all_it_is_given():

@@ -56,7 +56,7 @@ def detector():
 def test_clean_is_found_noise_hurts_little_and_an_attack_much(detector, tmp_path):
     suite = evaluator(tmp_path)
     assert sum(suite.evaluate_batch(detector, batch) for batch in quadrant_batches(12, 5)) == 36
-    clean, attacked, noise = measured(suite)
+    clean, attacked, noise, worst = measured(suite)
     assert clean["map"] == 1.0
     assert noise["map"] > 0.8
     assert attacked["map"] < 0.3
@@ -68,7 +68,7 @@ def test_clean_is_found_noise_hurts_little_and_an_attack_much(detector, tmp_path
     assert attacked["perturbation"]["linf_8bit_max"] == pytest.approx(40, abs=1e-3)
     assert 0.9 < attacked["perturbation"]["changed"] <= 1
     assert clean["perturbation"] == pytest.approx(dict.fromkeys(clean["perturbation"], 0), abs=1e-4)
-    assert [r["num_images"] for r in (clean, attacked, noise)] == [12, 12, 12]
+    assert [r["num_images"] for r in (clean, attacked, noise, worst)] == [12, 12, 12, 12]
     assert set(clean["per_class"]) == set(CLASSES)
 
 
@@ -76,7 +76,7 @@ def test_coco_metric_speaks_of_the_same_outcomes(detector, tmp_path):
     suite = evaluator(tmp_path)
     for batch in quadrant_batches(12, 5):
         suite.evaluate_batch(detector, batch)
-    clean, attacked, _ = measured(suite, CocoMetric(3))
+    clean, attacked, *_ = measured(suite, CocoMetric(3))
     assert clean["map"] == clean["map_50_95"] == pytest.approx(1.0)
     assert attacked["map"] < 0.3
     assert clean["ap_rule"] == "coco50"

@@ -63,7 +63,7 @@ def test_an_experiment_trains_its_clean_stage_once_and_is_evaluated(
     evaluation = compose("evaluate", "experiment=shapes_cfr", f"ckpt_path={checkpoint}", "suite=quick", "pictures=2")
     records = evaluate(evaluation)
     folder = checkpoint.parent.parent / "evaluation" / "quick"
-    assert [record.attack for record in records] == ["clean", "pgd_cls", "pgd_loc"]
+    assert [record.attack for record in records] == ["clean", "pgd_cls", "pgd_loc", "worst_case"]
     assert {record.attack: record.map for record in read_records([folder])} == {r.attack: r.map for r in records}
     assert (folder / "detections.png").stat().st_size > 10_000
     assert "Average precision under attack" in capsys.readouterr().out

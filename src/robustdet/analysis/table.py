@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
+
+from scipy.stats import t as student_t
 
 from robustdet.evaluation.record import Record
 
@@ -39,12 +41,15 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """AP in percent. Of several checkpoints ``ours`` is the mean and ``spread`` the sample standard deviation."""
+    """AP in percent. Of several ``runs`` that differ only in their seed ``ours`` is the mean; the true mean over seeds
+    lies within ``spread`` of it with 95 % confidence (Student's t).
+    """
 
     ours: float | None = None
     spread: float | None = None
     paper: float | None = None
     marks: tuple[str, ...] = ()  # keys of the table's footnotes
+    runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
         for row in spec.rows
     ]
     shown = [(title, cells) for title, cells in rows if any(c.ours is not None or c.paper is not None for c in cells)]
-    return Table(spec.title, list(spec.columns.values()), shown, footnotes.texts, spec.notes)
+    return Table(spec.title, list(spec.columns.values()), shown, footnotes.texts, [*spec.notes, *_seeds_note(shown)])
 
 
 def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: str = "Result") -> Table:
@@ -109,7 +114,8 @@ def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: s
         found = [_of(records, experiment, attack) for attack in attacks]
         papers = [_paper(of, specs) for of in found]
         rows.append((experiment, [_cell(of, paper, footnotes) for of, paper in zip(found, papers, strict=True)]))
-    return Table(title, [titles.get(attack, attack) for attack in attacks], rows, footnotes.texts)
+    columns = [titles.get(attack, attack) for attack in attacks]
+    return Table(title, columns, rows, footnotes.texts, _seeds_note(rows))
 
 
 class _Footnotes:
@@ -133,15 +139,20 @@ class _Footnotes:
 
 
 def _of(records: Iterable[Record], experiment: str, attack: str) -> list[Record]:
-    """The newest record of each checkpoint; those on part of a split only where there is none on all of it."""
-    newest: dict[str | None, Record] = {}
-    for record in records:
-        if (record.run.experiment, record.attack) == (experiment, attack):
-            key = record.run.checkpoint_sha256
-            if key not in newest or (not record.partial, record.date) >= (not newest[key].partial, newest[key].date):
-                newest[key] = record
-    whole = [record for record in newest.values() if not record.partial]
-    return whole or list(newest.values())
+    """The newest record, on a whole split if there is one, and the newest of each run that differs only in its seed."""
+    of_attack = [r for r in records if (r.run.experiment, r.attack) == (experiment, attack)]
+    if not of_attack:
+        return []
+    ordered = sorted(of_attack, key=lambda record: (not record.partial, record.date))
+    same = [record for record in ordered if _but_for_seed(record) == _but_for_seed(ordered[-1])]
+    return list({record.run.training_seed: record for record in same}.values())
+
+
+def _but_for_seed(record: Record) -> tuple[Any, ...]:
+    """All that two records must share to be averaged. A checkpoint that comes without its run stands for itself."""
+    identity = record.run.checkpoint_sha256 if record.run.training_recipe is None else None
+    run = replace(record.run, seed=0, training_seed=None, checkpoint=None, checkpoint_sha256=identity)
+    return run, record.attack_settings, record.num_images
 
 
 def _cell(records: Sequence[Record], paper: float | None, footnotes: _Footnotes) -> Cell:
@@ -150,8 +161,22 @@ def _cell(records: Sequence[Record], paper: float | None, footnotes: _Footnotes)
     values = [100 * record.map for record in records]
     marks = [footnotes.partial(f"on {r.num_images} of {r.run.split_size} images") for r in records if r.partial]
     marks += [footnotes.flag(flag) for record in records for flag in record.flags]
-    spread = stdev(values) if len(values) > 1 else None
-    return Cell(mean(values), spread, paper, tuple(dict.fromkeys(marks)))
+    return Cell(mean(values), half_interval(values), paper, tuple(dict.fromkeys(marks)), len(records))
+
+
+def half_interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Half the width of Student's confidence interval of the mean; None for a single value."""
+    if len(values) < 2:
+        return None
+    quantile = student_t.ppf((1 + confidence) / 2, len(values) - 1)
+    return float(quantile * stdev(values) / len(values) ** 0.5)
+
+
+def _seeds_note(rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
+    runs = sorted({cell.runs for _, cells in rows for cell in cells if cell.runs > 1})
+    if not runs:
+        return []
+    return [f"±: 95 % interval of the mean over seeds (Student's t, {' or '.join(map(str, runs))} runs)"]
 
 
 def _paper(records: Sequence[Record], specs: Sequence[TableSpec]) -> float | None:

@@ -111,6 +111,27 @@ def pairwise_iou(a: Float[np.ndarray, "D 4"], b: Float[np.ndarray, "N 4"]) -> Fl
     return intersection / np.maximum(area_a[:, None] + area_b[None] - intersection, np.finfo(np.float64).tiny)
 
 
+def owners(found: Detections, target: Target, iou: float = 0.5) -> Int[np.ndarray, "D"]:
+    """The object each detection belongs to: that of its class which it overlaps most, by ``iou`` or more; -1: none."""
+    if not len(found.labels) or not len(target.labels):
+        return np.full(len(found.labels), -1, np.int64)
+    overlaps = pairwise_iou(found.boxes.cpu().double().numpy(), target.boxes.cpu().double().numpy())
+    overlaps[found.labels.cpu().numpy()[:, None] != target.labels.cpu().numpy()[None]] = -1.0
+    return np.where(overlaps.max(axis=1) >= iou, overlaps.argmax(axis=1), -1)
+
+
+def pooled_average_precision(found: Detections, target: Target, iou: float = 0.5) -> float:
+    """AP (area rule) of one image whose classes are pooled, so that a wrong detection of any class ranks against all.
+
+    Difficult and crowd objects, and what belongs to them, do not count. 1 where no object counts.
+    """
+    countable = ~(target.difficult | target.crowd).cpu().numpy()
+    if not countable.any():
+        return 1.0
+    objects = owners(found, target, iou)[np.argsort(-found.scores.cpu().double().numpy(), kind="stable")]
+    return area_under_curve(_curve(np.ones(len(objects), bool), objects, countable, int(countable.sum())))
+
+
 def _match(
     detections: Mapping[str, Detections], targets: Mapping[str, Target], num_classes: int, iou: float
 ) -> tuple[
@@ -128,19 +149,13 @@ def _match(
     first = 0  # number of the image's first object
     for image_id in sorted(targets):
         found, target = detections[image_id], targets[image_id]
-        found_labels, target_labels = found.labels.cpu().numpy(), target.labels.cpu().numpy()
-        belongs = np.full(len(found_labels), -1, np.int64)
-        if len(found_labels) and len(target_labels):
-            overlaps = pairwise_iou(found.boxes.cpu().double().numpy(), target.boxes.cpu().double().numpy())
-            overlaps[found_labels[:, None] != target_labels[None]] = -1.0
-            best = overlaps.argmax(axis=1)
-            belongs = np.where(overlaps.max(axis=1) >= iou, first + best, -1)
+        belongs = owners(found, target, iou)
         scores.append(found.scores.cpu().double().numpy())
-        labels.append(found_labels)
-        objects.append(belongs)
-        object_labels.append(target_labels)
+        labels.append(found.labels.cpu().numpy())
+        objects.append(np.where(belongs >= 0, first + belongs, -1))
+        object_labels.append(target.labels.cpu().numpy())
         countable.append(~target.difficult.cpu().numpy())
-        first += len(target_labels)
+        first += len(target.labels)
     order = np.argsort(-np.concatenate(scores), kind="stable")
     return (
         np.concatenate(labels)[order],

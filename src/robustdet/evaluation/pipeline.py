@@ -18,6 +18,7 @@ from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
 from robustdet.evaluation.summary import summarise
+from robustdet.evaluation.worst_case import WORST_CASE, inside, shared_radius, worst_outcomes
 from robustdet.types import Attack, Batch, Detections, Detector, Images
 
 CLEAN = "clean"
@@ -85,27 +86,41 @@ class SuiteEvaluator:
     def records(
         self, metric: Metric, run: RunInfo, environment: Environment, class_names: Sequence[str]
     ) -> list[Record]:
-        """One record per attack, from everything that is stored, in the suite's order."""
+        """One record per attack, from everything that is stored, in the suite's order; then one of the worst case.
+
+        The worst case is over clean images and the attacks inside the ball that most attacks of the suite promise;
+        there is none when they are fewer than two.
+        """
         targets = self._targets.read()
         outcomes = {name: store.read() for name, store in self._outcomes.items()}
+        epsilons = {name: declared_epsilon(attack) for name, attack in self.attacks.items()}
+        settings = {name: self.attack_settings.get(name) for name in self.attacks}
+        chosen: dict[str, dict[str, int]] = {}
+        radius = shared_radius(epsilons)
+        rivals = [] if radius is None else inside(epsilons, radius)
+        if len(rivals) > 1:
+            candidates = {name: outcomes[name] for name in (CLEAN, *rivals)}
+            outcomes[WORST_CASE], chosen[WORST_CASE] = worst_outcomes(candidates, targets)
+            epsilons[WORST_CASE], settings[WORST_CASE] = radius, {"attacks": rivals, "epsilon": radius}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             Record(
                 run=run,
                 attack=name,
-                attack_settings=self.attack_settings.get(name),
+                attack_settings=settings[name],
                 environment=environment,
                 date=date,
+                chosen=chosen.get(name, {}),
                 **summarise(
                     outcomes[name],
                     None if name == CLEAN else outcomes[CLEAN],
                     targets,
                     metric,
                     class_names,
-                    declared_epsilon(self.attacks[name]),
+                    epsilons[name],
                 ),
             )
-            for name in self.attacks
+            for name in outcomes
         ]
 
     def _outcomes_of(self, name: str, detector: Detector, batch: Batch) -> list[Outcome]:

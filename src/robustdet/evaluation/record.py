@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from robustdet.evaluation.environment import Environment
+from robustdet.evaluation.objects import ObjectCounts
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What was evaluated. A suite that is not ``tabled`` (quick) never enters a table of results."""
+    """What was evaluated. A suite that is not ``tabled`` (quick) never enters a table of results.
+
+    ``seed`` is the attacks'. ``training_seed`` is that of the run which wrote the checkpoint, ``training_recipe`` a
+    digest of everything else that decided its weights; runs of one recipe differ in nothing but their seeds. Both are
+    None for a checkpoint that comes without its run.
+    """
 
     experiment: str
     method: str
@@ -30,14 +36,25 @@ class RunInfo:
     seed: int
     checkpoint: str | None
     checkpoint_sha256: str | None
+    training_seed: int | None = None
+    training_recipe: str | None = None
 
 
 @dataclass(frozen=True)
 class Record:
     """AP in [0, 1]; a class without objects has none. ``perturbation`` is in 1/255 except for shares.
 
-    Losses are means over these images of the losses per positive default box; ``loss_rose`` is the share of images with
-    objects whose loss the attack raised (empty for clean images). A mean that is not finite is null, and flagged.
+    Losses are means over these images of the losses per positive default box; ``loss_rose`` is the share of images
+    with objects whose loss the attack raised (empty for clean images), "objective" what the attack itself climbs. A
+    mean that is not finite is null, and flagged.
+
+    ``objects`` counts what became of single objects. ``gradients`` are of the whole loss to the input, at the images
+    that the attack made (at the clean ones for "clean"), over images with objects: mean share of the values that are
+    zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images") and, for a
+    detector that routes, where π has none but zeros ("zero_routing_images").
+
+    The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says in how many
+    images which one hurt most, and is empty for every other attack. Each flag is "name: sentence", see docs/flags.md.
     """
 
     run: RunInfo
@@ -58,6 +75,9 @@ class Record:
     images_per_second: float
     date: str
     environment: Environment
+    objects: ObjectCounts | None = None
+    gradients: dict[str, float | None] = field(default_factory=dict)
+    chosen: dict[str, int] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:
@@ -76,7 +96,10 @@ def write_record(record: Record, folder: Path | str) -> Path:
 
 
 def read_record(path: Path | str) -> Record:
-    """Read one record. Raises ValueError naming the file, the key and what was expected there."""
+    """Read one record. Raises ValueError naming the file, the key and what was expected there.
+
+    Keys that came later have defaults and may be missing: a record once published stays readable.
+    """
     try:
         content = json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
@@ -120,14 +143,14 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 
 def _parse_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in names:
+    required = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
+    for name in required:
         if name not in value:
             raise ValueError(f"{_key(where + name + '.')} is missing")
     for name in value:
-        if name not in names:
+        if name not in {item.name for item in fields(kind)}:
             raise ValueError(f"{_key(where + name + '.')} is unknown")
-    return kind(**{name: _parse(hints[name], value[name], f"{where}{name}.") for name in names})
+    return kind(**{name: _parse(hints[name], item, f"{where}{name}.") for name, item in value.items()})
 
 
 def _key(where: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustdet.evaluation.checks import attack_flags, loss_rose, losses
 from robustdet.evaluation.metric import Metric
+from robustdet.evaluation.objects import count_objects
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Target
 
@@ -44,6 +45,7 @@ def summarise(
         "attacked_losses": mean_losses(attacked.values()),
         "loss_rose": {} if clean is None else loss_rose(clean, attacked),
         "flags": attack_flags(clean, attacked, epsilon),
+        "objects": count_objects(clean or attacked, attacked, targets),
         "seconds": seconds,
         "images_per_second": len(attacked) / max(seconds, 1e-9),
     }
