@@ -9,14 +9,26 @@ PACKAGE = Path(__file__).parent.parent / "src" / "robustdet"
 MAY_IMPORT = {
     "types": set(),
     "progress": set(),
+    "ranks": set(),
     "detection": {"types"},
     "attacks": {"types"},
     "data": {"types", "progress"},
     "evaluation": {"types", "attacks"},
-    "defences": {"types", "detection", "attacks"},
+    "defences": {"types", "ranks", "detection", "attacks"},
     "interop": {"types", "detection", "attacks", "defences"},
-    "analysis": {"types", "evaluation", "attacks", "defences"},
-    "training": {"types", "progress", "detection", "attacks", "data", "evaluation", "defences", "analysis", "interop"},
+    "analysis": {"types", "progress", "evaluation", "attacks", "defences"},
+    "training": {
+        "types",
+        "progress",
+        "ranks",
+        "detection",
+        "attacks",
+        "data",
+        "evaluation",
+        "defences",
+        "analysis",
+        "interop",
+    },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,6 +16,7 @@ from robustdet.defences.routing_diagnostics import routing_diagnostics
 from robustdet.defences.schedules import Schedule
 from robustdet.defences.standard import detection_parts
 from robustdet.defences.triplet_loss import TripletTerms
+from robustdet.ranks import gathered_rows, world_size
 from robustdet.types import Batch, DetectionLosses, StepOutput
 
 Triplets = Callable[[Tensor, Tensor, torch.Generator], TripletTerms]
@@ -41,6 +42,8 @@ class RobustDet:
         triplets: L_aid (Eq. 2), made with the margin γ.
         crossed_branch: whether the clean images pass a second time, routed as the adversarial ones (their π, detached),
             and join L_det, L_re and L_kld: the published code's undocumented third branch.
+        triplets_across_processes: where several processes share a batch, L_aid is of the triplets of the whole batch,
+            as it is in one process. Their number grows with the cube of the batch; False leaves each process to its own.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class RobustDet:
         weights: LossWeights,
         triplets: Callable[..., Triplets],
         crossed_branch: bool = False,
+        triplets_across_processes: bool = True,
     ) -> None:
         self.schedule = schedule
         self.weights = weights
         self.triplets = triplets(margin=weights.gamma)
         self.crossed_branch = crossed_branch
+        self.triplets_across_processes = triplets_across_processes
 
     def step(self, model: RobustSSD, batch: Batch, generator: torch.Generator) -> StepOutput:
         adversarial = self.schedule.next(model, batch, generator)
@@ -64,7 +69,10 @@ class RobustDet:
         clean_images = torch.cat([batch.images, source.images])  # what CFR has to reconstruct, for either half
         losses = model.losses(raw, model.assign([*batch.targets, *source.targets]))
         attacked = torch.arange(len(raw.routing), device=raw.routing.device) >= len(batch)
-        aid = self.triplets(raw.routing, attacked, generator)
+        routing, marks = raw.routing, attacked
+        if self.triplets_across_processes:
+            routing, marks = gathered_rows(routing), marks.repeat(world_size())
+        aid = self.triplets(routing, marks, generator)
 
         joined, predictions, originals = losses, [raw], [clean_images]
         if self.crossed_branch:
@@ -83,7 +91,7 @@ class RobustDet:
         shown = halves(losses, len(batch)) | {
             "perturbation": perturbation_size(adversarial),
             "violated_triplets": aid.violated,
-            **routing_diagnostics(raw.routing.detach(), attacked),
+            **routing_diagnostics(routing.detach(), marks),
         }
         return StepOutput(loss, parts | shown)
 

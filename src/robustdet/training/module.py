@@ -7,11 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustdet.attacks.randomness import image_generators
+from robustdet.ranks import averaged, objects_at_rank_zero
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, TrainingMethod
 
@@ -49,8 +51,9 @@ class DetectionModule(pl.LightningModule):
             ids = [target.image_id for target in batch.targets]
             loss = output.loss.item()
             raise FloatingPointError(f"the loss is {loss} at step {self.global_step}: {parts}; images {ids}")
-        self.log_dict({f"train/{name}": value.detach() for name, value in output.parts.items()})
-        self.log("train/loss", output.loss.detach())
+        shown = {**output.parts, "loss": output.loss}
+        values = averaged(torch.stack([value.detach().float() for value in shown.values()]))  # one message for all
+        self.log_dict({f"train/{name}": value for name, value in zip(shown, values, strict=True)})
         return output.loss
 
     def configure_optimizers(self) -> Any:
@@ -70,11 +73,29 @@ class DetectionModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.validation is not None and self.validation.targets:
-            self.log_dict({f"val/{name}": value for name, value in self.validation.compute().items()})
+            scores = self.validation.compute()  # the same in every process
+            self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["method"] = self.method.state_dict()
+        """Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process."""
+        device = self.device.type
+        mine = {
+            "method": self.method.state_dict(),
+            "random": torch.get_rng_state(),  # for networks with dropout; all else draws from its own generators
+            "random_device": torch.get_device_module(device).get_rng_state() if device != "cpu" else None,
+        }
+        checkpoint["processes"] = objects_at_rank_zero(move_data_to_device(mine, torch.device("cpu")))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "method" in checkpoint:
-            self.method.load_state_dict(checkpoint["method"])
+        processes = checkpoint["processes"]
+        if len(processes) != self.trainer.world_size:
+            raise ValueError(
+                f"the checkpoint is of a run in {len(processes)} processes and this one has {self.trainer.world_size}: "
+                "continue it in as many, or start a new run from its weights with warm_start.ckpt_path"
+            )
+        mine = processes[self.trainer.global_rank]
+        device = self.trainer.strategy.root_device
+        self.method.load_state_dict(move_data_to_device(mine["method"], device))
+        torch.set_rng_state(mine["random"])
+        if device.type != "cpu" and mine["random_device"] is not None:
+            torch.get_device_module(device.type).set_rng_state(mine["random_device"])

@@ -8,38 +8,53 @@ import torch
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.evaluation.average_precision import voc_average_precision
+from robustdet.evaluation.average_precision import AveragePrecision, voc_average_precision
+from robustdet.ranks import gathered_objects, share
 from robustdet.types import Attack, Batch, Detections, Detector, Target
+
+Found = dict[str, Detections]  # by image id
 
 
 class Validation:
-    """Collects detections of at most ``max_images`` images, clean and attacked, and turns them into AP50.
+    """Collects detections of the first ``max_images`` images, clean and attacked, and turns them into AP50.
 
     ``attack=None`` watches clean images alone. The attack of an image depends on ``seed`` and the image's id only.
+    Several processes see a share of the images each; ``compute`` brings all of them together by image id, so that what
+    a sampler repeats to make the shares equal counts once.
+
+    ``scores`` are those of the last ``compute``; ``shown`` are the first ``keep_shown`` images of this process, clean
+    and attacked, for callbacks that show them.
     """
 
     def __init__(self, attack: Attack | None, max_images: int | None, num_classes: int, seed: int) -> None:
         self.attack, self.max_images, self.num_classes, self.seed = attack, max_images, num_classes, seed
+        self.keep_shown = 0
+        self.scores: dict[str, AveragePrecision] = {}
         self.reset()
 
     def reset(self) -> None:
         self.targets: dict[str, Target] = {}
-        self.clean: dict[str, Detections] = {}
-        self.attacked: dict[str, Detections] = {}
+        self.clean: Found = {}
+        self.attacked: Found = {}
+        self.shown: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # by image id: [3, H, W] clean, attacked
 
     def update(self, model: Detector, batch: Batch) -> None:
         if self.max_images is not None:
-            room = self.max_images - len(self.targets)
+            room = share(self.max_images) - len(self.targets)
             if room <= 0:
                 return
             batch = Batch(batch.images[:room], batch.targets[:room])
         ids = [target.image_id for target in batch.targets]
         self.targets.update(zip(ids, (target.to("cpu") for target in batch.targets), strict=True))
         self.clean.update(self._detect(model, batch.images, ids))
+        images = batch.images
         if self.attack is not None:
             generators = image_generators(self.seed, ids)
             images = self.attack(DetectorVictim(model), batch.images, batch.targets, generators)
             self.attacked.update(self._detect(model, images, ids))
+        for image_id, clean, attacked in zip(ids, batch.images.cpu(), images.cpu(), strict=True):
+            if len(self.shown) < self.keep_shown:
+                self.shown[image_id] = (clean, attacked)
 
     @staticmethod
     @torch.no_grad()
@@ -47,11 +62,15 @@ class Validation:
         return dict(zip(ids, (found.to("cpu") for found in model.detect(model(images))), strict=True))
 
     def compute(self) -> dict[str, float]:
-        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1]."""
-        found: dict[str, Any] = {"AP50_clean": self.clean}
-        if self.attack is not None:
-            found["AP50_attacked"] = self.attacked
-        return {
-            name: voc_average_precision(detections, self.targets, self.num_classes, rule="area").mean
+        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1]; all processes must call it."""
+        targets, clean, attacked = (_merged(mine) for mine in (self.targets, self.clean, self.attacked))
+        found = {"AP50_clean": clean} | ({"AP50_attacked": attacked} if self.attack is not None else {})
+        self.scores = {
+            name: voc_average_precision(detections, targets, self.num_classes, rule="area")
             for name, detections in found.items()
         }
+        return {name: score.mean for name, score in self.scores.items()}
+
+
+def _merged(mine: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for part in gathered_objects(mine) for key, value in part.items()}
