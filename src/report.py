@@ -1,0 +1,44 @@
+"""`python -m src.report`: everything below `outputs/` that was evaluated, on one page; and its tables as files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from robustdet.analysis.report.content import Report, write_tables
+from robustdet.analysis.report.findings import find
+from robustdet.analysis.report.page import render
+from robustdet.analysis.table import TableSpec, read_spec
+from src.composition import CONF, launcher
+
+FLAGS = CONF.parent / "docs" / "flags.md"
+
+
+def table_specs() -> list[TableSpec]:
+    return [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
+
+
+def report(cfg: DictConfig) -> Path:
+    """Writes `report.html` and `tables/` to `cfg.output`; says which records could not be read."""
+    findings = find(cfg.folders)
+    for damaged in findings.damaged:
+        print(f"cannot be read, and is missing from the report: {damaged.file}: {damaged.reason}", file=sys.stderr)
+    made = Report(findings, table_specs())
+    output = Path(cfg.output)
+    tables = write_tables(made, output / "tables")
+    page = output / "report.html"
+    page.write_text(render(made, FLAGS.read_text() if FLAGS.is_file() else "", cfg.title), encoding="utf-8")
+    print(f"{len(findings.evaluated)} records. Page: {page}; tables: {len(tables)} files in {output / 'tables'}")
+    return page
+
+
+@launcher("report")
+def main(cfg: DictConfig) -> None:
+    report(cfg)
+
+
+if __name__ == "__main__":
+    main()

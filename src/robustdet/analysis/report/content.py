@@ -1,0 +1,120 @@
+"""What a report says, before it is written as a page or as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from robustdet.analysis.rendering import to_csv, to_latex, to_markdown
+from robustdet.analysis.report.findings import Evaluated, Findings
+from robustdet.analysis.report.groups import Group, group, newest_only, provenance
+from robustdet.analysis.table import Table, TableSpec, fill
+
+WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+COLUMNS = """
+experiment method data split suite protocol tabled seed training_seed checkpoint_sha256 attack ap_rule map area_map
+map_50_95 num_images split_size partial linf_max linf_8bit_max objects found_clean found kept mislabelled vanished
+fabricated_clean fabricated flags seconds date file
+""".split()  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper with ours beside it."""
+
+    spec: TableSpec
+    table: Table
+
+    @property
+    def has_ours(self) -> bool:
+        return any(cell.ours is not None for _, cells in self.table.rows for cell in cells)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of weights, and all that was measured of it."""
+
+    experiment: str
+    hash: str
+    evaluated: list[Evaluated]
+
+    @property
+    def newest(self) -> Evaluated:
+        return max(self.evaluated, key=lambda found: found.record.date)
+
+    @property
+    def seconds(self) -> float:
+        return sum(found.record.seconds for found in self.evaluated)
+
+
+@dataclass(frozen=True)
+class Report:
+    findings: Findings
+    specs: Sequence[TableSpec]
+
+    @cached_property
+    def paper_tables(self) -> list[PaperTable]:
+        tables = []
+        for spec in self.specs:
+            records = [r for g in self.groups if g.fits(spec) for r in g.records]
+            table = fill(spec, records)
+            ours = [r for r in records if r.run.experiment in {row.experiment for row in spec.rows}]
+            title = f"{table.title} ({provenance(spec.suite, spec.protocol)})"
+            table = replace(table, title=title, notes=[*table.notes, *newest_only(ours)])
+            tables.append(PaperTable(spec, table))
+        return tables
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        return group(self.findings.evaluated, self.specs)
+
+    @property
+    def runs(self) -> list[Run]:
+        found: dict[tuple[str, str], list[Evaluated]] = {}
+        for one in self.findings.evaluated:
+            found.setdefault((one.record.run.experiment, one.checkpoint), []).append(one)
+        return [Run(*key, found[key]) for key in sorted(found)]
+
+    @property
+    def raised(self) -> dict[str, int]:
+        """How many records carry each flag, by the flag's name."""
+        names = [flag.partition(":")[0] for found in self.findings.evaluated for flag in found.record.flags]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Every table by the name of its files; those not for comparison say so in it."""
+        named = {paper.spec.name: paper.table for paper in self.paper_tables if paper.has_ours}
+        for one in self.groups:
+            named[one.key] = one.average_precision(self.specs)
+            if one.each_checkpoint is not None:
+                named[f"{one.key}_each_checkpoint"] = one.each_checkpoint
+            named |= {f"{one.key}_per_class_{c.experiment}_{c.hash}": one.per_class(c) for c in one.checkpoints}
+        return named
+
+
+def write_tables(report: Report, folder: Path) -> list[Path]:
+    """``<name>.md``, ``.tex`` and ``.csv`` of every table, and ``records.csv`` with a line a record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {f"{name}.{kind}": w(table) for name, table in report.tables.items() for kind, w in WRITERS.items()}
+    texts["records.csv"] = records_csv(report.findings.evaluated)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts]
+
+
+def records_csv(evaluated: Sequence[Evaluated]) -> str:
+    """Every number with its suite, protocol and all else that is needed to tell it from others; AP in [0, 1]."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for found in evaluated:
+        record = found.record
+        counts = vars(record.objects) if record.objects else {"objects": None}
+        fields = vars(record.run) | vars(record) | record.perturbation | counts
+        writer.writerow(fields | {"partial": record.partial, "flags": "; ".join(record.flags), "file": found.file})
+    return text.getvalue()

@@ -1,0 +1,161 @@
+"""Records that may stand side by side: of one split, one suite and one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from robustdet.analysis.report.findings import Evaluated
+from robustdet.analysis.report.pareto import Sweep, sweeps
+from robustdet.analysis.table import Table, TableSpec, summary
+from robustdet.evaluation.record import Record
+from robustdet.evaluation.worst_case import WORST_CASE
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that one suite says about one set of weights; the records are in the order of the columns."""
+
+    experiment: str
+    hash: str
+    evaluated: list[Evaluated]
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment} ({self.hash})"
+
+
+@dataclass(frozen=True)
+class Group:
+    split: str
+    suite: str
+    protocol: str
+    tabled: bool
+    evaluated: list[Evaluated]
+
+    @property
+    def key(self) -> str:
+        """Names the group in links and file names."""
+        text = f"{'' if self.tabled else 'not for comparison'} {self.split} {self.suite} {self.protocol}".lower()
+        return "_".join("".join(c if c.isalnum() else " " for c in text).split())
+
+    @property
+    def records(self) -> list[Record]:
+        return [found.record for found in self.evaluated]
+
+    def fits(self, spec: TableSpec) -> bool:
+        """Whether these records may enter that table."""
+        return self.tabled and (spec.suite, spec.protocol) == (self.suite, self.protocol)
+
+    @cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        found: dict[tuple[str, str], list[Evaluated]] = {}
+        for one in self.evaluated:
+            found.setdefault((one.record.run.experiment, one.checkpoint), []).append(one)
+        return [Checkpoint(*key, evaluated) for key, evaluated in found.items()]
+
+    @property
+    def attack_settings(self) -> dict[str, str]:
+        """How each attack was made, on a line; a suite whose settings were changed says so by several lines."""
+        lines: dict[str, dict[str, None]] = {}
+        for found in self.evaluated:
+            if found.record.attack_settings is not None:
+                lines.setdefault(found.record.attack, {})[describe(found.record.attack_settings)] = None
+        return {attack: "\n".join(each) for attack, each in lines.items()}
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        return sweeps(self.evaluated)
+
+    def average_precision(self, specs: Sequence[TableSpec]) -> Table:
+        """AP of every experiment under every attack, beside the paper's where the paper has this very setting."""
+        fitting = [spec for spec in specs if self.fits(spec)]
+        return self._named(summary(self.records, fitting, f"AP on {self.split}"), *newest_only(self.records))
+
+    @property
+    def each_checkpoint(self) -> Table | None:
+        """AP of every checkpoint by itself; None where each experiment has but one."""
+        if len(self.checkpoints) == len({checkpoint.experiment for checkpoint in self.checkpoints}):
+            return None
+        records = [
+            replace(found.record, run=replace(found.record.run, experiment=checkpoint.name))
+            for checkpoint in self.checkpoints
+            for found in checkpoint.evaluated
+        ]
+        return self._named(summary(records, title=f"AP of each checkpoint on {self.split}"))
+
+    def per_class(self, checkpoint: Checkpoint) -> Table:
+        """AP of each class: classes down, attacks across. A class without objects has no row."""
+        records = [
+            replace(found.record, map=value, run=replace(found.record.run, experiment=name))
+            for found in checkpoint.evaluated
+            for name, value in found.record.per_class.items()
+            if value is not None
+        ]
+        return self._named(summary(records, title=f"AP of each class, {checkpoint.name}"))
+
+    def _named(self, table: Table, *notes: str) -> Table:
+        """With suite and protocol in its title: no number may be without."""
+        warning = "" if self.tabled else "; not for comparison"
+        title = f"{table.title} ({provenance(self.suite, self.protocol)}{warning})"
+        return replace(table, title=title, notes=[*table.notes, *notes])
+
+
+def provenance(suite: str, protocol: str) -> str:
+    return f"suite={suite}, protocol={protocol}"
+
+
+def group(evaluated: Iterable[Evaluated], specs: Sequence[TableSpec] = ()) -> list[Group]:
+    """Groups by name. Experiments and attacks are in the order of the tables, clean images first, worst case last."""
+    experiments = [row.experiment for spec in specs for row in spec.rows]
+
+    def order(found: Evaluated) -> tuple[bool, int, str, int, str, str]:
+        run, attack = found.record.run, found.record.attack
+        attacks = [CLEAN, *(attack for spec in specs if spec.suite == run.suite for attack in spec.columns)]
+        return (
+            attack == WORST_CASE,
+            _place(attack, attacks),
+            attack,
+            _place(run.experiment, experiments),
+            run.experiment,
+            found.record.date,
+        )
+
+    groups: dict[tuple[str, str, str, bool], list[Evaluated]] = {}
+    for found in sorted(evaluated, key=order):
+        run = found.record.run
+        groups.setdefault((run.split, run.suite, run.protocol, run.tabled), []).append(found)
+    return [Group(*key, groups[key]) for key in sorted(groups)]
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def newest_only(records: Iterable[Record]) -> list[str]:
+    """A note for each experiment that was trained with several recipes: a table's row shows the newest alone."""
+    recipes: dict[str, set[str | None]] = {}
+    for record in records:
+        recipes.setdefault(record.run.experiment, set()).add(record.run.training_recipe)
+    return [
+        f"{experiment} was trained in {len(of)} ways that differ in more than the seed: the newest is shown"
+        for experiment, of in recipes.items()
+        if len(of) > 1
+    ]
+
+
+def describe(settings: Any) -> str:
+    """A config as one would call it: ``PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)``."""
+    if isinstance(settings, dict):
+        target = str(settings.get("_target_", ""))
+        if target.startswith("hydra.utils.get_"):
+            return str(settings["path"]).rpartition(".")[2]
+        fields = ", ".join(f"{key}={describe(value)}" for key, value in settings.items() if not key.startswith("_"))
+        return f"{target.rpartition('.')[2]}({fields})" if target else fields
+    if isinstance(settings, list):
+        return f"[{', '.join(describe(value) for value in settings)}]"
+    return str(settings)
