@@ -71,3 +71,50 @@ def test_an_attack_is_its_steps_with_any_step_size(contested):
 def test_a_choice_that_does_not_exist_is_named():
     with pytest.raises(Exception, match="object"):
         MTD(THREAT, 1, "8/255", choice="object")
+
+
+def forwards(victim, attack, images, targets):
+    """How often the detector ran, and what came out."""
+    calls = []
+    handle = victim.detector.register_forward_hook(lambda *_: calls.append(1))
+    attacked = attack(victim, images, targets, [])
+    handle.remove()
+    return len(calls), attacked
+
+
+def stepwise(victim, attack, images, targets):
+    adversarial = images
+    with victim.borrow(targets) as model:
+        for _ in range(attack.steps):
+            adversarial = attack.step(model, adversarial, images)
+    return adversarial
+
+
+def test_between_steps_the_chosen_candidate_s_forward_is_the_next_one_s(contested):
+    victim, images, targets = contested
+    for attack, part in ((MTD(THREAT, 4, "2/255"), slice(0, 1)), (MTD(THREAT, 4, "2/255", choice="batch"), slice(3))):
+        count, attacked = forwards(victim, attack, images[part], targets[part])
+        assert count == 1 + 4 * 2
+        assert torch.equal(attacked, stepwise(victim, attack, images[part], targets[part]))
+        assert not attacked.requires_grad
+
+
+def test_image_after_image_is_the_same_attack_with_fewer_forwards(contested):
+    victim, images, targets = contested
+    batched = forwards(victim, MTD(THREAT, 4, "2/255", one_by_one=False), images, targets)
+    single = forwards(victim, MTD(THREAT, 4, "2/255", one_by_one=True), images, targets)
+    assert batched[0] == 4 * 3
+    assert single[0] == len(images) * (1 + 4 * 2)
+    torch.testing.assert_close(single[1], batched[1], rtol=0, atol=1e-6)
+
+
+def test_large_images_on_a_cpu_go_one_by_one():
+    attack = MTD(THREAT, 1, "8/255")
+    assert attack._one_by_one(torch.zeros(2, 3, 300, 300))
+    assert not attack._one_by_one(torch.zeros(2, 3, 96, 96))
+
+
+def test_no_steps_return_the_images(contested):
+    victim, images, targets = contested
+    for part in (slice(3), slice(0, 1)):
+        assert torch.equal(MTD(THREAT, 0, "8/255")(victim, images[part], targets[part], []), images[part])

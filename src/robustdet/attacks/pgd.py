@@ -36,8 +36,11 @@ class SignAttack(ABC):
         check_images(images, targets)
         adversarial = self.threat.uniform(images, generators) if self.random_start else images.clone()
         with victim.borrow(targets) as model:
-            for _ in range(self.steps):
-                adversarial = self.step(model, adversarial, images)
+            return self._all_steps(model, adversarial, images)
+
+    def _all_steps(self, model: BorrowedVictim, adversarial: Images, clean: Images) -> Images:
+        for _ in range(self.steps):
+            adversarial = self.step(model, adversarial, clean)
         return adversarial
 
     @abstractmethod

@@ -32,10 +32,13 @@ class DetectorVictim:
         self.detector = detector
 
     @contextmanager
-    def borrow(self, targets: Targets) -> Iterator[BorrowedDetector]:
-        """The detector, held still by :func:`frozen`, with ``targets`` matched once for all steps."""
+    def borrow(self, targets: Targets, assignment: Assignment | None = None) -> Iterator[BorrowedDetector]:
+        """The detector, held still by :func:`frozen`, with ``targets`` matched once for all steps.
+
+        Who borrows for the same targets again may hand in the ``assignment`` of the first time.
+        """
         with frozen(self.detector):
-            yield _Borrowed(self.detector, targets, self.detector.assign(targets))
+            yield _Borrowed(self.detector, targets, assignment or self.detector.assign(targets))
 
 
 @dataclass

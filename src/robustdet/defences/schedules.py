@@ -17,7 +17,7 @@ from torch import Tensor
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.types import Attack, Batch, BorrowedVictim, Detector, Images, Target
+from robustdet.types import Assignment, Attack, Batch, BorrowedVictim, Detector, Images, Target
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,20 @@ class Replay:
         self.updates_per_source = updates_per_source
         self.step_sizes = [pixel_fraction(size) for size in step_sizes]
         self._source: Batch | None = None
+        self._assignment: Assignment | None = None  # of the source's targets, matched once for all its updates
         self._iterate: Tensor | None = None
         self._step_size = 0.0
         self._updates = 0
 
     def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
         if self._source is None or self._iterate is None or self._updates == self.updates_per_source:
-            self._source, self._iterate, self._updates = batch, batch.images, 0
+            self._source, self._assignment, self._iterate, self._updates = batch, None, batch.images, 0
             choice = int(torch.randint(len(self.step_sizes), (), generator=generator))
             self._step_size = self.step_sizes[choice]
         source = self._source
-        with DetectorVictim(model).borrow(source.targets) as victim:
+        if self._assignment is None:
+            self._assignment = model.assign(source.targets)
+        with DetectorVictim(model).borrow(source.targets, self._assignment) as victim:
             self._iterate = self.attack.step(victim, self._iterate, source.images, self._step_size)
         self._updates += 1
         return AdversarialBatch(self._iterate, source)
@@ -109,6 +112,7 @@ class Replay:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._assignment = None
         self._iterate = state["iterate"]
         self._step_size = state["step_size"]
         self._updates = state["updates"]
