@@ -193,3 +193,20 @@ def test_other_input_sizes(build: Callable[..., Any], size: int) -> None:
     images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert network(images, torch.Generator()).reconstruction.shape == images.shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_published_codes_way_with_nan_hides_it_in_the_first_layers_only(name: str, images: Tensor) -> None:
+    network = build_detector(name, ["nan_to_zero=5"])
+    silent = build_detector(name)
+    silent.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(network(images).cls_logits, silent(images).cls_logits)
+        poison(network.backbone.layers[4])
+        poison(silent.backbone.layers[4])
+        silent.backbone.layers[4].weight.zero_()
+        silent.backbone.layers[4].bias.zero_()
+        torch.testing.assert_close(network(images).cls_logits, silent(images).cls_logits)
+        poison(network.backbone.layers[6])
+        with pytest.raises(FloatingPointError, match=r"first in layer backbone\.layers\.6"):
+            network(images)

@@ -169,3 +169,17 @@ def test_a_protocol_settles_means_and_post_processing() -> None:
     assert ssd.normalisation.mean.flatten().tolist() == [104, 117, 123]
     assert ssd.post_processing.candidates_per_class == 200
     assert ssd.post_processing.max_detections is None
+
+
+def test_classes_that_no_object_has_share_the_softmax_and_are_never_detected(build: Build) -> None:
+    ssd = build("tiny_ssd", ["+unused_classes=7"], num_classes=3)
+    with torch.no_grad():
+        raw = ssd(torch.rand(1, 3, 96, 96))
+        assert raw.cls_logits.shape[-1] == 1 + 3 + 7
+        raw.cls_logits.zero_()
+        raw.cls_logits[:, :5, 9] = 9.0  # unused
+        raw.cls_logits[:, 5, 2] = 9.0
+    (found,) = ssd.detect(raw)
+    assert set(found.labels.tolist()) <= {1, 2, 3}
+    assert int(found.labels[0]) == 2
+    assert float(found.scores[0]) == pytest.approx(1 / (1 + 10 * 2.718281828**-9), rel=1e-4)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustdet.defences.aa_conv import AAConv2d, Execution, Routing, convert_convolutions
 from robustdet.defences.cfr import CFR, Decoder, GaussianConv, sample
-from robustdet.defences.non_finite import first_non_finite_layer
+from robustdet.defences.non_finite import first_non_finite_layer, zero_nan
 from robustdet.detection.ssd import SSD
 from robustdet.detection.weights import require_fit
 from robustdet.types import Images, RawPredictions
@@ -47,6 +47,8 @@ class RobustSSD(SSD):
         perturbation: what tells the K copies of a plain kernel apart at first; see `AAConv2d`.
         seed: of that perturbation.
         execution: of the AA-convolutions; see `AAConv2d`.
+        nan_to_zero: after how many of the backbone's first layers NaN becomes 0, as in the published code. It hides
+            divergence and gradients; with 0, the default, NaN is an error.
         ssd: all arguments of `SSD`.
     """
 
@@ -59,6 +61,7 @@ class RobustSSD(SSD):
         perturbation: float | int = 1e-2,
         seed: int = 0,
         execution: Execution = "auto",
+        nan_to_zero: int = 0,
         **ssd: Any,
     ) -> None:
         super().__init__(**ssd)
@@ -69,6 +72,7 @@ class RobustSSD(SSD):
         decoder = None if cfr is None else insert_cfr(self.backbone.layers, cfr)
         generator = self._perturbation_generator()
         convert_convolutions(self, num_kernels, self.routing, self.perturbation, generator, execution)
+        zero_nan(self.backbone.layers[:nan_to_zero])
         self.aid, self.decoder = aid, decoder  # these two keep plain convolutions
 
     def forward(

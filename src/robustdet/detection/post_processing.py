@@ -27,12 +27,14 @@ class PostProcessing:
     max_detections: int | None = 200
 
     @torch.no_grad()
-    def __call__(self, raw: RawPredictions, input_size: int) -> list[Detections]:
+    def __call__(self, raw: RawPredictions, input_size: int, num_classes: int | None = None) -> list[Detections]:
         """The detections of each image, best first; boxes are xyxy pixels of an image of ``input_size`` pixels.
+
+        Only labels up to ``num_classes`` are detected; None for all.
 
         Raises ValueError on predictions that are not finite: they would silently count as no detections.
         """
-        scores = raw.cls_logits.float().softmax(dim=-1)[..., 1:]
+        scores = raw.cls_logits.float().softmax(dim=-1)[..., 1:][..., :num_classes]
         boxes = decode(raw.bbox_regression.float(), raw.default_boxes) * input_size
         finite = scores.isfinite().all(dim=(1, 2)) & boxes.isfinite().all(dim=(1, 2))
         if not bool(finite.all()):

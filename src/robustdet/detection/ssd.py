@@ -25,6 +25,8 @@ class SSD(nn.Module):
 
     Args:
         num_classes: C, without the background.
+        unused_classes: outputs beyond these that no object has. They share the softmax and are never detected (the
+            published code's COCO head has 120).
         input_size: height and width of the images, in pixels.
         backbone, extras: the network up to its last source; ``extras`` goes on where ``backbone`` ends.
         default_boxes: for the sources of both, in order.
@@ -47,6 +49,7 @@ class SSD(nn.Module):
         normalisation: Normalisation,
         criterion: MultiBoxLoss,
         post_processing: PostProcessing,
+        unused_classes: int = 0,
         l2_norm: float | int | None = None,
         head_std: float | None = None,
         background_bias: float | int = 0,
@@ -70,7 +73,7 @@ class SSD(nn.Module):
         boxes = default_boxes(input_size, source_sizes(backbone, extras, input_size))
         self.register_buffer("default_boxes", boxes, persistent=False)
         self.l2_norm = nn.Identity() if l2_norm is None else L2Norm(channels[0], l2_norm)
-        self.classification_head = Head(channels, boxes_per_cell, num_classes + 1)
+        self.classification_head = Head(channels, boxes_per_cell, num_classes + 1 + unused_classes)
         self.regression_head = Head(channels, boxes_per_cell, 4)
         for part in (backbone, extras):
             initialise_layers(part)
@@ -108,7 +111,7 @@ class SSD(nn.Module):
 
     def detect(self, raw: RawPredictions) -> list[Detections]:
         """Detections in pixels of the input, best first."""
-        return self.post_processing(raw, self.input_size)
+        return self.post_processing(raw, self.input_size, self.num_classes)
 
     def warm_start(self, clean: Mapping[str, Tensor]) -> None:
         """Start from the state dict of another SSD like this. ValueError names every tensor that does not fit."""
