@@ -31,17 +31,20 @@ COMMON = {
     "schedule", "scheduler", "trainer", "logger", "callbacks",
 }  # fmt: skip
 ROOTS = {
-    "train": COMMON | {"warm_start", "validation"},
+    "train": COMMON | {"warm_start", "validation", "objectives"},
     "evaluate": COMMON | {"warm_start", "validation", "suite", "pictures"},
+    "analyze": COMMON | {"warm_start", "validation", "analysis"},
+    "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
+    "report": {"folders", "output", "title"},
 }
 PLAIN: dict[str, set[str]] = {
-    "paths": {"outputs", "data", "run"},
+    "paths": {"outputs", "data", "run", "study"},
     "warm_start": {"experiment", "overrides", "ckpt_path"},
     "validation": {"attack", "max_images"},
     "protocol": {
         "name", "cwa", "dag", "channel_means", "aid_input_filter", "kernel_perturbation", "log_variance_max",
         "candidates_per_class", "max_detections", "replay_step_sizes", "adversary_choice", "triplets", "crossed_branch",
-        "metrics",
+        "metrics", "nan_to_zero", "unused_coco_classes",
     },
     "protocol.metrics": {"voc", "coco"},
     "suite": {"name", "attacks", "max_images", "tabled"},
