@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from robustdet.analysis.report.pareto import Point, Sweep
 
-WIDTH, HEIGHT, LEFT, BELOW, MARGIN = 560, 340, 56, 46, 16  # of the drawing and its border, user units
+WIDTH, HEIGHT = 560, 340  # of the drawing, user units
+LEFT, RIGHT, TOP, BOTTOM = 56, 544, 16, 294  # of the axes within
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,6 @@ class Tick:
 class Dot:
     x: float
     y: float
-    left: bool  # whether the label goes to the left of the dot
     point: Point
 
 
@@ -31,6 +31,12 @@ class Scatter:
     y_ticks: list[Tick]
     dots: list[Dot]
     front: str  # an SVG polyline's points
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = RIGHT
+    top: int = TOP
+    bottom: int = BOTTOM
 
 
 def scatter(sweep: Sweep) -> Scatter:
@@ -39,12 +45,12 @@ def scatter(sweep: Sweep) -> Scatter:
     y_range, y_values = _axis([point.robust for point in sweep.points])
 
     def x(value: float) -> float:
-        return round(LEFT + (value - x_range[0]) / (x_range[1] - x_range[0]) * (WIDTH - LEFT - MARGIN), 1)
+        return round(LEFT + (value - x_range[0]) / (x_range[1] - x_range[0]) * (RIGHT - LEFT), 1)
 
     def y(value: float) -> float:
-        return round(HEIGHT - BELOW - (value - y_range[0]) / (y_range[1] - y_range[0]) * (HEIGHT - BELOW - MARGIN), 1)
+        return round(BOTTOM - (value - y_range[0]) / (y_range[1] - y_range[0]) * (BOTTOM - TOP), 1)
 
-    dots = [Dot(x(p.clean), y(p.robust), x(p.clean) > WIDTH * 0.62, p) for p in sweep.points]
+    dots = [Dot(x(p.clean), y(p.robust), p) for p in sweep.points]
     return Scatter(
         [Tick(x(value), f"{value:g}") for value in x_values],
         [Tick(y(value), f"{value:g}") for value in y_values],
@@ -54,10 +60,11 @@ def scatter(sweep: Sweep) -> Scatter:
 
 
 def _axis(values: Sequence[float]) -> tuple[tuple[float, float], list[float]]:
-    """A range around ``values`` that ends on ticks, and its ticks: 1, 2 or 5 times a power of ten apart."""
-    low, high = min(values), max(values)
-    span = max(high - low, 1.0)
-    magnitude = 10 ** math.floor(math.log10(span / 4))
-    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude * 4 >= span)
-    first, last = math.floor((low - span * 0.05) / step), math.ceil((high + span * 0.05) / step)
-    return (first * step, last * step), [round(index * step, 6) for index in range(first, last + 1)]
+    """A range around AP ``values`` in percent that ends on ticks, and its ticks: 1, 2 or 5 times a power of ten apart."""
+    span = max(max(values) - min(values), 1.0)
+    magnitude = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(multiple * magnitude for multiple in (1, 2, 5, 10) if multiple * magnitude * 4 >= span)
+    first = max(math.floor((min(values) - span * 0.05) / step), 0)  # no AP is below 0
+    last = math.ceil((max(values) + span * 0.05) / step)
+    ticks = [round(index * step, 6) for index in range(first, last + 1)]
+    return (ticks[0], ticks[-1]), ticks

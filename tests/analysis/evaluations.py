@@ -1,0 +1,104 @@
+"""Folders as evaluations and analyses leave them, for tests of the report: every number is made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from robustdet.evaluation.environment import describe_environment
+from robustdet.evaluation.objects import ObjectCounts
+from robustdet.evaluation.record import Record, RunInfo, write_record
+
+FLAG = "outside_ball: changed by more than ε = 8/255 (in 3 of 4952 images, such as 000001)"
+FLAGS = "# Flags\n\n## `outside_ball`\n\nThe attack left its **ball**.\n\n## not_finite\n\n<script>no HTML</script>\n"
+_RUN = RunInfo(
+    experiment="voc_cfr",
+    method="RobustDet",
+    protocol="paper",
+    suite="paper",
+    tabled=True,
+    data="VOC 2007",
+    split="VOC2007 test",
+    split_size=4952,
+    seed=0,
+    checkpoint="final.ckpt",
+    checkpoint_sha256="a" * 64,
+    training_seed=0,
+    training_recipe="one",
+)
+_RECORD = Record(
+    run=_RUN,
+    attack="clean",
+    attack_settings=None,
+    num_images=4952,
+    ap_rule="voc07",
+    map=0.7,
+    area_map=0.71,
+    map_50_95=None,
+    per_class={"cat": 0.8, "dog": 0.6, "unicorn": None},
+    perturbation={"linf_max": 8.0, "linf_8bit_max": 8.0, "changed": 0.99},
+    clean_losses={"total": 1.5},
+    attacked_losses={"total": None},
+    loss_rose={"total": 0.997},
+    flags=[],
+    seconds=812.0,
+    images_per_second=6.1,
+    date="2026-01-01T00:00:00+00:00",
+    environment=describe_environment("cpu"),
+)
+PGD = {
+    "_target_": "robustdet.attacks.PGD",
+    "objective": {"_target_": "hydra.utils.get_method", "path": "robustdet.attacks.objectives.a_cls"},
+    "threat": {"_target_": "robustdet.attacks.LInf", "epsilon": "8/255"},
+    "steps": 20,
+}
+COUNTS = ObjectCounts(0.3, 0.5, 12032, 9000, 4500, 4321, 1234, 3445, 1200, 3000)
+
+
+def write(run: Path, attack: str = "clean", ap: float = 0.7, **changes: Any) -> Path:
+    """One record of the training run in this folder; ``changes`` are of `Record` or `RunInfo`. Returns its file."""
+    about_run = {name: changes.pop(name) for name in list(changes) if name in vars(_RUN)}
+    info = replace(_RUN, **about_run)
+    attacked = {} if attack == "clean" else {"attack_settings": PGD, "objects": COUNTS}
+    record = replace(_RECORD, run=info, attack=attack, map=ap, **attacked | changes)
+    suite = info.suite if info.protocol == "paper" else f"{info.suite}_{info.protocol}"
+    return write_record(record, run / "evaluation" / suite / "records")
+
+
+def write_config(run: Path, **loss: float) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    weights = {"_target_": "robustdet.defences.robustdet.LossWeights", "beta": 0.75, **loss}
+    (run / "config.yaml").write_text(yaml.safe_dump({"loss": weights}))
+
+
+def write_picture(file: Path, size: tuple[int, int] = (40, 30)) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 50).convert("RGB").save(file)
+
+
+def write_everything(outputs: Path) -> None:
+    """One of each kind of thing that a page has to show."""
+    cfr = outputs / "voc_cfr" / "run"
+    for attack, ap in {"clean": 0.748, "pgd_cls": 0.461, "pgd_loc": 0.488, "cwa": 0.344}.items():
+        write(cfr, attack, ap)
+    write(cfr, "dag", 0.292, flags=[FLAG])
+    write(
+        cfr, "worst_case", 0.25, attack_settings={"attacks": ["pgd_cls", "cwa"]}, chosen={"pgd_cls": 3000, "cwa": 1952}
+    )
+    write(cfr, "pgd_cls", 0.321, suite="reliable")
+    write(cfr, "pgd_cls", 0.333, protocol="authors")
+    write(outputs / "voc_std" / "run", "clean", 0.774, experiment="voc_std", checkpoint_sha256="b" * 64, num_images=500)
+    write(cfr, "pgd_cls", 0.987, suite="quick", tabled=False, num_images=64)
+    for index, (gamma, clean, robust) in enumerate([(0.1, 0.76, 0.33), (0.6, 0.75, 0.43), (0.9, 0.7, 0.4)]):
+        run = outputs / "sweeps" / "voc_robustdet" / str(index)
+        write_config(run, gamma=gamma)
+        identity = {"experiment": "voc_robustdet", "checkpoint_sha256": str(index) * 64, "training_recipe": str(index)}
+        write(run, "clean", clean, suite="reliable", **identity)
+        write(run, "pgd_cls", robust, suite="reliable", **identity)
+    write_picture(cfr / "analysis" / "pgd_steps.png")
+    (cfr / "analysis" / "pgd_steps.csv").write_text("steps,map\n1,0.5\n")
+    write_picture(cfr / "evaluation" / "paper" / "detections.png", (900, 700))
