@@ -46,7 +46,7 @@ PLAIN: dict[str, set[str]] = {
         "candidates_per_class", "max_detections", "replay_step_sizes", "adversary_choice", "triplets", "crossed_branch",
         "metrics", "nan_to_zero", "unused_coco_classes",
     },
-    "protocol.metrics": {"voc", "coco"},
+    "protocol.metrics": {"voc", "area", "coco"},
     "suite": {"name", "attacks", "max_images", "tabled"},
     "suite.attacks": {"*"},
     "callbacks": {"*"},

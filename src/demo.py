@@ -17,7 +17,7 @@ from src.evaluate import evaluate, show_table
 from src.train import train
 
 # Weight updates that fit into eight minutes on two cores; the experiments themselves train longer.
-UPDATES = {"shapes_std": 1000, "shapes_mtd_warm": 300, "shapes_robustdet": 150}
+UPDATES = {"shapes_std": 1000, "shapes_mtd_warm": 300, "shapes_robustdet": 300}
 
 
 def compose(root: str, *overrides: str) -> DictConfig:

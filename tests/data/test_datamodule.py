@@ -146,7 +146,7 @@ def test_what_a_run_asks_before_it_starts(tmp_path: Path) -> None:
     source = partial(Shapes, size=48, train=4, val=1, test=1)
     module = DetectionDataModule(source, tmp_path, image_size=48, batch_size=2, eval_batch_size=2)
     assert module.classes == ["cross", "disc", "ring", "square", "star", "triangle"]
-    assert (module.name, module.metric) == ("shapes", "voc")
+    assert (module.name, module.metric) == ("shapes", "area")
     assert module.test_split.startswith("shapes: test")
 
 

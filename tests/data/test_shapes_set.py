@@ -94,4 +94,4 @@ def test_of_two_processes_the_second_keeps_what_the_first_drew(tmp_path: Path, m
 
 def test_the_test_split_says_which_drawing_it_is(shapes: Shapes) -> None:
     assert shapes.test_split.startswith("shapes: test (48px-seed3-")
-    assert (shapes.name, shapes.metric) == ("shapes", "voc")
+    assert (shapes.name, shapes.metric) == ("shapes", "area")

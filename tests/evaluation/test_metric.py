@@ -11,6 +11,8 @@ def test_each_metric_names_its_rule_and_says_what_stands_beside_it():
     assert (voc.rule, coco.rule) == ("voc07", "coco50")
     assert voc.area_map == voc_average_precision(found, truth, 3, rule="area").mean
     assert voc.map_50_95 is None
+    area = VocMetric(3, rule="area")(found, truth)
+    assert (area.rule, area.headline.mean, area.area_map) == ("area", voc.area_map, voc.area_map)
     assert coco.area_map is None
     assert 0 < coco.map_50_95 < coco.headline.mean
 

@@ -44,7 +44,7 @@ class DataSource(Protocol):
     """A data set on disk. ``annotations`` of a split that it does not have are None."""
 
     name: str  # the folder's own name, so that a number on a subset is never taken for one on the original
-    metric: Literal["voc", "coco"]  # whose AP is the headline
+    metric: Literal["voc", "coco", "area"]  # whose AP is the headline
 
     @property
     def classes(self) -> list[str]: ...

@@ -83,7 +83,7 @@ class COCO:
             here: numbers are measured on it, never chosen by it.
     """
 
-    metric: Literal["voc", "coco"] = "coco"
+    metric: Literal["voc", "coco", "area"] = "coco"
 
     def __init__(
         self,

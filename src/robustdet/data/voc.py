@@ -145,7 +145,7 @@ class VOC:
         classes: names of the labels 1..C; None is VOC's 20, or a bare folder's own names, alphabetically.
     """
 
-    metric: Literal["voc", "coco"] = "voc"
+    metric: Literal["voc", "coco", "area"] = "voc"
 
     def __init__(
         self,

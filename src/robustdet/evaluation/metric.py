@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.evaluation.average_precision import AveragePrecision, voc_average_precision
+from robustdet.evaluation.average_precision import AveragePrecision, Rule, voc_average_precision
 from robustdet.evaluation.coco_ap import coco_average_precision
 from robustdet.types import Detections, Target
 
@@ -32,16 +32,17 @@ class Metric(Protocol):
 
 
 class VocMetric:
-    """VOC07 11-point AP at IoU 0.5, and the area under the curve beside it."""
+    """AP at IoU 0.5: the headline by ``rule`` (VOC07's 11 points), and the area under the curve beside it."""
 
-    def __init__(self, num_classes: int, iou: float = 0.5) -> None:
+    def __init__(self, num_classes: int, iou: float = 0.5, rule: Rule = "voc07") -> None:
         self.num_classes = num_classes
         self.iou = iou
+        self.rule: Rule = rule
 
     def __call__(self, detections: Mapping[str, Detections], targets: Mapping[str, Target]) -> Scores:
-        headline = voc_average_precision(detections, targets, self.num_classes, self.iou, "voc07")
+        headline = voc_average_precision(detections, targets, self.num_classes, self.iou, self.rule)
         area = voc_average_precision(detections, targets, self.num_classes, self.iou, "area")
-        return Scores("voc07", headline, area_map=area.mean)
+        return Scores(self.rule, headline, area_map=area.mean)
 
 
 class CocoMetric:
