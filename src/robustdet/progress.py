@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """``75.4`` as ``1:15``; hours appear when there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -23,12 +23,13 @@ def duration(seconds: float) -> str:
 class ProgressBar:
     """Counts ``unit``s (images, say) done out of ``total`` and shows rate, time left and the latest values.
 
-    Used as a context manager; ``total=None`` when the end is unknown.
+    Used as a context manager; ``total=None`` when the end is unknown. ``done`` was there before (a resumed download).
     """
 
-    def __init__(self, title: str, total: int | None, unit: str = "images") -> None:
+    def __init__(self, title: str, total: float | int | None, unit: str = "images", done: float | int = 0) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done, self.work = 0, 0
+        self.done, self.work = float(done), 0.0
+        self.before = done
         self.start = self.last_line = time.monotonic()
         self.live: Progress | None = None
         if sys.stderr.isatty():
@@ -41,7 +42,7 @@ class ProgressBar:
                 TextColumn("{task.fields[shown]}"),
                 console=Console(stderr=True),
             )
-            self.task = self.live.add_task(title, total=total, shown="")
+            self.task = self.live.add_task(title, total=total, completed=int(done), shown="")
 
     def __enter__(self) -> ProgressBar:
         if self.live is not None:
@@ -53,10 +54,10 @@ class ProgressBar:
     ) -> None:
         if self.live is not None:
             self.live.stop()
-        elif kind is None and self.done:
+        elif kind is None and self.done > self.before:
             self._print_line({})
 
-    def advance(self, steps: int = 1, work: int = 0, values: Mapping[str, float] | None = None) -> None:
+    def advance(self, steps: float | int = 1, work: float | int = 0, values: Mapping[str, float] | None = None) -> None:
         """``steps`` count towards ``total``; ``work`` is the number of units they took (for the rate)."""
         self.done += steps
         self.work += work
@@ -73,6 +74,7 @@ class ProgressBar:
     def _print_line(self, values: Mapping[str, float]) -> None:
         self.last_line = time.monotonic()
         spent = self.last_line - self.start
-        of_total = f"/{self.total}" if self.total else ""
-        left = f"  {duration(spent / self.done * (self.total - self.done))} left" if self.total and self.done else ""
-        print(f"{self.title}  {self.done}{of_total}  {self._shown(values)}{left}", file=sys.stderr, flush=True)
+        of_total = f"/{self.total:.0f}" if self.total else ""
+        each = spent / max(1e-9, self.done - self.before)
+        left = f"  {duration(each * (self.total - self.done))} left" if self.total and self.done > self.before else ""
+        print(f"{self.title}  {self.done:.0f}{of_total}  {self._shown(values)}{left}", file=sys.stderr, flush=True)

@@ -11,11 +11,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustdet.data.progress import progress
+from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
+MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,11 @@ def _transfer(url: str, part: Path) -> None:
             length = answer.headers.get("Content-Length")
             total = None if length is None else done + int(length)
             title = f"{'Resuming' if done else 'Downloading'} {part.stem}"
-            with part.open("ab" if done else "wb") as file, progress(title, total, done, in_bytes=True) as advance:
+            bar = ProgressBar(title, None if total is None else total / MB, "MB", done / MB)
+            with part.open("ab" if done else "wb") as file, bar:
                 while chunk := answer.read(CHUNK):
                     file.write(chunk)
-                    advance(len(chunk))
+                    bar.advance(len(chunk) / MB, len(chunk) / MB)
         size = part.stat().st_size
         if total is not None and size != total:
             raise ConnectionError(f"the transfer ended after {size} of {total} bytes")
@@ -100,10 +102,10 @@ def _transfer(url: str, part: Path) -> None:
 
 def _check(file: Path, md5: str) -> None:
     digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as opened, progress(f"Checking {file.name}", file.stat().st_size, in_bytes=True) as advance:
+    with file.open("rb") as opened, ProgressBar(f"Checking {file.name}", file.stat().st_size / MB, "MB") as bar:
         while chunk := opened.read(CHUNK):
             digest.update(chunk)
-            advance(len(chunk))
+            bar.advance(len(chunk) / MB, len(chunk) / MB)
     if digest.hexdigest() != md5:
         wrong = file.replace(file.with_name(file.name + ".wrong"))
         raise ValueError(
@@ -122,7 +124,7 @@ def unpack(file: Path, folder: Path) -> None:
         for name in archive.namelist():
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{file} holds {name!r}, which would be written outside {folder}.")
-        with progress(f"Unpacking {file.name}", len(archive.namelist())) as advance:
+        with ProgressBar(f"Unpacking {file.name}", len(archive.namelist()), "files") as bar:
             for name in archive.namelist():
                 archive.extract(name, folder)
-                advance()
+                bar.advance(1, 1)

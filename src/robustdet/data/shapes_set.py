@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from robustdet.data.annotation import Annotation, Split
-from robustdet.data.progress import progress
 from robustdet.data.shapes import FORMS, Scene, draw_scene
 from robustdet.data.voc import VOC
+from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ def draw_set(settings: ShapesSettings, folder: Path) -> None:
     try:
         for part in ("JPEGImages", "Annotations", "ImageSets/Main", "annotations"):
             (partial / part).mkdir(parents=True)
-        with progress(f"Drawing shapes into {folder}", settings.train + settings.val + settings.test) as advance:
+        with ProgressBar(f"Drawing shapes into {folder}", settings.train + settings.val + settings.test) as bar:
             for split in get_args(Split):
-                _draw_split(settings, split, partial, advance)
+                _draw_split(settings, split, partial, bar)
         (partial / MANIFEST).write_text(json.dumps(asdict(settings), indent=2) + "\n")
         partial.chmod(0o755)
         if folder.exists() and not (folder / MANIFEST).is_file():
@@ -117,7 +117,7 @@ def draw_set(settings: ShapesSettings, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _draw_split(settings: ShapesSettings, split: str, folder: Path, advance: Any) -> None:
+def _draw_split(settings: ShapesSettings, split: str, folder: Path, bar: ProgressBar) -> None:
     ids: list[str] = []
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ def _draw_split(settings: ShapesSettings, split: str, folder: Path, advance: Any
             {"id": index + 1, "file_name": f"{image_id}.png", "height": settings.size, "width": settings.size}
         )
         objects += _coco_objects(index + 1, len(objects) + 1, scene)
-        advance()
+        bar.advance(1, 1)
     (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
     categories = [{"id": label, "name": name, "supercategory": "form"} for label, name in enumerate(FORMS, start=1)]
     instances = {"info": asdict(settings), "images": images, "annotations": objects, "categories": categories}
