@@ -19,7 +19,9 @@ from torch import Tensor
 from robustdet.evaluation.average_precision import pairwise_iou
 from robustdet.types import Detections, Images, Target
 
-RIGHT, WRONG, OBJECT = "#1a9641", "#d7191c", "#ffd92f"  # green, red, yellow
+# blue, orange, yellow: distinct for colour-blind readers, who find a tick or a cross beside each score as well
+RIGHT, WRONG, OBJECT = "#0072B2", "#D55E00", "#ffd92f"
+FOUND = "#8E3A9D"  # purple: nobody knows whether it is right
 MAGNIFICATION = 10  # of a perturbation; no change is mid-grey
 INCHES = 2.6  # of an image
 
@@ -42,8 +44,8 @@ def detection_grid(
     """Draw one row an image: its objects, then each view's detections with a score above ``threshold``.
 
     ``views`` are by title, clean images first; each attacked one is followed by its perturbation, ten times
-    magnified. A detection is green where it overlaps an object of its class by an IoU of 0.5 and no better detection
-    does, red elsewhere; dashed yellow objects were missed. ``class_names`` are those of labels 1..C. Writes a PNG.
+    magnified. A detection is blue where it overlaps an object of its class by an IoU of 0.5 and no better detection
+    does, orange elsewhere; dashed yellow objects were missed. ``class_names`` are those of labels 1..C. Writes a PNG.
     """
     clean, *attacked = views.values()
     widths = [1.0, 1.0] + [1.0, 0.5] * len(attacked)
@@ -53,13 +55,17 @@ def detection_grid(
         axes.set_title(title, fontsize=10)
     for row, target in enumerate(targets):
         cells = iter(grid[row])
-        _draw_objects(_show(next(cells), clean.images[row]), target, class_names)
+        draw_objects(show(next(cells), clean.images[row], target.original_size), target, class_names)
         for view in views.values():
-            _draw_detections(_show(next(cells), view.images[row]), view.detections[row], target, class_names, threshold)
+            panel = show(next(cells), view.images[row], target.original_size)
+            draw_detections(panel, view.detections[row], target, class_names, threshold)
             if view is not clean:
-                change = (view.images[row] - clean.images[row]) * MAGNIFICATION + 0.5
-                _show(next(cells), change)
-    figure.legend(handles=_legend(threshold), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+                show(next(cells), magnified(view.images[row], clean.images[row]), target.original_size)
+    handles = [
+        *legend_handles(threshold, "missed (on the left: difficult)"),
+        Line2D([], [], color=OBJECT, label="object"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return Path(path)
@@ -83,22 +89,36 @@ def _titles(names: list[str]) -> list[str]:
     return ["objects", clean, *pairs]
 
 
-def _show(axes: Axes, image: Float[Tensor, "3 H W"]) -> Axes:
+def show(axes: Axes, image: Float[Tensor, "3 H W"], original_size: tuple[int, int]) -> Axes:
+    """The image in the proportions of its file (height, width): a detector's input is stretched to a square."""
     axes.imshow(image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+    height, width = original_size
+    axes.set_aspect(height / width * image.shape[2] / image.shape[1])
     axes.set_axis_off()
     axes.set_anchor("N")
     return axes
 
 
-def _draw_objects(axes: Axes, target: Target, class_names: Sequence[str]) -> None:
+def magnified(attacked: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
+    """Their difference, ten times over; mid-grey where there is none."""
+    return (attacked - clean) * MAGNIFICATION + 0.5
+
+
+def draw_objects(axes: Axes, target: Target, class_names: Sequence[str]) -> None:
     for box, label, difficult in zip(target.boxes.cpu(), target.labels, target.difficult | target.crowd, strict=True):
         _box(axes, box.numpy(), OBJECT, dotted=bool(difficult))
         _tag(axes, box.numpy(), class_names[int(label) - 1], OBJECT, "black")
 
 
-def _draw_detections(
-    axes: Axes, found: Detections, target: Target, class_names: Sequence[str], threshold: float
+def draw_detections(
+    axes: Axes,
+    found: Detections,
+    target: Target,
+    class_names: Sequence[str],
+    threshold: float,
+    fontsize: float = 7.5,
 ) -> None:
+    """Right detections blue, wrong ones orange, missed objects dashed. ``fontsize`` of the scores in points."""
     shown, target = found.to("cpu"), target.to("cpu")
     keep = shown.scores > threshold
     shown = Detections(shown.boxes[keep], shown.scores[keep], shown.labels[keep])
@@ -108,6 +128,15 @@ def _draw_detections(
     # best last, so that it lies on top
     for box, score, label, is_right in reversed(list(zip(shown.boxes, shown.scores, shown.labels, right, strict=True))):
         colour = RIGHT if is_right else WRONG
+        _box(axes, box.numpy(), colour)
+        mark = "✓" if is_right else "✗"
+        _tag(axes, box.numpy(), f"{class_names[int(label) - 1]} {score:.2f} {mark}", colour, "white", fontsize)
+
+
+def draw_found(axes: Axes, found: Detections, class_names: Sequence[str], colour: str = FOUND) -> None:
+    """Detections of an image that nobody has annotated."""
+    shown = found.to("cpu")
+    for box, score, label in reversed(list(zip(shown.boxes, shown.scores, shown.labels, strict=True))):
         _box(axes, box.numpy(), colour)
         _tag(axes, box.numpy(), f"{class_names[int(label) - 1]} {score:.2f}", colour, "white")
 
@@ -121,12 +150,14 @@ def _box(axes: Axes, box: Float[np.ndarray, "4"], colour: str, dotted: bool = Fa
     )
 
 
-def _tag(axes: Axes, box: Float[np.ndarray, "4"], text: str, background: str, colour: str) -> None:
+def _tag(
+    axes: Axes, box: Float[np.ndarray, "4"], text: str, background: str, colour: str, fontsize: float = 7.5
+) -> None:
     axes.text(
         max(box[0], 0),
         max(box[1], 0),
         text,
-        fontsize=6.5,
+        fontsize=fontsize,
         color=colour,
         verticalalignment="top",
         clip_on=True,
@@ -134,13 +165,14 @@ def _tag(axes: Axes, box: Float[np.ndarray, "4"], text: str, background: str, co
     )
 
 
-def _legend(threshold: float) -> list[Line2D]:
+def legend_handles(threshold: float, missed: str = "missed") -> list[Line2D]:
+    """What the colours of :func:`draw_detections` mean."""
+
     def line(colour: str, label: str, style: Literal["-", "--"] = "-") -> Line2D:
         return Line2D([], [], color=colour, linestyle=style, label=label)
 
     return [
         line(RIGHT, f"right (score above {threshold:g})"),
         line(WRONG, "wrong or found twice"),
-        line(OBJECT, "missed (on the left: difficult)", "--"),
-        line(OBJECT, "object"),
+        line(OBJECT, missed, "--"),
     ]

@@ -1,0 +1,49 @@
+"""`python -m src.predict ckpt_path=… image=photo.jpg attack=pgd_cls`: what a detector sees there, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+
+from robustdet.analysis.figures.study import Findings, save
+from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict, read_photo
+from src.building import build_trainer, prepare
+from src.composition import launcher
+from src.subjects import checkpoints, data_of, subject
+
+
+def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
+    """Writes a picture (pdf, png) and the boxes (csv) of each photograph; returns the files."""
+    prepare(cfg)
+    found = checkpoints(cfg)
+    if len(found) != 1:
+        raise ValueError(f"src.predict looks with one detector, got {len(found)}: {', '.join(found)}")
+    ((label, one),) = found.items()
+    data = data_of(cfg, found)
+    device = build_trainer(cfg, []).strategy.root_device
+    detector = subject(label, one, data).model.to(device)
+    attack = instantiate(cfg.attack) if attack_name is not None else None
+    files = []
+    for photo in map(Path, cfg.image if isinstance(cfg.image, ListConfig) else [cfg.image]):
+        image, size = read_photo(photo, detector.input_size)
+        views = predict(detector, image.to(device), size, attack, attack_name or "", cfg.threshold, cfg.seed)
+        boxes = boxes_of(views, size, data.classes)
+        print(f"{photo} ({size[1]} x {size[0]} pixels), seen by {label}")
+        for box in boxes:
+            print(f"  {box.view:10s} {box.label:14s} {box.score:.2f}   "
+                  f"({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})")  # fmt: skip
+        files += save(Findings(draw(views, size, data.classes), PredictedBox, boxes), Path(cfg.paths.run), photo.stem)
+    print("\n".join(map(str, files)))
+    return files
+
+
+@launcher("predict")
+def main(cfg: DictConfig) -> None:
+    run(cfg, HydraConfig.get().runtime.choices["attack"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Every analysis of conf/analysis, and predictions, on checkpoints of untrained tiny detectors."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+from PIL import Image
+
+from robustdet.analysis.figures.study import Analysis
+from src.analyze import analyze
+from src.building import build, save_config
+from src.composition import CONF, check
+from src.predict import run as predict
+from src.subjects import checkpoints
+
+NAMES = sorted(file.stem for file in (CONF / "analysis").glob("*.yaml"))
+PAPER = {
+    "pr_curves",
+    "detections",
+    "loss_change",
+    "gradient_entanglement",
+    "attack_loss_change",
+    "pgd_steps",
+    "confidence",
+}
+Compose = Callable[..., DictConfig]
+
+
+def quick(cfg: DictConfig) -> None:
+    """Two images, two steps an attack, whatever the yaml says; untrained detectors need a low threshold."""
+    with open_dict(cfg):
+        for key in list(cfg):
+            if isinstance(cfg[key], DictConfig):
+                quick(cfg[key])
+            elif key == "steps":
+                cfg[key] = [1, 2] if not isinstance(cfg[key], int) else min(cfg[key], 2)
+        for key, value in {"num_images": 2, "batch_size": 1, "threshold": 0.1}.items():
+            if key in cfg:
+                cfg[key] = value
+
+
+@pytest.fixture
+def checkpoint(compose: Compose, tmp_path: Path) -> Callable[[str], Path]:
+    """A run's folder as training leaves it, without the training."""
+
+    def written(experiment: str, run: str = "run") -> Path:
+        folder = tmp_path / experiment / run
+        cfg = compose("train", f"experiment={experiment}", f"paths.run={folder}")
+        save_config(cfg, folder)
+        path = folder / "checkpoints" / "final.ckpt"
+        path.parent.mkdir()
+        model = build(cfg).model
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "classification_head" in name:
+                    parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+        torch.save(model.state_dict(), path)
+        return path
+
+    return written
+
+
+def test_the_papers_figures_are_there():
+    assert {*PAPER, "epsilon_sweep", "routing", "summary"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_analysis_composes_and_says_what_it_is(compose: Compose, name: str):
+    cfg = compose("analyze", f"analysis={name}")
+    check(cfg, "analyze")
+    assert isinstance(instantiate(cfg.analysis), Analysis)
+    head = (CONF / "analysis" / f"{name}.yaml").read_text()
+    assert head.startswith("# ")
+    assert "# python -m src.analyze " in head
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_analysis_runs_on_several_detectors(
+    compose: Compose, checkpoint: Callable[[str], Path], tmp_path: Path, name: str
+):
+    files = [checkpoint("shapes_robustdet")] + ([] if name == "routing" else [checkpoint("shapes_std")])
+    paths = ",".join(map(str, files))
+    cfg = compose("analyze", f"analysis={name}", f"ckpt_path=[{paths}]", f"paths.run={tmp_path / 'out'}")
+    quick(cfg.analysis)
+    written = analyze(cfg, name)
+    assert [file.name for file in written] == [f"{name}.pdf", f"{name}.png", f"{name}.csv"]
+    assert all(file.parent == tmp_path / "out" / "analysis" for file in written)
+    picture = Image.open(written[1])
+    assert min(picture.size) > 200
+    rows = list(csv.DictReader(written[2].read_text().splitlines()))
+    assert {row["detector"] for row in rows} == {file.parents[2].name for file in files}
+
+
+def test_without_paths_run_figures_lie_in_the_run_or_under_the_names(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path
+):
+    one, other = checkpoint("shapes_std"), checkpoint("shapes_mtd")
+    for given, folder in [
+        (str(one), one.parents[1] / "analysis"),
+        (f"[{one},{other}]", tmp_path / "outputs" / "analysis" / "shapes_std+shapes_mtd"),
+        (f"{{SSD:{one},MTD:{other}}}", tmp_path / "outputs" / "analysis" / "SSD+MTD"),
+    ]:
+        cfg = compose("analyze", "analysis=detections", f"ckpt_path={given}", "paths.run=null")
+        quick(cfg.analysis)
+        assert analyze(cfg, "detections")[0].parent == folder
+
+
+def test_labels(compose: Compose, checkpoint: Callable[..., Path]):
+    one, other, third = checkpoint("shapes_std", "a"), checkpoint("shapes_std", "b"), checkpoint("shapes_mtd")
+    found = checkpoints(compose("analyze", f"ckpt_path=[{one},{other},{third}]"))
+    assert list(found) == ["shapes_std a", "shapes_std b", "shapes_mtd"]
+    assert found["shapes_mtd"].cfg.name == "shapes_mtd"
+    with pytest.raises(ValueError, match="2 checkpoints are called 'shapes_std a': name them"):
+        checkpoints(compose("analyze", f"ckpt_path=[{one},{one}]"))
+
+
+def test_a_file_of_no_run_is_what_the_experiment_says(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path
+):
+    foreign = checkpoint("shapes_std").rename(tmp_path / "theirs.pth")
+    with pytest.raises(
+        ValueError, match=r"there is no .*config\.yaml that says what .*theirs\.pth is: give experiment="
+    ):
+        checkpoints(compose("analyze", f"ckpt_path={foreign}"))
+    cfg = compose("analyze", "experiment=shapes_std", "analysis=confidence", f"ckpt_path={foreign}")
+    quick(cfg.analysis)
+    table = analyze(cfg, "confidence")[2].read_text()
+    assert table.splitlines()[1].startswith("theirs,clean,")
+
+
+def test_what_is_missing_is_named(compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path=.*none\.ckpt does not exist"):
+        checkpoints(compose("analyze", f"ckpt_path={tmp_path / 'none.ckpt'}"))
+    with pytest.raises(ValueError, match="ckpt_path is needed"):
+        checkpoints(compose("analyze"))
+    cfg = compose("analyze", "analysis=routing", f"ckpt_path={checkpoint('shapes_std')}")
+    with pytest.raises(ValueError, match=r"analysis=routing .* there is none in shapes_std \(SSD\)"):
+        analyze(cfg, "routing")
+
+
+def test_detectors_of_other_images_are_refused(compose: Compose, checkpoint: Callable[..., Path]):
+    cfg = compose("analyze", "experiment=shapes_std", f"ckpt_path={checkpoint('shapes_std')}", "data.image_size=64")
+    with pytest.raises(ValueError, match=r"shapes_std takes images of 96 pixels, but those of shapes come in 64"):
+        analyze(cfg, "summary")
+
+
+@pytest.mark.parametrize("attack", ["pgd_cls", "null"])
+def test_a_photograph_is_looked_at(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path, attack: str, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("one.jpg", "two.png"):
+        Image.effect_noise((120, 80), 60).convert("RGB").save(tmp_path / name)
+    photos = f"[{tmp_path / 'one.jpg'},{tmp_path / 'two.png'}]"
+    cfg = compose(
+        "predict",
+        f"ckpt_path={checkpoint('shapes_std')}",
+        f"image={photos}",
+        f"attack={attack}",
+        "threshold=0.1",
+        f"paths.run={tmp_path / 'out'}",
+    )
+    check(cfg, "predict")
+    if attack != "null":
+        cfg.attack.steps = 2
+    files = predict(cfg, None if attack == "null" else attack)
+    assert {file.name for file in files} == {
+        f"{n}.{ending}" for n in ("one", "two") for ending in ("pdf", "png", "csv")
+    }
+    rows = list(csv.DictReader((tmp_path / "out" / "one.csv").read_text().splitlines()))
+    assert {row["view"] for row in rows} == ({"clean"} if attack == "null" else {"clean", attack})
+    assert all(0 <= float(row["x0"]) <= float(row["x1"]) <= 120 and float(row["y1"]) <= 80 for row in rows)
+    assert "one.jpg (120 x 80 pixels), seen by shapes_std" in capsys.readouterr().out
+
+
+def test_predict_looks_with_one_detector(compose: Compose, checkpoint: Callable[..., Path]):
+    paths = f"[{checkpoint('shapes_std')},{checkpoint('shapes_mtd')}]"
+    with pytest.raises(ValueError, match=r"src\.predict looks with one detector, got 2: shapes_std, shapes_mtd"):
+        predict(compose("predict", f"ckpt_path={paths}", "image=photo.jpg"), "pgd_cls")
