@@ -1,4 +1,4 @@
-"""The command, and its page in a real browser: no complaint on the console, nothing fetched, fit for a phone and the dark."""
+"""The command, and its page in a real browser: no complaint on the console, nothing fetched, fit for a phone."""
 
 from __future__ import annotations
 
