@@ -14,6 +14,9 @@ FINE = {
     "classification": 2.0,
     "localization": 1.0,
     "positives": 3.0,
+    "repeats": 1.0,
+    "gradient_zero": 0.1,
+    "gradient_not_finite": 0.0,
 }
 
 
@@ -44,6 +47,24 @@ def test_nothing_to_say_about_a_sound_attack():
             "not_finite: NaN or infinity in pixels, predictions or loss (in 1 of 4 images, such as image2)",
         ),
         (
+            {"repeats": 0.0},
+            "random_forward: a second forward pass gave other predictions (in 1 of 4 images, such as image2)",
+        ),
+        (
+            {"gradient_zero": 1.0},
+            "no_gradient: the loss's gradient to the pixels is zero everywhere (in 1 of 4 images, such as image2)",
+        ),
+        (
+            {"gradient_not_finite": 0.001},
+            "gradient_not_finite: NaN or infinity in the loss's gradient to the pixels "
+            "(in 1 of 4 images, such as image2)",
+        ),
+        (
+            {"routing_gradient_zero": 1.0},
+            "no_routing_gradient: the gradient of π, which routes the image, is zero for every pixel "
+            "(in 1 of 4 images, such as image2)",
+        ),
+        (
             {"classification": 0.9, "localization": 0.4},
             "loss_not_raised: the classification loss rose in only 75.0 % of the images with objects",
         ),
@@ -63,6 +84,32 @@ def test_an_attack_answers_for_the_loss_that_it_climbs():
     rose = loss_rose(CLEAN, outcomes(*[only_localization] * 3, {"positives": 0.0}))  # no object, no loss to raise
     assert rose == {"classification": 0.0, "localization": 1.0, "total": 1.0}
     assert loss_rose(CLEAN, outcomes({"positives": 0.0})) == {}
+
+
+def test_an_attack_with_an_objective_answers_for_that_alone():
+    climbed = {"objective_clean": -5.0, "objective": -1.0, "classification": 0.1, "localization": 0.1}
+    assert flags(*[climbed] * 4) == []
+    failed = climbed | {"objective": -6.0, "classification": 9.0}
+    assert flags(climbed, climbed, climbed, failed) == [
+        "loss_not_raised: the attack's own objective rose in only 75.0 % of the images with objects"
+    ]
+
+
+def test_what_does_not_ask_the_victim_need_not_raise_its_loss():
+    assert attack_flags(CLEAN, outcomes(*[{"classification": 0.1, "localization": 0.1}] * 4), 8 / 255, "nothing") == []
+
+
+def test_images_without_objects_have_no_loss_and_no_gradient():
+    assert flags({"positives": 0.0, "gradient_zero": 1.0}, {}, {}, {}) == []
+
+
+def test_an_attack_that_may_change_nothing_must_change_nothing():
+    still = outcomes(*[{"linf": 0.0, "linf_8bit": 0.0}] * 4)
+    assert attack_flags(CLEAN, still, 0.0) == []
+    moved = {**still, "image3": Outcome(detections([[0, 0, 1, 1]], [0.5], [1]), still["image3"].measures)}
+    assert attack_flags(CLEAN, moved, 0.0) == [
+        "differs_at_zero: ε = 0 changed the detections (in 1 of 4 images, such as image3)"
+    ]
 
 
 def test_clean_images_are_asked_only_what_concerns_them():

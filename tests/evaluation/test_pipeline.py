@@ -182,7 +182,9 @@ def test_nan_is_flagged_and_the_record_still_written(tmp_path):
     suite.evaluate_batch(Broken().eval(), quadrant_batches(3, 3)[0])
     (record,) = suite.records(VocMetric(3), RUN, describe_environment("cpu"), CLASSES)
     assert record.flags == [
-        "not_finite: NaN or infinity in pixels, predictions or loss (in 3 of 3 images, such as image000)"
+        "not_finite: NaN or infinity in pixels, predictions or loss (in 3 of 3 images, such as image000)",
+        "gradient_not_finite: NaN or infinity in the loss's gradient to the pixels "
+        "(in 3 of 3 images, such as image000)",
     ]
     assert record.attacked_losses["classification"] is record.attacked_losses["total"] is None
     assert read_records([write_record(record, tmp_path / "records").parent.parent]) == [record]

@@ -2,9 +2,13 @@ from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from robustdet.attacks.sight import what_it_sees
+from robustdet.attacks.threat import pixel_fraction
+from robustdet.evaluation.comparisons import Entry, ladders
 from robustdet.evaluation.pipeline import SuiteEvaluator, declared_epsilon
+from robustdet.evaluation.worst_case import shared_radius
 from robustdet.types import Attack
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
 
@@ -21,6 +25,9 @@ def compose(name, *overrides, protocol="paper"):
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     suite = compose(name, protocol=protocol)
+    if "transfer" in suite.attacks:
+        suite.attacks.transfer.surrogate = {"_target_": "tests.evaluation.quadrants.QuadrantDetector"}
+    shorten(suite.attacks)
     attacks = hydra.utils.instantiate(suite.attacks, _convert_="all")
     assert suite.name == name
     assert all(isinstance(attack, Attack) for key, attack in attacks.items() if key != "clean")
@@ -28,8 +35,18 @@ def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     evaluator = SuiteEvaluator(attacks, fields, tmp_path, {})
     assert next(iter(evaluator.attacks)) == "clean"
     (batch,) = quadrant_batches(2, 2)
-    detector = RoutedQuadrantDetector() if name == "adaptive" else QuadrantDetector()
+    asked = {what_it_sees(attack) for attack in evaluator.attacks.values()}
+    detector = RoutedQuadrantDetector() if "discriminator" in asked else QuadrantDetector()
     assert evaluator.evaluate_batch(detector.eval(), batch) == 2 * len(attacks)
+
+
+def shorten(node):
+    """Cut steps and queries; how many there are is the yaml's affair, that they run is the test's."""
+    for key, value in node.items():
+        if key in ("steps", "queries"):
+            node[key] = min(value, 3)
+        elif isinstance(value, DictConfig):
+            shorten(value)
 
 
 def test_what_the_suites_promise():
@@ -38,9 +55,28 @@ def test_what_the_suites_promise():
     assert (paper.attacks.pgd_cls.steps, paper.attacks.pgd_cls.step_size) == (20, "8/255")
     assert (paper.tabled, quick.tabled, quick.attacks.pgd_cls.steps) == (True, False, 5)
     assert (reliable.attacks.cwa.steps, reliable.attacks.cwa.random_start) == (50, True)
-    for suite in (reliable, compose("adaptive")):
-        attacks = hydra.utils.instantiate(suite.attacks, _convert_="all")
-        assert {declared_epsilon(attack) for name, attack in attacks.items() if name != "clean"} == {8 / 255}
+    del reliable.attacks.transfer  # needs a surrogate
+    attacks = hydra.utils.instantiate(reliable.attacks, _convert_="all")
+    epsilons = {name: declared_epsilon(attack) for name, attack in attacks.items() if name != "clean"}
+    assert shared_radius(epsilons) == 8 / 255
+    assert {name for name, epsilon in epsilons.items() if epsilon != 8 / 255} == {
+        f"total_eps_{epsilon}" for epsilon in (0, 2, 4, 16, 64, 255)
+    }
+    assert {what_it_sees(attack) for attack in attacks.values()} == {"nothing", "values", "gradients", "discriminator"}
+    assert set(compose("sanity").attacks) | set(compose("adaptive").attacks) < set(reliable.attacks)
+
+
+def test_the_rows_of_sanity_differ_in_one_field():
+    suite = compose("reliable")
+    settings = OmegaConf.to_container(suite.attacks, resolve=True)
+    entries = [Entry(name, fields, "gradients", 0.0, 0.0, {}, {}) for name, fields in settings.items() if fields]
+
+    def rows(key, read):
+        return [[entry.name for entry in row] for row in ladders(entries, key, read)]
+
+    assert rows("steps", int) == [["total_steps_1", "total_steps_10", "total_steps_50"]]
+    assert rows("threat.epsilon", pixel_fraction) == [[f"total_eps_{e}" for e in (0, 2, 4, 8, 16, 64, 255)]]
+    assert rows("step_size", pixel_fraction) == [["cls_step_2", "cls_step_8"], ["loc_step_2", "loc_step_8"]]
 
 
 def test_one_field_of_one_attack_can_be_changed():

@@ -85,6 +85,8 @@ class Adaptive:
     objective finds it in the borrowed model as ``reference`` (see `FoolDiscriminator`).
     """
 
+    sees = "discriminator"
+
     def __init__(self, attack: Attack, routing: Routing = own, source: Attack | None = None) -> None:
         self.attack = attack
         self.routing = routing

@@ -14,6 +14,8 @@ from robustdet.types import Images, Targets, Victim
 class Noise:
     """Each value is drawn uniformly from the ball, or moved by +ε or -ε (``sign``); the victim is not asked."""
 
+    sees = "nothing"
+
     def __init__(self, threat: LInf, distribution: Literal["uniform", "sign"] = "uniform") -> None:
         draws = {"uniform": threat.uniform, "sign": threat.corner}
         if distribution not in draws:

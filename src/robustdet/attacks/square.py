@@ -26,6 +26,8 @@ class Square:
     ``p_init`` of the image on. Every image accepts or refuses by itself, against its best so far and the clean image.
     """
 
+    sees = "values"
+
     def __init__(self, objective: Objective, threat: LInf, queries: int = 1000, p_init: float = 0.8) -> None:
         if not 0 < p_init <= 1:
             raise ValueError(f"expected a share of the image in (0, 1], got p_init={p_init!r}")

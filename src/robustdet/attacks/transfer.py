@@ -19,6 +19,8 @@ class Transfer:
     The surrogate is moved to where the images are.
     """
 
+    sees = "nothing"
+
     def __init__(self, surrogate: nn.Module, attack: Attack) -> None:
         self._surrogate = DetectorVictim(surrogate)  # type: ignore[arg-type]
         self.surrogate = surrogate

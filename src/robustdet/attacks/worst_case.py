@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from robustdet.attacks.objectives import Objective, total
+from robustdet.attacks.sight import SIGHT, what_it_sees
 from robustdet.attacks.threat import LInf, check_images
 from robustdet.types import Attack, Images, Targets, Victim
 
@@ -22,6 +23,12 @@ class WorstCase:
         self.attacks = dict(attacks)
         self.objective = objective
         self.threat = _shared_threat(self.attacks)
+
+    @property
+    def sees(self) -> str:
+        """What the most knowing of its attacks does."""
+        seen = {what_it_sees(attack) for attack in self.attacks.values()}
+        return max(seen, key=SIGHT.index)
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 from robustdet.evaluation.store import Outcome
 
@@ -12,17 +14,30 @@ LOSSES = ("classification", "localization", "total")
 
 
 def attack_flags(
-    clean: Mapping[str, Outcome] | None, attacked: Mapping[str, Outcome], epsilon: float | None
+    clean: Mapping[str, Outcome] | None,
+    attacked: Mapping[str, Outcome],
+    epsilon: float | None,
+    sees: str = "gradients",
 ) -> list[str]:
     """Flags of one attack, or of the clean images (``clean`` is None).
 
-    ``epsilon`` is the radius the attack promises, a fraction of the pixel range; None when it promises none.
+    ``epsilon`` is the radius the attack promises, a fraction of the pixel range; None when it promises none. ``sees``
+    is what it sees of its victim (`robustdet.attacks.sight`).
     """
-    flags = [not_finite(attacked), outside_pixel_range(attacked)]
-    if clean is not None:
-        flags.append(loss_not_raised(clean, attacked))
+    flags = [
+        not_finite(attacked),
+        outside_pixel_range(attacked),
+        random_forward(attacked),
+        no_gradient(attacked),
+        gradient_not_finite(attacked),
+        no_routing_gradient(attacked),
+    ]
     if epsilon is not None:
         flags.append(outside_ball(attacked, epsilon))
+    if clean is not None and epsilon == 0:
+        flags.append(differs_at_zero(clean, attacked))
+    elif clean is not None and sees != "nothing":
+        flags.append(loss_not_raised(clean, attacked))
     return [flag for flag in flags if flag is not None]
 
 
@@ -44,23 +59,68 @@ def outside_ball(outcomes: Mapping[str, Outcome], epsilon: float) -> str | None:
     )
 
 
+def random_forward(outcomes: Mapping[str, Outcome]) -> str | None:
+    return _flag("random_forward: a second forward pass gave other predictions", outcomes, lambda m: not m["repeats"])
+
+
+def no_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
+    """In images with objects, whose loss has something to say."""
+    return _flag(
+        "no_gradient: the loss's gradient to the pixels is zero everywhere",
+        _with_objects(outcomes),
+        lambda m: m["gradient_zero"] == 1,
+    )
+
+
+def gradient_not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
+    return _flag(
+        "gradient_not_finite: NaN or infinity in the loss's gradient to the pixels",
+        outcomes,
+        lambda m: m["gradient_not_finite"] > 0,
+    )
+
+
+def no_routing_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
+    return _flag(
+        "no_routing_gradient: the gradient of π, which routes the image, is zero for every pixel",
+        outcomes,
+        lambda m: m.get("routing_gradient_zero", 0) == 1,
+    )
+
+
+def differs_at_zero(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> str | None:
+    """An attack that may change nothing has to leave the detections as they are, to the bit."""
+    differing = [name for name, outcome in attacked.items() if not _identical(outcome, clean[name])]
+    return _counted("differs_at_zero: ε = 0 changed the detections", differing, len(attacked))
+
+
 def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome], least: float = 0.99) -> str | None:
-    """An attack that does not raise the loss it climbs (the one it raises most often) has failed or was misled."""
+    """An attack that does not raise what it climbs has failed or was misled.
+
+    That is its objective, where it has one; else the loss that it raises most often.
+    """
     shares = loss_rose(clean, attacked)
+    if "objective" in shares:
+        shares = {"objective": shares["objective"]}
     if not shares or max(shares.values()) >= least:
         return None
     name = max(shares, key=lambda loss: shares[loss])
-    return f"loss_not_raised: the {name} loss rose in only {100 * shares[name]:.1f} % of the images with objects"
+    what = "the attack's own objective" if name == "objective" else f"the {name} loss"
+    return f"loss_not_raised: {what} rose in only {100 * shares[name]:.1f} % of the images with objects"
 
 
 def loss_rose(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict[str, float]:
-    """For each loss the share of images whose loss the attack raised, among those with objects to be found."""
-    pairs = [
-        (losses(clean[image_id]), losses(outcome))
-        for image_id, outcome in attacked.items()
-        if outcome.measures["positives"] > 0
-    ]
-    return {name: sum(b[name] > a[name] for a, b in pairs) / len(pairs) for name in LOSSES if pairs}
+    """For each loss, and for the attack's objective if it has one, the share of images where the attack raised it,
+    among those with objects to be found.
+    """
+    pairs = [(losses(clean[name]), losses(outcome)) for name, outcome in _with_objects(attacked).items()]
+    if not pairs:
+        return {}
+    shares = {name: sum(b[name] > a[name] for a, b in pairs) / len(pairs) for name in LOSSES}
+    climbed = [o.measures for o in _with_objects(attacked).values() if "objective" in o.measures]
+    if len(climbed) == len(pairs):
+        shares["objective"] = sum(m["objective"] > m["objective_clean"] for m in climbed) / len(climbed)
+    return shares
 
 
 def losses(outcome: Outcome) -> dict[str, float]:
@@ -73,7 +133,19 @@ def losses(outcome: Outcome) -> dict[str, float]:
     }
 
 
+def _identical(a: Outcome, b: Outcome) -> bool:
+    pairs = ((getattr(a.detections, name), getattr(b.detections, name)) for name in ("boxes", "scores", "labels"))
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
+
+
 def _flag(text: str, outcomes: Mapping[str, Outcome], wrong: Callable[[dict[str, float]], bool]) -> str | None:
+    return _counted(text, [name for name, outcome in outcomes.items() if wrong(outcome.measures)], len(outcomes))
+
+
+def _counted(text: str, culprits: Sequence[str], images: int) -> str | None:
     """``text`` with the number of images that are wrong and one of them by name; None when there is none."""
-    culprits = [image_id for image_id, outcome in outcomes.items() if wrong(outcome.measures)]
-    return f"{text} (in {len(culprits)} of {len(outcomes)} images, such as {culprits[0]})" if culprits else None
+    return f"{text} (in {len(culprits)} of {images} images, such as {culprits[0]})" if culprits else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 
 from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.sight import what_it_sees
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.evaluation.comparisons import Entry, suite_flags
 from robustdet.evaluation.environment import Environment
+from robustdet.evaluation.measuring import VERSION, measure
 from robustdet.evaluation.metric import Metric
-from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
 from robustdet.evaluation.summary import summarise
@@ -48,7 +51,11 @@ class SuiteEvaluator:
         self.seed = seed
         self._targets = TargetStore(Path(folder), settings)
         self._outcomes = {
-            name: OutcomeStore(Path(folder), name, {**settings, "seed": seed, "attack": self.attack_settings.get(name)})
+            name: OutcomeStore(
+                Path(folder),
+                name,
+                {**settings, "seed": seed, "attack": self.attack_settings.get(name), "measures": VERSION},
+            )
             for name in self.attacks
         }
 
@@ -95,22 +102,22 @@ class SuiteEvaluator:
         outcomes = {name: store.read() for name, store in self._outcomes.items()}
         epsilons = {name: declared_epsilon(attack) for name, attack in self.attacks.items()}
         settings = {name: self.attack_settings.get(name) for name in self.attacks}
-        chosen: dict[str, dict[str, int]] = {}
+        sees = {name: what_it_sees(attack) for name, attack in self.attacks.items()}
+        chosen: dict[str, int] = {}
         radius = shared_radius(epsilons)
         rivals = [] if radius is None else inside(epsilons, radius)
         if len(rivals) > 1:
-            candidates = {name: outcomes[name] for name in (CLEAN, *rivals)}
-            outcomes[WORST_CASE], chosen[WORST_CASE] = worst_outcomes(candidates, targets)
+            outcomes[WORST_CASE], chosen = worst_outcomes({name: outcomes[name] for name in (CLEAN, *rivals)}, targets)
             epsilons[WORST_CASE], settings[WORST_CASE] = radius, {"attacks": rivals, "epsilon": radius}
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        return [
+        records = [
             Record(
                 run=run,
                 attack=name,
                 attack_settings=settings[name],
                 environment=environment,
                 date=date,
-                chosen=chosen.get(name, {}),
+                chosen=chosen if name == WORST_CASE else {},
                 **summarise(
                     outcomes[name],
                     None if name == CLEAN else outcomes[CLEAN],
@@ -118,31 +125,27 @@ class SuiteEvaluator:
                     metric,
                     class_names,
                     epsilons[name],
+                    sees.get(name, "gradients"),
                 ),
             )
             for name in outcomes
         ]
+        entries = [
+            Entry(name, settings[name], sees[name], epsilons[name], record.map, outcomes[name], targets)
+            for record in records
+            if (name := record.attack) in self.attacks and name != CLEAN
+        ]
+        flags = suite_flags(entries, radius)
+        return [replace(record, flags=record.flags + flags.get(record.attack, [])) for record in records]
 
     def _outcomes_of(self, name: str, detector: Detector, batch: Batch) -> list[Outcome]:
         start = time.perf_counter()
         images = self.attack(name, detector, batch)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            raw = detector(images)
-            losses = detector.losses(raw, detector.assign(batch.targets))
-            found = [detections.to("cpu") for detections in detector.detect(raw)]
-            predictions = torch.cat([raw.cls_logits.flatten(1), raw.bbox_regression.flatten(1), images.flatten(1)], 1)
-            measures = {
-                "classification": losses.each_per_positive(losses.classification),
-                "localization": losses.each_per_positive(losses.localization),
-                "positives": losses.num_positives,
-                "finite": (predictions.isfinite().all(dim=1) & losses.total.isfinite()),
-                **perturbation_measures(batch.images, images),
-            }
-            columns = {key: values.tolist() for key, values in measures.items()}
+        found, measures = measure(detector, self.attacks[name], batch, images)
         seconds = (time.perf_counter() - start) / len(batch)
         return [
-            Outcome(detections, {key: float(values[index]) for key, values in columns.items()} | {"seconds": seconds})
-            for index, detections in enumerate(found)
+            Outcome(detections, {**numbers, "seconds": seconds})
+            for detections, numbers in zip(found, measures, strict=True)
         ]
 
 

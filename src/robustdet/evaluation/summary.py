@@ -22,11 +22,13 @@ def summarise(
     metric: Metric,
     class_names: Sequence[str],
     epsilon: float | None,
+    sees: str = "gradients",
 ) -> dict[str, Any]:
     """The measured fields of a :class:`~robustdet.evaluation.record.Record`.
 
     ``clean`` outcomes (None when ``attacked`` are they) and ``targets`` must hold every image of ``attacked``.
-    ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does.
+    ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does; ``sees``
+    is what it sees of its victim.
     """
     scores = metric(
         {image_id: outcome.detections for image_id, outcome in attacked.items()},
@@ -44,7 +46,8 @@ def summarise(
         "clean_losses": mean_losses([(clean or attacked)[image_id] for image_id in attacked]),
         "attacked_losses": mean_losses(attacked.values()),
         "loss_rose": {} if clean is None else loss_rose(clean, attacked),
-        "flags": attack_flags(clean, attacked, epsilon),
+        "flags": attack_flags(clean, attacked, epsilon, sees),
+        "gradients": gradient_shares(attacked),
         "objects": count_objects(clean or attacked, attacked, targets),
         "seconds": seconds,
         "images_per_second": len(attacked) / max(seconds, 1e-9),
@@ -64,6 +67,21 @@ def perturbation(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
         "mean_change": finite_mean(column("mean_change")),
         "changed": finite_mean(column("changed")),
     }
+
+
+def gradient_shares(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
+    """See :class:`~robustdet.evaluation.record.Record`; over images with objects, empty when there is none."""
+    rows = [outcome.measures for outcome in outcomes.values() if outcome.measures["positives"] > 0]
+    if not rows:
+        return {}
+    shares = {
+        "zero": finite_mean([row["gradient_zero"] for row in rows]),
+        "not_finite": finite_mean([row["gradient_not_finite"] for row in rows]),
+        "zero_images": finite_mean([float(row["gradient_zero"] == 1) for row in rows]),
+    }
+    if "routing_gradient_zero" in rows[0]:
+        shares["zero_routing_images"] = finite_mean([float(row["routing_gradient_zero"] == 1) for row in rows])
+    return shares
 
 
 def mean_losses(outcomes: Iterable[Outcome]) -> dict[str, float | None]:

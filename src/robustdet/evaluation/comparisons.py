@@ -1,0 +1,171 @@
+"""Reasons to doubt a number that show only beside other attacks of the same suite: what must not help a defender, does.
+
+A flag stands with the number that it makes doubtful: that of the stronger attack which achieves less, or that of the
+strongest white-box attack, which something weaker surpasses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+from typing import Any
+
+from robustdet.attacks.threat import pixel_fraction
+from robustdet.evaluation.average_precision import pooled_average_precision
+from robustdet.evaluation.store import Outcome
+from robustdet.types import Target
+
+MARGIN = 0.01  # of mAP: less is no difference
+DEVIATIONS = 3.0  # by which the difference must exceed its standard error over images, so that chance is no culprit
+LOSS_SHARE = 0.05  # of the images, in which chance may let a blind attack find the highest loss
+HARMLESS = 0.1  # mAP that no detector can keep when an attack may change every pixel to any value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack of a suite: its settings as plain data, what it sees of its victim, its promise, its outcomes."""
+
+    name: str
+    settings: Any
+    sees: str
+    epsilon: float | None
+    map: float
+    outcomes: Mapping[str, Outcome]
+    targets: Mapping[str, Target]
+
+    @cached_property
+    def each(self) -> dict[str, float]:
+        """Every image's own AP."""
+        return {
+            name: pooled_average_precision(outcome.detections, self.targets[name])
+            for name, outcome in self.outcomes.items()
+        }
+
+
+Flags = Iterator[tuple[str, str]]  # the attack's name and the flag
+
+
+def suite_flags(entries: Sequence[Entry], radius: float | None) -> dict[str, list[str]]:
+    """Flags by the name of the attack that they belong to. ``radius`` is the ε that the suite is about."""
+    flags = defaultdict(list)
+    for name, flag in (
+        *ladder_flags(entries),
+        *blind_flags([entry for entry in entries if radius is not None and entry.epsilon == radius]),
+        *unbounded_flags(entries),
+    ):
+        flags[name].append(flag)
+    return dict(flags)
+
+
+def ladder_flags(entries: Sequence[Entry]) -> Flags:
+    """Attacks that differ in one field alone. More steps and a larger ε must never help, finer steps hardly hurt."""
+    for key, read, flag in (
+        ("steps", int, "more_steps_help: {weaker} leaves {gap} mAP less with fewer steps"),
+        ("threat.epsilon", pixel_fraction, "larger_epsilon_helps: {weaker} leaves {gap} mAP less with a smaller ε"),
+    ):
+        for ladder in ladders(entries, key, read):
+            for place, entry in enumerate(ladder[1:], start=1):
+                weaker = min(ladder[:place], key=lambda rung: rung.map)
+                if clearly_lower(weaker, entry):
+                    yield entry.name, flag.format(weaker=weaker.name, gap=gap(weaker, entry))
+    for ladder in ladders(entries, "step_size", pixel_fraction):
+        for place, entry in enumerate(ladder[1:], start=1):
+            finer = min(ladder[:place], key=lambda rung: rung.map)
+            if clearly_lower(finer, entry):
+                yield entry.name, f"coarse_steps: {finer.name} leaves {gap(finer, entry)} mAP less with finer steps"
+
+
+def blind_flags(entries: Sequence[Entry]) -> Flags:
+    """Attacks in one ball: none that sees less than gradients, or knows of a discriminator, surpasses the strongest
+    white-box attack.
+    """
+    white_box = [entry for entry in entries if entry.sees == "gradients"]
+    if not white_box:
+        return
+    strongest = min(white_box, key=lambda entry: entry.map)
+    for entry in entries:
+        blind = entry.sees in ("nothing", "values")
+        if entry.sees != "gradients" and clearly_lower(entry, strongest):
+            name, what = (
+                ("beaten_by_black_box", "without any gradient")
+                if blind
+                else ("beaten_by_adaptive", "by the discriminator")
+            )
+            yield strongest.name, f"{name}: {entry.name} leaves {gap(entry, strongest)} mAP less, {what}"
+        if blind:
+            share = loss_share(entry, white_box)
+            if share > LOSS_SHARE:
+                yield (
+                    strongest.name,
+                    f"loss_beaten_by_black_box: in {100 * share:.1f} % of the images with objects {entry.name} finds a "
+                    "higher loss than every white-box attack",
+                )
+
+
+def unbounded_flags(entries: Sequence[Entry]) -> Flags:
+    for entry in entries:
+        if entry.epsilon == 1 and entry.sees == "gradients" and entry.map > HARMLESS:
+            yield (
+                entry.name,
+                f"survives_any_change: {100 * entry.map:.1f} mAP are left although every pixel may take any value",
+            )
+
+
+def ladders(entries: Sequence[Entry], key: str, read: Callable[[Any], float]) -> list[list[Entry]]:
+    """Groups of two attacks or more whose settings differ in nothing but ``key`` (dotted), in its order."""
+    groups: dict[str, list[tuple[float, Entry]]] = defaultdict(list)
+    for entry in entries:
+        fields = _flat(entry.settings)
+        if key in fields:
+            value = read(fields.pop(key))
+            groups[json.dumps(fields, sort_keys=True, default=str)].append((value, entry))
+    found = [[entry for _, entry in sorted(group, key=lambda pair: pair[0])] for group in groups.values()]
+    return [ladder for ladder in found if len(ladder) > 1]
+
+
+def clearly_lower(a: Entry, b: Entry) -> bool:
+    """Whether ``a`` leaves less than ``b`` by more than `MARGIN`, and not by the chance of these images.
+
+    Chance is judged on the images' own AP: their mean difference exceeds `DEVIATIONS` times its standard error.
+    """
+    if b.map - a.map <= MARGIN:
+        return False
+    differences = [b.each[name] - a.each[name] for name in a.each.keys() & b.each.keys()]
+    if len(differences) < 2:
+        return False
+    return mean(differences) > DEVIATIONS * stdev(differences) / math.sqrt(len(differences))
+
+
+def loss_share(entry: Entry, rivals: Sequence[Entry]) -> float:
+    """Share of the images with objects where ``entry`` finds a higher whole loss than each of ``rivals``."""
+    images = [name for name, outcome in entry.outcomes.items() if outcome.measures["positives"] > 0]
+    wins = [
+        _loss(entry.outcomes[name]) > max(_loss(rival.outcomes[name]) for rival in rivals if name in rival.outcomes)
+        for name in images
+    ]
+    return sum(wins) / len(wins) if wins else 0.0
+
+
+def gap(a: Entry, b: Entry) -> str:
+    """How much less ``a`` leaves than ``b``, in percentage points."""
+    return f"{100 * (b.map - a.map):.1f}"
+
+
+def _loss(outcome: Outcome) -> float:
+    loss = outcome.measures["classification"] + outcome.measures["localization"]
+    return loss if math.isfinite(loss) else -math.inf
+
+
+def _flat(settings: Any, path: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys."""
+    if not isinstance(settings, Mapping):
+        return {path: settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{path}.{key}" if path else str(key))
+    return flat

@@ -1,0 +1,101 @@
+"""All that is measured of a batch of images, clean or attacked: detections, and numbers for every image."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from robustdet.attacks.victim import DetectorVictim
+from robustdet.evaluation.perturbation import perturbation_measures
+from robustdet.types import Attack, Batch, BorrowedVictim, Detections, Detector, Images, RawPredictions
+
+VERSION = 2  # of what is measured: stored outcomes of another version lack some of it and are made again
+
+
+def measure(
+    detector: Detector, attack: Attack | None, clean: Batch, images: Images
+) -> tuple[list[Detections], list[dict[str, float]]]:
+    """Detections on ``images``, made from ``clean`` by ``attack``, and per image:
+
+    - ``classification``, ``localization``: the losses per positive default box; ``positives``: number of these boxes;
+    - ``finite``: pixels, predictions and losses are; ``repeats``: a second forward pass gave the same bits (1 or 0);
+    - those of :func:`gradient_measures`, of :func:`objective_measures` and of
+      :func:`~robustdet.evaluation.perturbation.perturbation_measures`.
+    """
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        raw = detector(images)
+        losses = detector.losses(raw, detector.assign(clean.targets))
+        found = [detections.to("cpu") for detections in detector.detect(raw)]
+        predictions, again = _flat(raw), _flat(detector(images))
+    measures = {
+        "classification": losses.each_per_positive(losses.classification),
+        "localization": losses.each_per_positive(losses.localization),
+        "positives": losses.num_positives,
+        "finite": torch.cat([predictions, images.flatten(1)], 1).isfinite().all(dim=1) & losses.total.isfinite(),
+        "repeats": _same(predictions, again),
+        **gradient_measures(detector, clean, images),
+        **objective_measures(detector, attack, clean, images),
+        **perturbation_measures(clean.images, images),
+    }
+    columns = {key: values.tolist() for key, values in measures.items()}
+    return found, [{key: float(values[row]) for key, values in columns.items()} for row in range(len(found))]
+
+
+def gradient_measures(detector: Detector, clean: Batch, images: Images) -> dict[str, Float[Tensor, "B"]]:
+    """Of the whole loss's gradient to each image's pixels, as an attack would get it at ``images``:
+
+    - ``gradient_zero``, ``gradient_not_finite``: share of the values that are exactly zero, that are NaN or infinite;
+    - ``routing_gradient_zero``: the same as the first for the discriminator's π (its mean kernel number Σ k π_k), where
+      the detector routes.
+    """
+    with DetectorVictim(detector).borrow(clean.targets) as model:
+        pixels = images.detach().requires_grad_()
+        raw = model.predict(pixels)
+        routing = getattr(raw, "routing", None)
+        measures = {}
+        if routing is not None:
+            kernels = torch.arange(routing.shape[1], dtype=routing.dtype, device=routing.device)
+            measures["routing_gradient_zero"] = _share(_gradient(routing @ kernels, pixels) == 0)
+        gradient = _gradient(model.losses_of(raw).total, pixels)
+    return measures | {
+        "gradient_zero": _share(gradient == 0),
+        "gradient_not_finite": _share(~gradient.isfinite()),
+    }
+
+
+def objective_measures(
+    detector: Detector, attack: Attack | None, clean: Batch, images: Images
+) -> dict[str, Float[Tensor, "B"]]:
+    """What an attack with an ``objective`` climbs: its value on the clean images (``objective_clean``) and on
+    ``images`` (``objective``).
+    """
+    objective = getattr(attack, "objective", None)
+    if objective is None:
+        return {}
+
+    def value(model: BorrowedVictim, at: Images) -> Float[Tensor, "B"]:
+        return objective(model, at).double()
+
+    with DetectorVictim(detector).borrow(clean.targets) as model, torch.no_grad():
+        return {"objective_clean": value(model, clean.images), "objective": value(model, images)}
+
+
+def _flat(raw: RawPredictions) -> Float[Tensor, "B values"]:
+    return torch.cat([raw.cls_logits.flatten(1), raw.bbox_regression.flatten(1)], 1)
+
+
+def _same(a: Float[Tensor, "B values"], b: Float[Tensor, "B values"]) -> Bool[Tensor, "B"]:
+    return ((a == b) | (a.isnan() & b.isnan())).all(dim=1)
+
+
+def _gradient(values: Float[Tensor, "B"], pixels: Images) -> Images:
+    """Zeros where the values do not depend on the pixels by differentiable operations."""
+    if not values.requires_grad:
+        return torch.zeros_like(pixels)
+    (gradient,) = torch.autograd.grad(values.sum(), pixels, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(pixels) if gradient is None else gradient
+
+
+def _share(values: Bool[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
+    return values.double().mean(dim=(1, 2, 3))

@@ -1,0 +1,110 @@
+import pytest
+
+from robustdet.attacks.sight import what_it_sees
+from robustdet.evaluation.comparisons import Entry, clearly_lower, loss_share, suite_flags
+from robustdet.evaluation.store import Outcome
+from tests.evaluation.scenes import detections, target
+
+BOX = [0, 0, 10, 10]
+IMAGES = [f"image{number}" for number in range(20)]
+TARGETS = {name: target(name, [BOX], [1]) for name in IMAGES}
+RADIUS = 8 / 255
+
+
+def entry(name, found, settings=None, sees="gradients", epsilon=RADIUS, loss=1.0):
+    """An attack under which the object of ``found`` of the 20 images is still detected."""
+    hit, miss = detections([BOX], [0.9], [1]), detections([], [], [])
+    measures = {"classification": loss, "localization": 0.0, "positives": 1.0}
+    outcomes = {image: Outcome(hit if i < found else miss, measures) for i, image in enumerate(IMAGES)}
+    return Entry(name, settings, sees, epsilon, found / len(IMAGES), outcomes, TARGETS)
+
+
+def pgd(found, steps=10, epsilon="8/255", step_size="2/255"):
+    fields = {"steps": steps, "threat": {"epsilon": epsilon}, "step_size": step_size}
+    return entry(f"pgd_{steps}_{epsilon}_{step_size}", found, fields, epsilon=eval(epsilon))
+
+
+def test_a_sound_suite():
+    entries = [
+        *(pgd(found, steps=steps) for found, steps in ((15, 1), (8, 10), (8, 50))),
+        *(pgd(found, epsilon=epsilon) for found, epsilon in ((20, "0/255"), (12, "4/255"), (0, "255/255"))),
+        pgd(9, step_size="8/255"),
+        entry("noise", 19, sees="nothing", loss=0.5),
+        entry("square", 12, sees="values", loss=0.9),
+        entry("aid_fool", 8, sees="discriminator"),
+    ]
+    assert suite_flags(entries, RADIUS) == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "flags"),
+    [
+        (
+            [pgd(4, steps=1), pgd(19, steps=10), pgd(4, steps=50)],
+            {"pgd_10_8/255_2/255": ["more_steps_help: pgd_1_8/255_2/255 leaves 75.0 mAP less with fewer steps"]},
+        ),
+        (
+            [pgd(5, epsilon="4/255"), pgd(18)],
+            {"pgd_10_8/255_2/255": ["larger_epsilon_helps: pgd_10_4/255_2/255 leaves 65.0 mAP less with a smaller ε"]},
+        ),
+        (
+            [pgd(5), pgd(18, step_size="8/255")],
+            {"pgd_10_8/255_8/255": ["coarse_steps: pgd_10_8/255_2/255 leaves 65.0 mAP less with finer steps"]},
+        ),
+        (
+            [pgd(3, epsilon="255/255")],
+            {
+                "pgd_10_255/255_2/255": [
+                    "survives_any_change: 15.0 mAP are left although every pixel may take any value"
+                ]
+            },
+        ),
+        (
+            [entry("weak", 18), entry("strong", 16), entry("noise", 5, sees="nothing")],
+            {"strong": ["beaten_by_black_box: noise leaves 55.0 mAP less, without any gradient"]},
+        ),
+        (
+            [entry("weak", 18), entry("strong", 16, loss=2.0), entry("square", 16, sees="values", loss=3.0)],
+            {
+                "strong": [
+                    "loss_beaten_by_black_box: in 100.0 % of the images with objects square finds a higher loss than "
+                    "every white-box attack"
+                ]
+            },
+        ),
+        (
+            [entry("strong", 16), entry("aid_fool", 5, sees="discriminator", loss=9.0)],
+            {"strong": ["beaten_by_adaptive: aid_fool leaves 55.0 mAP less, by the discriminator"]},
+        ),
+    ],
+)
+def test_what_should_not_be_is_flagged_with_the_number_that_it_makes_doubtful(entries, flags):
+    assert suite_flags(entries, RADIUS) == flags
+
+
+def test_only_attacks_of_one_ball_are_compared():
+    assert suite_flags([entry("strong", 16), entry("noise", 5, sees="nothing", epsilon=16 / 255)], RADIUS) == {}
+    assert suite_flags([entry("noise", 5, sees="nothing")], RADIUS) == {}
+
+
+def test_attacks_that_differ_in_two_fields_are_no_row():
+    assert suite_flags([pgd(4, steps=1, step_size="8/255"), pgd(19, steps=10)], RADIUS) == {}
+
+
+def test_chance_is_no_culprit():
+    assert clearly_lower(entry("a", 5), entry("b", 15))
+    assert not clearly_lower(entry("a", 15), entry("b", 5))
+    assert not clearly_lower(entry("a", 15), entry("b", 16))  # one image of 20 may be chance
+    assert loss_share(entry("a", 5, loss=2.0), [entry("b", 5), entry("c", 5, loss=2.0)]) == 0
+
+
+def test_an_attack_says_what_it_sees_or_is_taken_for_a_white_box():
+    class Odd:
+        sees = "everything"
+
+    assert what_it_sees(None) == "nothing"
+    assert what_it_sees(object()) == "gradients"
+    with pytest.raises(
+        ValueError, match=r"Odd\.sees is 'everything'; expected one of nothing, values, gradients, disc"
+    ):
+        what_it_sees(Odd())
