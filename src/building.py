@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
+from src.quiet import quieten
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,11 @@ class Experiment:
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Process-wide settings: seeds, and no denormal floats (they slow untrained networks on CPUs many times over)."""
+    """Process-wide settings: seeds, silence of libraries about what is harmless, and no denormal floats.
+
+    These slow untrained networks on CPUs many times over.
+    """
+    quieten()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_flush_denormal(True)
 
@@ -56,12 +67,43 @@ def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
     )
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    loggers = instantiate(cfg.logger) if cfg.logger else False
+def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "train") -> pl.Trainer:
+    """``job`` is what a logger with groups and types of jobs (W&B) is told this is."""
+    logger = None
+    if cfg.logger:
+        described = {"group": sweep_name(), "job_type": job}
+        unset = {key: value for key, value in described.items() if cfg.logger.get(key, "") is None}
+        logger = cast(Logger, instantiate(cfg.logger, **unset))
+        logger.log_hyperparams(plain(cfg))
     configured = [instantiate(callback) for callback in cfg.callbacks.values()]
-    return instantiate(cfg.trainer, logger=loggers, callbacks=[*configured, *callbacks], enable_progress_bar=False)
+    return instantiate(
+        cfg.trainer, logger=logger or False, callbacks=[*configured, *callbacks], enable_progress_bar=False
+    )
 
 
+def sweep_name() -> str | None:
+    """Of the sweep (`-m`) that this job belongs to; None when it stands alone."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode != RunMode.MULTIRUN:
+        return None
+    folder = Path(hydra.sweep.dir)
+    return f"{folder.parent.name}/{folder.name}"
+
+
+@contextmanager
+def logging_ends(trainer: pl.Trainer) -> Iterator[None]:
+    """On leaving, by an error too, ends the run of a logger that keeps one open (W&B): the next job gets its own."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for logger in trainer.loggers:
+            if hasattr(logger, "finish"):
+                logger.finish(failed)
+
+
+@rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))

@@ -1,22 +1,26 @@
 """The clean detector that adversarial training starts from: found finished, trained first, or read from a file.
 
-A finished run is recognised by a fingerprint of everything that decides its weights (data, model, method, optimiser,
-schedule, number of updates, seed), so that a short trial run is never mistaken for the real clean stage.
+Of several jobs that start at once, one trains it and the others wait. A finished run is recognised by a fingerprint of
+everything that decides its weights (data, model, method, optimiser, schedule, number of updates, seed), so that a short
+trial run is never mistaken for the real clean stage.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from datetime import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
 
 from src.building import plain, read_json
 from src.composition import CONF
@@ -38,7 +42,18 @@ def fingerprint(cfg: DictConfig) -> str:
     decisive["data"] = {key: value for key, value in settings["data"].items() if key not in IRRELEVANT}
     decisive["data"]["root"] = str(Path(settings["data"]["root"]).resolve())
     decisive["trainer"] = {key: settings["trainer"].get(key) for key in TRAINER_KEYS}
+    processes = [settings["trainer"].get(key, 1) for key in ("devices", "num_nodes")]
+    if processes != [1, 1]:  # each has a batch of its own
+        decisive["trainer"]["processes"] = processes
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@rank_zero_only
+def write_run(folder: Path, described: dict[str, Any]) -> None:
+    """``run.json``, the mark of a finished run; whole or not at all, for others may be looking for it."""
+    partial = folder / f"{RUN_FILE}.partial"
+    partial.write_text(json.dumps(described, indent=2) + "\n")
+    os.replace(partial, folder / RUN_FILE)
 
 
 def find_finished(outputs: Path, wanted: str) -> Path | None:
@@ -57,17 +72,41 @@ def stage_config(cfg: DictConfig) -> DictConfig:
     given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     passed_on = [override for override in given if override.lstrip("+").startswith(PASSED_ON)]
     name = cfg.warm_start.experiment
-    folder = Path(cfg.paths.outputs) / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    overrides = [f"experiment={name}", *passed_on, *cfg.warm_start.overrides, f"paths.run={folder}"]
+    overrides = [f"experiment={name}", *passed_on, *cfg.warm_start.overrides, "paths.run=unused"]
     state = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("train", overrides)
+            stage = hydra.compose("train", overrides)
     finally:
         GlobalHydra.instance().clear()
         if state is not None:
             GlobalHydra.instance().hydra = state
+    # The same folder in every process of a distributed run, and after an interruption, so that it is gone on with
+    stage.paths.run = str(Path(cfg.paths.outputs) / name / f"stage_{fingerprint(stage)}")
+    return stage
+
+
+@contextmanager
+def one_at_a_time(outputs: Path, what: str) -> Iterator[None]:
+    """Held by one process of all that share ``outputs``; the others wait and say so. Freed if its holder dies.
+
+    Processes of one distributed run belong together: the first holds it for all of them.
+    """
+    if getattr(rank_zero_only, "rank", 0) > 0:
+        yield
+        return
+    outputs.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(outputs / f".{what}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another run that works on the clean stage ({lock.lock_file})")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clean_checkpoint(cfg: DictConfig, train: Callable[[DictConfig], Path]) -> Path | None:
@@ -81,9 +120,11 @@ def clean_checkpoint(cfg: DictConfig, train: Callable[[DictConfig], Path]) -> Pa
     if cfg.warm_start.experiment is None:
         return None
     stage = stage_config(cfg)
-    found = find_finished(Path(cfg.paths.outputs), fingerprint(stage))
-    if found is not None:
-        print(f"Starting from the finished clean stage {stage.name}: {found}")
-        return found
-    print(f"No finished clean stage {stage.name} for these settings under {cfg.paths.outputs}: training it first")
-    return train(stage)
+    outputs, wanted = Path(cfg.paths.outputs), fingerprint(stage)
+    with one_at_a_time(outputs, wanted):
+        found = find_finished(outputs, wanted)
+        if found is not None:
+            print(f"Starting from the finished clean stage {stage.name}: {found}")
+            return found
+        print(f"No finished clean stage {stage.name} for these settings under {cfg.paths.outputs}: training it first")
+        return train(stage)

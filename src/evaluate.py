@@ -19,17 +19,19 @@ from rich.console import Console
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.table import read_spec, summary
+from robustdet.attacks.sight import what_it_sees
 from robustdet.detection.weights import require_fit
 from robustdet.evaluation.environment import describe_environment, file_sha256
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.record import Record, RunInfo, write_record
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
-from robustdet.training.testing import EvaluationModule
-from robustdet.types import Batch
-from src.building import Experiment, build, build_trainer, plain, prepare
+from robustdet.training.testing import EvaluationModule, log_records
+from robustdet.types import Attack, Batch, Detector
+from src.building import Experiment, build, build_trainer, logging_ends, plain, prepare
 from src.clean_stage import fingerprint
 from src.composition import CONF, launcher
+from src.resume import say
 
 
 def evaluation_folder(cfg: DictConfig) -> Path:
@@ -82,8 +84,28 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
 
 
+def fitting_attacks(cfg: DictConfig, detector: Detector) -> dict[str, Attack | None]:
+    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate."""
+    attacks, left_out = {}, {}
+    for name, node in cfg.suite.attacks.items():
+        if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
+            left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
+            continue
+        attack = None if node is None else instantiate(node)
+        if what_it_sees(attack) == "discriminator" and not hasattr(detector, "aid"):
+            left_out[name] = "this detector has no discriminator"
+            continue
+        attacks[name] = attack
+    for reason in dict.fromkeys(left_out.values()):
+        say(f"Left out of the suite: {', '.join(name for name in left_out if left_out[name] == reason)}: {reason}")
+    return attacks
+
+
 def evaluate(cfg: DictConfig) -> list[Record]:
-    """Attacks the test split with `cfg.suite`; writes one record per attack, a table and a picture grid."""
+    """Attacks the test split with `cfg.suite`; writes one record per attack, a table and a picture grid.
+
+    Of several processes each attacks its share of the images; the first writes and returns the records of all.
+    """
     prepare(cfg)
     experiment = build(cfg)
     checkpoint = load_weights(cfg, experiment)
@@ -99,16 +121,20 @@ def evaluate(cfg: DictConfig) -> list[Record]:
         "root": str(Path(cfg.data.root).resolve()),
         "split": run.split,
     }
-    attacks = {"clean": None, **instantiate(cfg.suite.attacks)}
+    attacks = {"clean": None, **fitting_attacks(cfg, experiment.model)}
     suite = SuiteEvaluator(attacks, fields["suite"]["attacks"], folder, settings, cfg.seed)
-    trainer = build_trainer(cfg, [TrainingProgress()])
-    print(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
-    trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), experiment.data, verbose=False)
-    metric = instantiate(cfg.protocol.metrics[experiment.data.metric], num_classes=experiment.num_classes)
-    environment = describe_environment(trainer.strategy.root_device)
-    records = suite.records(metric, run, environment, experiment.data.classes)
-    for record in records:
-        write_record(record, folder / "records")
+    trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
+    say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
+    with logging_ends(trainer):
+        trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), experiment.data, verbose=False)
+        if not trainer.is_global_zero:
+            return []
+        metric = instantiate(cfg.protocol.metrics[experiment.data.metric], num_classes=experiment.num_classes)
+        environment = describe_environment(trainer.strategy.root_device)
+        records = suite.records(metric, run, environment, experiment.data.classes)
+        for record in records:
+            write_record(record, folder / "records")
+        log_records(trainer.loggers, records)
     show_table(records)
     if cfg.pictures:
         print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, trainer.strategy.root_device, folder)}")

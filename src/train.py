@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
-from src.building import build, build_module, build_trainer, prepare, save_config
-from src.clean_stage import RUN_FILE, clean_checkpoint, fingerprint
+from src.building import build, build_module, build_trainer, logging_ends, prepare, read_json, save_config
+from src.clean_stage import RUN_FILE, clean_checkpoint, fingerprint, write_run
 from src.composition import launcher
+from src.resume import continued, mark_finished, mark_unfinished, say
+from src.sweeps import objectives
 
 
-def train(cfg: DictConfig) -> Path:
-    """Trains what ``cfg`` describes in ``cfg.paths.run``; returns the finished checkpoint."""
-    start = clean_checkpoint(cfg, train)
+def logged(trainer: pl.Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
+    """Trains what ``cfg`` describes in ``cfg.paths.run``; returns the finished checkpoint.
+
+    ``overrides`` are the command-line arguments it comes from, for the record.
+    """
+    state = continued(cfg)
+    mark_unfinished(cfg)
+    start = clean_checkpoint(cfg, train) if state is None else None
     prepare(cfg)
     folder = Path(cfg.paths.run)
     save_config(cfg, folder)
@@ -25,29 +38,40 @@ def train(cfg: DictConfig) -> Path:
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
     trainer = build_trainer(cfg, [TrainingProgress()])
-    print(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {folder}")
-    trainer.fit(module, experiment.data, ckpt_path=cfg.ckpt_path)
+    say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {folder}")
     checkpoint = folder / "checkpoints" / "final.ckpt"
-    trainer.save_checkpoint(checkpoint)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    with logging_ends(trainer):
+        trainer.fit(module, experiment.data, ckpt_path=state)
+        trainer.save_checkpoint(checkpoint, weights_only=False)
+        metrics = logged(trainer)
+        if (
+            trainer.global_step % cfg.trainer.val_check_interval
+        ):  # the last look at validation images was an earlier one
+            trainer.validate(module, experiment.data, verbose=False)
+            metrics |= logged(trainer)
+    pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
     described = {
         "experiment": cfg.name,
         "checkpoint": str(checkpoint.relative_to(folder)),
-        "fingerprint": fingerprint(cfg),
+        "fingerprint": None if pruned else fingerprint(cfg),  # what nobody should start from has none
+        "overrides": list(overrides),
+        "pruned": pruned,
         "updates": trainer.global_step,
         "metrics": metrics,
     }
-    (folder / RUN_FILE).write_text(json.dumps(described, indent=2) + "\n")
+    write_run(folder, described)
+    mark_finished(folder)
+    trainer.strategy.barrier()  # other processes read what rank 0 has written
     for name in sorted(metrics):
-        print(f"  {name:24s} {metrics[name]:.4f}")
-    print(f"Finished {cfg.name} after {trainer.global_step} updates: {checkpoint}")
+        say(f"  {name:24s} {metrics[name]:.4f}")
+    say(f"Finished {cfg.name} after {trainer.global_step} updates: {checkpoint}")
     return checkpoint
 
 
 @launcher("train")
-def main(cfg: DictConfig) -> float | None:
-    folder = train(cfg).parent.parent
-    return json.loads((folder / RUN_FILE).read_text())["metrics"].get("val/AP50_attacked")
+def main(cfg: DictConfig) -> list[float | None] | float | None:
+    folder = train(cfg, HydraConfig.get().overrides.task).parent.parent
+    return objectives(cfg.objectives, read_json(folder / RUN_FILE)["metrics"])
 
 
 if __name__ == "__main__":

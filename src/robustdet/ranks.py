@@ -1,4 +1,4 @@
-"""The processes of one distributed run as one: each has its share of every batch, and together they count, gather, agree.
+"""The processes of one distributed run as one: each has its share of a batch, and together they count, gather, agree.
 
 In a process that is alone all of these are the identity, so that nobody has to ask. All processes have to call them.
 """
@@ -41,18 +41,18 @@ def gathered_rows(rows: Float[Tensor, "B K"]) -> Float[Tensor, "R_times_B K"]:
     The gradient of a row is the sum over what all processes make of it. Where each makes the same loss of all rows, the
     mean over processes that DistributedDataParallel takes is then the gradient of one process with the whole batch.
     """
-    return rows if world_size() == 1 else _GatherRows.apply(rows)  # type: ignore[no-any-return]
+    return rows if world_size() == 1 else _GatherRows.apply(rows)
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         dist.all_reduce(total)
         return total.chunk(world_size())[rank()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,7 @@ class DetectionDataModule(LightningDataModule):
         batch_size: images per training step and process.
         eval_batch_size: images per batch of validation and test.
         augmentation: applied to training images only; None is none.
-        num_workers: processes that read images.
+        num_workers: processes that read images; as many as there are cores where those are fewer.
         seed: of order and augmentation.
         val_share: where the source has no validation split, this share of the training images is set apart to
             monitor on, by a hash of the image id; 0 sets none apart.
@@ -64,13 +65,13 @@ class DetectionDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.augmentation = augmentation
-        self.num_workers = num_workers
+        self.num_workers = min(num_workers, available_cores())
         self.seed = seed
         self.val_share = val_share
         self._sets: dict[str, DetectionDataset] = {}
 
     @property
-    def metric(self) -> Literal["voc", "coco"]:
+    def metric(self) -> Literal["voc", "coco", "area"]:
         """Whose average precision is the headline on this data."""
         return self.source.metric
 
@@ -146,6 +147,11 @@ class DetectionDataModule(LightningDataModule):
             worker_init_fn=_single_threaded,
             generator=torch.Generator().manual_seed(self.seed),  # else the global one would be drawn from
         )
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _summary(annotations: Sequence[Annotation]) -> str:

@@ -43,7 +43,7 @@ class RobustDet:
         crossed_branch: whether the clean images pass a second time, routed as the adversarial ones (their π, detached),
             and join L_det, L_re and L_kld: the published code's undocumented third branch.
         triplets_across_processes: where several processes share a batch, L_aid is of the triplets of the whole batch,
-            as it is in one process. Their number grows with the cube of the batch; False leaves each process to its own.
+            as it is in one process. Their number grows with the cube of the batch; False leaves each to its own.
     """
 
     def __init__(

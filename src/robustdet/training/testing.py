@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from robustdet.evaluation.pipeline import SuiteEvaluator
+from robustdet.evaluation.record import Record
 from robustdet.ranks import share
 from robustdet.types import Batch
 
@@ -36,3 +40,12 @@ class EvaluationModule(pl.LightningModule):
 
     def on_test_end(self) -> None:
         self.trainer.strategy.barrier()
+
+
+def log_records(loggers: Iterable[Logger], records: Sequence[Record]) -> None:
+    """The headline AP under each attack (in [0, 1]) as ``evaluate/<attack>``; where a logger has tables, also one."""
+    for logger in loggers:
+        logger.log_metrics({f"evaluate/{record.attack}": record.map for record in records}, 0)
+        if hasattr(logger, "log_table"):
+            rows = [[record.attack, record.map, record.area_map, record.num_images] for record in records]
+            logger.log_table("evaluate/table", ["attack", "AP", "area AP", "images"], rows)

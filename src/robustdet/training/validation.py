@@ -8,6 +8,7 @@ import torch
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.defences.robust_ssd import RobustPredictions
 from robustdet.evaluation.average_precision import AveragePrecision, voc_average_precision
 from robustdet.ranks import gathered_objects, share
 from robustdet.types import Attack, Batch, Detections, Detector, Target
@@ -22,20 +23,22 @@ class Validation:
     Several processes see a share of the images each; ``compute`` brings all of them together by image id, so that what
     a sampler repeats to make the shares equal counts once.
 
-    ``scores`` are those of the last ``compute``; ``shown`` are the first ``keep_shown`` images of this process, clean
-    and attacked, for callbacks that show them.
+    For callbacks that show them: ``scores`` and ``routing`` (π of clean and attacked images, [N, K], where the detector
+    is routed) as of the last ``compute``; ``shown``, the first ``keep_shown`` images of this process, clean and attacked.
     """
 
     def __init__(self, attack: Attack | None, max_images: int | None, num_classes: int, seed: int) -> None:
         self.attack, self.max_images, self.num_classes, self.seed = attack, max_images, num_classes, seed
         self.keep_shown = 0
         self.scores: dict[str, AveragePrecision] = {}
+        self.routing: dict[str, torch.Tensor] = {}
         self.reset()
 
     def reset(self) -> None:
         self.targets: dict[str, Target] = {}
         self.clean: Found = {}
         self.attacked: Found = {}
+        self._routing: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "attacked": {}}
         self.shown: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # by image id: [3, H, W] clean, attacked
 
     def update(self, model: Detector, batch: Batch) -> None:
@@ -46,24 +49,30 @@ class Validation:
             batch = Batch(batch.images[:room], batch.targets[:room])
         ids = [target.image_id for target in batch.targets]
         self.targets.update(zip(ids, (target.to("cpu") for target in batch.targets), strict=True))
-        self.clean.update(self._detect(model, batch.images, ids))
+        self.clean.update(self._detect(model, batch.images, ids, "clean"))
         images = batch.images
         if self.attack is not None:
             generators = image_generators(self.seed, ids)
             images = self.attack(DetectorVictim(model), batch.images, batch.targets, generators)
-            self.attacked.update(self._detect(model, images, ids))
+            self.attacked.update(self._detect(model, images, ids, "attacked"))
         for image_id, clean, attacked in zip(ids, batch.images.cpu(), images.cpu(), strict=True):
             if len(self.shown) < self.keep_shown:
                 self.shown[image_id] = (clean, attacked)
 
-    @staticmethod
     @torch.no_grad()
-    def _detect(model: Detector, images: torch.Tensor, ids: list[str]) -> dict[str, Detections]:
-        return dict(zip(ids, (found.to("cpu") for found in model.detect(model(images))), strict=True))
+    def _detect(self, model: Detector, images: torch.Tensor, ids: list[str], kind: str) -> Found:
+        raw = model(images)
+        if isinstance(raw, RobustPredictions):
+            self._routing[kind].update(zip(ids, raw.routing.cpu(), strict=True))
+        return dict(zip(ids, (found.to("cpu") for found in model.detect(raw)), strict=True))
 
     def compute(self) -> dict[str, float]:
-        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1]; all processes must call it."""
+        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1].
+
+        The same in every process; all of them must call it.
+        """
         targets, clean, attacked = (_merged(mine) for mine in (self.targets, self.clean, self.attacked))
+        self.routing = {name: torch.stack(list(_merged(mine).values())) for name, mine in self._routing.items() if mine}
         found = {"AP50_clean": clean} | ({"AP50_attacked": attacked} if self.attack is not None else {})
         self.scores = {
             name: voc_average_precision(detections, targets, self.num_classes, rule="area")

@@ -1,0 +1,55 @@
+"""Lightning's CSV logger, but a run that goes on in its folder goes on in its file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from typing import Any
+
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers.csv_logs import CSVLogger, ExperimentWriter
+
+
+class AppendingCSVLogger(CSVLogger):
+    """Keeps the rows that are in ``metrics.csv`` already, up to the step that the first new row belongs to.
+
+    Later ones are of updates that were made after the last checkpoint and are now made again.
+    """
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
+        """Left out: a run's settings are in its config.yaml."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        if not isinstance(self._experiment, _AppendingWriter):
+            os.makedirs(self.log_dir, exist_ok=True)
+            self._experiment = _AppendingWriter(self.log_dir)
+        return self._experiment
+
+
+class _AppendingWriter(ExperimentWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.begun = False
+
+    def _check_log_dir_exists(self) -> None:
+        """The base class deletes the file here."""
+
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        if not self.begun and os.path.isfile(self.metrics_file_path) and step is not None:
+            self._keep_before(step)
+        self.begun = True
+        super().log_metrics(metrics_dict, step)
+
+    def _keep_before(self, step: int) -> None:
+        with open(self.metrics_file_path, newline="") as file:
+            reader = csv.DictReader(file)
+            self.metrics_keys = list(reader.fieldnames or [])
+            # a killed run may have left half a line, whose step is then missing
+            rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+        with open(self.metrics_file_path, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,74 @@
+"""A job that is told to go saves its state first; under SLURM it asks to be started again.
+
+SIGTERM (SLURM pre-empts or cancels the job, somebody says `kill`): save and stop. SIGUSR1 (what
+`#SBATCH --signal=SIGUSR1@120` sends when the time is nearly up): save, `scontrol requeue`, stop. Lightning's own
+handler saves in the middle of whatever an update is doing, where half the weights may have changed and other processes
+wait inside a collective; here the update is finished first, and all processes stop after the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from robustdet.ranks import averaged, world_size
+
+
+class Preemption(pl.Callback):
+    """Saves ``folder/last.ckpt`` after the update in which a signal came, and ends the process with status 0.
+
+    Only the processes that a signal reaches need it: the others hear of it after every update.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.checkpoint = Path(folder) / "last.ckpt"
+        self.stop = self.requeue = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        signal.signal(signal.SIGTERM, self._hear)
+        if "SLURM_JOB_ID" in os.environ:
+            signal.signal(signal.SIGUSR1, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.stop = True
+        self.requeue |= number == signal.SIGUSR1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stop, requeue = self._agreed(pl_module.device)
+        if not stop or trainer.global_step == 0:
+            return
+        trainer.save_checkpoint(self.checkpoint)
+        if trainer.is_global_zero:
+            print(f"Told to stop: the state after {trainer.global_step} updates is in {self.checkpoint}", flush=True)
+            if requeue:
+                requeue_slurm_job()
+        raise SystemExit(0)
+
+    def _agreed(self, device: torch.device) -> tuple[bool, bool]:
+        if world_size() == 1:
+            return self.stop, self.requeue
+        heard = averaged(torch.tensor([self.stop, self.requeue], dtype=torch.float32, device=device)).tolist()
+        return heard[0] > 0, heard[1] > 0
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def requeue_slurm_job() -> None:
+    """Raises CalledProcessError or FileNotFoundError where SLURM cannot be asked."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{task}"
+    subprocess.run(["scontrol", "requeue", job], check=True)

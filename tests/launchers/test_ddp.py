@@ -1,0 +1,125 @@
+"""`trainer=ddp_cpu`: two processes with half the batch each do what one does with all of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from robustdet.evaluation.record import read_records
+from src.evaluate import evaluate
+from src.resume import MARK, newest_checkpoint
+from src.train import train
+from tests.launchers.commands import FEW, finish, start
+from tests.launchers.test_resume import assert_same, steps, wait_for
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+]
+RUN = [*FEW, "trainer.max_steps=5", "trainer.val_check_interval=5", "optimizer=sgd", "schedule.updates_per_source=3"]
+SHARED = [
+    *RUN,
+    "experiment=shapes_robustdet",
+    "protocol.replay_step_sizes=[4/255]",  # each process would draw its own
+    "model.aid.trunk._target_=tests.launchers.commands.PlainTrunk",
+]
+
+
+def in_two(cfg: DictConfig, run: Path, *overrides: str) -> list[str]:
+    paths = [f"paths.{name}={cfg.paths[name]}" for name in ("data", "outputs")]
+    return [*overrides, *paths, f"paths.run={run}", "trainer=ddp_cpu"]
+
+
+def curve(checkpoint: Path, prefix: str = "") -> dict[str, list[float]]:
+    with (checkpoint.parent.parent / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name.startswith(prefix) and name not in ("step", "epoch")]
+    return {name: [float(row[name]) for row in rows if row[name]] for name in names}
+
+
+@pytest.mark.parametrize("overrides", [[*RUN, "experiment=shapes_std"], SHARED], ids=["standard", "robustdet"])
+def test_two_halves_of_a_batch_are_one(overrides: list[str], compose: Callable[..., DictConfig], tmp_path: Path):
+    whole = compose("train", *overrides, "data.batch_size=8")
+    alone = train(whole)
+    two = tmp_path / "two" / "checkpoints" / "final.ckpt"
+    finish(start("train", *in_two(whole, tmp_path / "two", *overrides)))
+    first, second = (torch.load(path, weights_only=True)["state_dict"] for path in (alone, two))
+    moved = 0.0
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-3, atol=2e-5, msg=name)
+        moved += float((first[name] - first[name].mean()).abs().sum())
+    expected, found = curve(alone, "train/L_"), curve(two, "train/L_")
+    assert {"train/L_cls", "train/L_loc", "train/L_det"} <= expected.keys()
+    for name in expected.keys() - {"train/L_det_clean", "train/L_det_adv"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
+def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
+    compose: Callable[..., DictConfig], tmp_path: Path
+):
+    cfg = compose("train", *RUN, "experiment=shapes_std", "trainer.max_steps=40", "trainer.val_check_interval=40")
+    checkpoint = train(cfg)
+    other = tmp_path / "copy" / "checkpoints" / "final.ckpt"
+    other.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, other)
+    evaluation = [line for line in FEW if line.startswith("data.")] + ["experiment=shapes_std", "suite=quick"]
+    evaluation += ["suite.max_images=6", "pictures=0"]
+    alone = evaluate(compose("evaluate", *evaluation, f"ckpt_path={checkpoint}"))
+    output = finish(start("evaluate", *in_two(cfg, tmp_path / "unused", *evaluation, f"ckpt_path={other}")))
+    assert output.count("Average precision under attack") == 1
+    together = {record.attack: record for record in read_records([other.parent.parent])}
+    assert together.keys() == {record.attack for record in alone}
+    for record in alone:
+        assert (together[record.attack].num_images, together[record.attack].map) == (6, record.map)
+        assert together[record.attack].per_class == record.per_class
+    assert alone[0].map > 0
+
+
+def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path):
+    """Replay keeps another batch in each process; both are in the checkpoint, and so are the clean stage's files."""
+    settings = [*RUN, "experiment=shapes_cfr", "trainer.max_steps=9", "trainer.val_check_interval=3"]
+    cfg = compose("train", *settings)
+    finish(start("train", *in_two(cfg, tmp_path / "straight", *settings)))
+    run = Path(cfg.paths.outputs) / "killed"
+    process = start("train", *in_two(cfg, run, *settings))
+    wait_for(lambda: 4 in steps(run), process)
+    process.kill()
+    process.communicate(timeout=60)  # the other process, which waits for it, ends as well
+    assert (run / MARK).is_file()
+    state = torch.load(newest_checkpoint(run), weights_only=True)
+    images = [part["method"]["schedule"]["images"] for part in state["processes"]]
+    assert len(images) == 2
+    assert not torch.equal(*images)
+    output = finish(start("train", *in_two(cfg, tmp_path / "new", *settings, "ckpt_path=last")))
+    assert output.count(f"Going on with the run in {run}") == 1
+    assert_same(run / "checkpoints" / "final.ckpt", tmp_path / "straight" / "checkpoints" / "final.ckpt")
+
+    with pytest.raises(ValueError, match="is of a run in 2 processes and this one has 1"):
+        train(
+            compose("train", *settings, f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}", f"paths.run={tmp_path / 'a'}")
+        )
+
+
+def test_the_clean_stage_of_a_distributed_run_is_trained_once(compose: Callable[..., DictConfig], tmp_path: Path):
+    few = [line for line in FEW if not line.startswith("warm_start")]
+    short = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
+    stage = [*short, *(line for line in few if line.startswith(("data.", "trainer.")))]
+    listed = "warm_start.overrides=[" + ",".join(f'"{override}"' for override in stage) + "]"
+    cfg = compose("train", "experiment=shapes_mtd_warm")
+    output = finish(start("train", *in_two(cfg, tmp_path / "run", "experiment=shapes_mtd_warm", *few, *short, listed)))
+    assert output.count("Finished shapes_std after 2 updates") == output.count("Finished shapes_mtd_warm after 2") == 1
+    assert len(list((Path(cfg.paths.outputs) / "shapes_std").iterdir())) == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["updates"] == 2
+
+
+def test_trainers_say_how_they_split(compose: Callable[..., DictConfig]):
+    settings: Any = OmegaConf.to_container(compose("train", "trainer=ddp").trainer)
+    assert (settings["strategy"], settings["sync_batchnorm"], settings["accelerator"]) == ("ddp", True, "gpu")

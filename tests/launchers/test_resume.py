@@ -1,0 +1,190 @@
+"""A run that is killed at any moment, or told to go, and continued, ends with the bits of one that was left alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from src.clean_stage import fingerprint
+from src.resume import MARK, continued, mark_finished, mark_unfinished
+from src.train import train
+from tests.launchers.commands import FEW, finish, start
+
+RUN = [
+    *FEW,
+    "experiment=shapes_cfr",
+    "trainer.max_steps=9",
+    "trainer.val_check_interval=4",
+    "schedule.updates_per_source=3",
+]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+STRAIGHT: list[Path] = []
+
+
+@pytest.fixture
+def straight(compose: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run that nobody interrupted; made once."""
+    if not STRAIGHT:
+        run = tmp_path_factory.mktemp("straight") / "run"
+        STRAIGHT.append(train(compose("train", *RUN, f"paths.run={run}")))
+    return STRAIGHT[0]
+
+
+def steps(folder: Path) -> list[int]:
+    """Of the rows with a loss in metrics.csv, complete lines only."""
+    file = folder / "csv" / "metrics.csv"
+    if not file.is_file():
+        return []
+    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [int(row["step"]) for row in csv.DictReader(lines) if row.get("train/loss")]
+
+
+def curve(folder: Path) -> list[tuple[str, ...]]:
+    with (folder / "csv" / "metrics.csv").open() as file:
+        return [tuple(sorted(f"{key} {value}" for key, value in row.items() if value)) for row in csv.DictReader(file)]
+
+
+def wait_for(condition: Callable[[], bool], process, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def command_line(cfg: DictConfig, run: Path) -> list[str]:
+    return [
+        *RUN,
+        "trainer=cpu",
+        f"paths.data={cfg.paths.data}",
+        f"paths.outputs={cfg.paths.outputs}",
+        f"paths.run={run}",
+    ]
+
+
+def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
+    compose: Callable[..., DictConfig], straight: Path, capsys: pytest.CaptureFixture[str]
+):
+    cfg = compose("train", *RUN)
+    run = Path(cfg.paths.outputs) / "killed"
+    process = start("train", *command_line(cfg, run))
+    wait_for(lambda: 5 in steps(run), process)  # an epoch has five updates or six; checkpoints are after 4 and 8
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (run / MARK).is_file()
+    assert not (run / "run.json").exists()
+
+    resumed = train(compose("train", *RUN, "ckpt_path=last", f"paths.run={run.parent / 'new'}"))
+    assert f"Going on with the run in {run}: {run / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out
+    assert resumed == run / "checkpoints" / "final.ckpt"
+    assert_same(resumed, straight)
+    assert curve(run) == curve(straight.parent.parent)
+    assert not (run / MARK).exists()
+    assert json.loads((run / "run.json").read_text())["updates"] == 9
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_slurms_signals_save_and_the_job_goes_on_when_it_is_started_again(
+    name: str,
+    compose: Callable[..., DictConfig],
+    straight: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """SLURM is played: its environment, and an `scontrol` that writes down what it is asked."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n')
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    cfg = compose("train", *RUN)
+    run = Path(cfg.paths.outputs) / cfg.name / "42"
+    line = [argument for argument in command_line(cfg, run) if not argument.startswith("paths.run=")]
+    process = start("train", *line, **slurm)
+    wait_for(lambda: 5 in steps(run), process)
+    process.send_signal(getattr(signal, name))
+    assert "Told to stop: the state after" in finish(process)
+    requeued = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    assert requeued == ("requeue 42\n" if name == "SIGUSR1" else "")
+    assert (run / MARK).is_file()
+
+    assert_same(train(compose("train", *RUN, f"paths.run={run}")), straight)
+    assert f"Going on with the run in {run}" in capsys.readouterr().out
+    logged, missing = steps(run), set(steps(straight.parent.parent)) - set(steps(run))
+    assert logged == sorted(set(logged))
+    assert len(missing) <= 1  # Lightning logs an update after the hook that saves
+
+
+def test_which_run_goes_on(compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]):
+    cfg = compose("train", *RUN)
+    outputs = Path(cfg.paths.outputs)
+
+    def configured(folder: str, *overrides: str) -> DictConfig:
+        return compose("train", *RUN, f"paths.run={outputs / folder}", *overrides)
+
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path=last: no unfinished run of shapes_cfr with these settings"):
+        continued(configured("new", "ckpt_path=last"))
+    for number, folder in enumerate(("old", "newer", "other")):
+        unfinished = configured(folder, *(["seed=7"] if folder == "other" else []))
+        mark_unfinished(unfinished)
+        os.utime(outputs / folder / MARK, (number, number))
+    resumed = configured("new", "ckpt_path=last")
+    assert continued(resumed) is None
+    assert resumed.paths.run == str(outputs / "newer")
+    assert f"Going on with the run in {outputs / 'newer'}: from its beginning" in capsys.readouterr().out
+    mark_finished(outputs / "newer")
+    mark_finished(outputs / "old")
+    with pytest.raises(FileNotFoundError, match=r"with other settings there are .*other"):
+        continued(configured("new", "ckpt_path=last"))
+
+    file = outputs / "other" / "checkpoints" / "step_4.ckpt"
+    file.parent.mkdir()
+    file.touch()
+    same = configured("new", "seed=7", f"ckpt_path={file}")
+    assert continued(same) == file
+    assert same.paths.run == str(outputs / "other")
+    elsewhere = configured("new", f"ckpt_path={file}")
+    assert continued(elsewhere) == file
+    assert elsewhere.paths.run == str(outputs / "new")
+    assert "A new run that starts from the state in" in capsys.readouterr().out
+    (outputs / "old" / "run.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"old holds a finished run, which is not overwritten"):
+        continued(configured("old"))
+
+
+def test_the_number_of_processes_is_part_of_the_settings(compose: Callable[..., DictConfig]):
+    alone, two = (compose("train", "experiment=shapes_std", f"trainer={name}") for name in ("cpu", "ddp_cpu"))
+    assert fingerprint(alone) != fingerprint(two)
