@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,14 @@ def write_config(run: Path, **loss: float) -> None:
     run.mkdir(parents=True, exist_ok=True)
     weights = {"_target_": "robustdet.defences.robustdet.LossWeights", "beta": 0.75, **loss}
     (run / "config.yaml").write_text(yaml.safe_dump({"loss": weights}))
+
+
+def write_trained(run: Path, gamma: float, clean: float, robust: float, pruned: bool = False) -> None:
+    """What a finished training run of shapes_cfr says of itself."""
+    write_config(run, gamma=gamma)
+    metrics = {"val/AP50_clean": clean, "val/AP50_attacked": robust}
+    content = {"experiment": "shapes_cfr", "updates": 600, "metrics": metrics} | ({"pruned": True} if pruned else {})
+    (run / "run.json").write_text(json.dumps(content))
 
 
 def write_picture(file: Path, size: tuple[int, int] = (40, 30)) -> None:

@@ -17,10 +17,19 @@ from robustdet.analysis.report.content import Report, write_tables
 from robustdet.analysis.report.findings import find
 from robustdet.analysis.report.groups import describe, group
 from robustdet.analysis.report.page import flag_sections, render
-from robustdet.analysis.report.pareto import Point, Sweep, front, sweeps
+from robustdet.analysis.report.pareto import Point, Sweep, front, sweeps, training_sweeps
 from robustdet.analysis.report.scatter import HEIGHT, WIDTH, scatter
 from robustdet.analysis.table import read_spec
-from tests.analysis.evaluations import FLAG, FLAGS, PGD, write, write_config, write_everything, write_picture
+from tests.analysis.evaluations import (
+    FLAG,
+    FLAGS,
+    PGD,
+    write,
+    write_config,
+    write_everything,
+    write_picture,
+    write_trained,
+)
 
 TABLES = sorted((Path(__file__).parents[2] / "conf" / "table").glob("*.yaml"))
 SPECS = [read_spec(yaml.safe_load(path.read_text()), str(path)) for path in TABLES]
@@ -94,7 +103,7 @@ def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path: Path):
     assert "not a JSON file" in findings.damaged[0].reason
     assert findings.damaged[1].reason == "key 'run' is missing"
     text = Page(render(Report(findings, SPECS), FLAGS)).text
-    assert f"Records that could not be read What they would say is missing from this page. {torn} not a JSON" in text
+    assert f"Files that could not be read What they would say is missing from this page. {torn} not a JSON" in text
 
 
 def test_one_record_of_each_weights_and_setting_counts(tmp_path: Path):
@@ -123,7 +132,7 @@ def test_numbers_stand_together_only_if_split_suite_and_protocol_are_the_same(ou
         ("reliable", "paper", True),
     ]
     paper = groups[1].average_precision(SPECS)
-    assert paper.title == "AP on VOC2007 test (suite=paper, protocol=paper)"
+    assert paper.title == "AP (voc07) on VOC2007 test (suite=paper, protocol=paper)"
     assert paper.columns == ["Clean", "A_cls", "A_loc", "CWA", "DAG", "worst_case"]
     assert [title for title, _ in paper.rows] == ["voc_std", "voc_cfr"]  # as in the paper's table
     cells = dict(paper.rows)["voc_cfr"]
@@ -135,7 +144,7 @@ def test_numbers_stand_together_only_if_split_suite_and_protocol_are_the_same(ou
 def test_what_is_not_for_comparison_says_so_and_is_in_no_other_table(outputs: Path):
     tables = report(outputs).tables
     with_quick = {name for name, table in tables.items() if "98.7" in to_csv(table)}
-    assert with_quick == {"not_for_comparison_voc2007_test_quick_paper"}
+    assert with_quick == {"not_for_comparison_voc2007_test_quick_paper_voc07"}
     assert all("not for comparison" in tables[name].title for name in with_quick)
     page = Page(render(report(outputs), FLAGS)).text
     assert page.index("98.7") > page.index("Not for comparison Few images or few steps")
@@ -151,6 +160,13 @@ def test_a_tables_row_is_of_one_recipe_and_says_when_there_are_more(outputs: Pat
     assert [title for title, _ in each.rows[:2]] == ["voc_robustdet (00000000)", "voc_robustdet (11111111)"]
     assert [cell.ours for cell in each.rows[1][1]] == pytest.approx([75, 43])
     assert group(find([outputs]).evaluated, SPECS)[1].each_checkpoint is None
+
+
+def test_rules_of_average_precision_are_not_mixed(tmp_path: Path):
+    write(tmp_path / "a")
+    write(tmp_path / "b", checkpoint_sha256="b", ap_rule="area")
+    titles = [one.average_precision([]).title for one in group(find([tmp_path]).evaluated)]
+    assert [title[:9] for title in titles] == ["AP (area)", "AP (voc07"]
 
 
 def test_per_class_precision_is_marked_like_the_mean(tmp_path: Path):
@@ -209,6 +225,25 @@ def test_the_worst_case_is_the_robust_precision_where_all_have_it(tmp_path: Path
     assert (sweep.robust, sweep.points[0].robust) == ("lowest of cwa, pgd_cls", pytest.approx(10))
 
 
+def test_training_runs_make_a_sweep_of_their_own(tmp_path: Path):
+    for index, (gamma, clean, robust) in enumerate([(0.1, 0.9, 0.2), (0.6, 0.8, 0.3), (1.0, 0.7, 0.25)]):
+        write_trained(tmp_path / "search" / str(index), gamma, clean, robust, pruned=gamma == 1)
+    write_trained(tmp_path / "other", 5.0, float("nan"), 0.5)  # a loss that was not finite
+    write(tmp_path / "run")
+    findings = find([tmp_path])
+    (sweep,) = training_sweeps(findings.trained)
+    assert [(p.label, p.on_front, p.note) for p in sweep.points] == [
+        ("γ = 1", False, "600 updates, pruned"),
+        ("γ = 0.6", True, "600 updates"),
+        ("γ = 0.1", True, "600 updates"),
+    ]
+    text = Page(render(Report(findings, SPECS), FLAGS)).text
+    assert "not for comparison. Sweep of shapes_cfr : clean AP against robust AP (under the attack" in text
+    (tmp_path / "other" / "run.json").write_text('{"experiment": "shapes_cfr"}')
+    (damaged,) = find([tmp_path]).damaged
+    assert damaged.reason == "not a finished training run: KeyError('updates')"
+
+
 @pytest.mark.parametrize("values", [[(70.0, 40.0)], [(0.0, 0.0), (100.0, 3.3)], [(71.2, 40.01), (71.3, 40.02)]])
 def test_a_scatter_plot_holds_its_points_between_its_ticks(values: list[tuple[float, float]]):
     chart = scatter(Sweep("x", "worst case", [Point("p", *value, True, "") for value in values]))
@@ -260,7 +295,7 @@ def test_the_page_says_it_all(outputs: Path):
     page = Page(render(report(outputs), FLAGS))
     for part in (
         "Table 1: mAP (VOC07, 11-point) on PASCAL VOC 2007 test (suite=paper, protocol=paper)",
-        "AP on VOC2007 test (suite=paper, protocol=authors)",
+        "AP (voc07) on VOC2007 test (suite=paper, protocol=authors)",
         "RobustDet* 74.8 paper 74.8 46.1 paper 45.9 48.8 paper 49.1 34.4 paper 48.0 29.2 ⚑a paper 56.6",
         "⚑a outside_ball : changed by more than ε = 8/255",
         "77.4 *",

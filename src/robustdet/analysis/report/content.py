@@ -12,6 +12,7 @@ from pathlib import Path
 from robustdet.analysis.rendering import to_csv, to_latex, to_markdown
 from robustdet.analysis.report.findings import Evaluated, Findings
 from robustdet.analysis.report.groups import Group, group, newest_only, provenance
+from robustdet.analysis.report.pareto import Sweep, training_sweeps
 from robustdet.analysis.table import Table, TableSpec, fill
 
 WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
@@ -71,6 +72,10 @@ class Report:
     @cached_property
     def groups(self) -> list[Group]:
         return group(self.findings.evaluated, self.specs)
+
+    @property
+    def training_sweeps(self) -> list[Sweep]:
+        return training_sweeps(self.findings.trained)
 
     @property
     def runs(self) -> list[Run]:

@@ -1,10 +1,12 @@
-"""What evaluations and analyses left on disk: records, damaged records, pictures and figures, each with its file."""
+"""What training, evaluations and analyses left on disk: records, pictures and figures, and what cannot be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -30,17 +32,36 @@ class Evaluated:
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """γ, β, a, b, c of the training run under their keys; empty where the run's config is not at hand."""
-        config = self.run / "config.yaml"
-        if not config.is_file():
-            return {}
-        loss = (yaml.safe_load(config.read_text()) or {}).get("loss") or {}
-        return {key: value for key, value in loss.items() if isinstance(value, int | float)}
+        return loss_weights(self.run)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training run: the content of its ``run.json``."""
+
+    folder: Path
+    experiment: str
+    updates: int
+    pruned: bool
+    metrics: dict[str, float]  # by name, "val/AP50_clean" and "val/AP50_attacked" in [0, 1] among them
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return loss_weights(self.folder)
+
+
+def loss_weights(run: Path) -> dict[str, float]:
+    """γ, β, a, b, c of a training run under their keys; empty where the run's config is not at hand."""
+    config = run / "config.yaml"
+    if not config.is_file():
+        return {}
+    loss = (yaml.safe_load(config.read_text()) or {}).get("loss") or {}
+    return {key: value for key, value in loss.items() if isinstance(value, int | float)}
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A record that could not be read, and why."""
+    """A file that could not be read, and why."""
 
     file: Path
     reason: str
@@ -49,6 +70,7 @@ class Damaged:
 @dataclass(frozen=True)
 class Findings:
     evaluated: list[Evaluated]
+    trained: list[Trained]
     damaged: list[Damaged]
     pictures: list[Path]  # beside records
     figures: list[Path]  # of analyses
@@ -63,22 +85,45 @@ def find(folders: Iterable[Path | str]) -> Findings:
     for root in roots:
         if not root.is_dir():
             raise FileNotFoundError(f"folders: {root} is no folder; expected one with records of evaluations below it")
-    files = sorted({file.absolute() for root in roots for file in root.rglob("records/*.json")})
-    if not files:
+
+    def below(pattern: str) -> list[Path]:
+        return sorted({file.absolute() for root in roots for file in root.rglob(pattern)})
+
+    damaged: list[Damaged] = []
+    records = below("records/*.json")
+    if not records:
         raise FileNotFoundError(
             f"no records (…/records/*.json) below {', '.join(map(str, roots))}: nothing to report. "
             "`python -m src.evaluate experiment=… ckpt_path=… suite=paper` writes them"
         )
-    evaluated, damaged = [], []
-    for file in files:
-        try:
-            evaluated.append(Evaluated(read_record(file), file))
-        except (ValueError, OSError) as error:
-            damaged.append(Damaged(file, str(error).removeprefix(f"{file}: ")))
+    evaluated = list(_read(records, lambda file: Evaluated(read_record(file), file), damaged))
+    trained = list(_read(below("run.json"), read_run, damaged))
     beside = sorted({found.file.parents[1] for found in evaluated})
     pictures = [picture for folder in beside for picture in sorted(folder.glob("*.png"))]
-    figures = sorted({figure.absolute() for root in roots for figure in root.rglob("analysis/**/*.png")})
-    return Findings(newest(evaluated), damaged, pictures, figures)
+    return Findings(newest(evaluated), trained, damaged, pictures, below("analysis/**/*.png"))
+
+
+def read_run(file: Path) -> Trained:
+    """Raises ValueError where it is no ``run.json`` of a training run."""
+    try:
+        content = json.loads(file.read_text())
+        return Trained(
+            file.parent, content["experiment"], content["updates"], content.get("pruned", False), content["metrics"]
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a finished training run: {error!r}") from error
+
+
+Found = TypeVar("Found")
+
+
+def _read(files: Iterable[Path], read: Callable[[Path], Found], damaged: list[Damaged]) -> Iterator[Found]:
+    """What can be read; what cannot is added to ``damaged``."""
+    for file in files:
+        try:
+            yield read(file)
+        except (ValueError, OSError) as error:
+            damaged.append(Damaged(file, str(error).removeprefix(f"{file}: ")))
 
 
 def newest(evaluated: Sequence[Evaluated]) -> list[Evaluated]:

@@ -1,7 +1,8 @@
-"""Records that may stand side by side: of one split, one suite and one protocol."""
+"""Records that may stand side by side: of one split, one suite, one protocol and one rule of average precision."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,13 +36,14 @@ class Group:
     suite: str
     protocol: str
     tabled: bool
+    rule: str  # of AP
     evaluated: list[Evaluated]
 
     @property
     def key(self) -> str:
         """Names the group in links and file names."""
-        text = f"{'' if self.tabled else 'not for comparison'} {self.split} {self.suite} {self.protocol}".lower()
-        return "_".join("".join(c if c.isalnum() else " " for c in text).split())
+        parts = ["" if self.tabled else "not for comparison", self.split, self.suite, self.protocol, self.rule]
+        return "_".join(re.findall(r"[a-z0-9]+", " ".join(parts).lower()))
 
     @property
     def records(self) -> list[Record]:
@@ -74,7 +76,9 @@ class Group:
     def average_precision(self, specs: Sequence[TableSpec]) -> Table:
         """AP of every experiment under every attack, beside the paper's where the paper has this very setting."""
         fitting = [spec for spec in specs if self.fits(spec)]
-        return self._named(summary(self.records, fitting, f"AP on {self.split}"), *newest_only(self.records))
+        return self._named(
+            summary(self.records, fitting, f"AP ({self.rule}) on {self.split}"), *newest_only(self.records)
+        )
 
     @property
     def each_checkpoint(self) -> Table | None:
@@ -86,7 +90,7 @@ class Group:
             for checkpoint in self.checkpoints
             for found in checkpoint.evaluated
         ]
-        return self._named(summary(records, title=f"AP of each checkpoint on {self.split}"))
+        return self._named(summary(records, title=f"AP ({self.rule}) of each checkpoint on {self.split}"))
 
     def per_class(self, checkpoint: Checkpoint) -> Table:
         """AP of each class: classes down, attacks across. A class without objects has no row."""
@@ -96,7 +100,7 @@ class Group:
             for name, value in found.record.per_class.items()
             if value is not None
         ]
-        return self._named(summary(records, title=f"AP of each class, {checkpoint.name}"))
+        return self._named(summary(records, title=f"AP ({self.rule}) of each class on {self.split}, {checkpoint.name}"))
 
     def _named(self, table: Table, *notes: str) -> Table:
         """With suite and protocol in its title: no number may be without."""
@@ -125,10 +129,10 @@ def group(evaluated: Iterable[Evaluated], specs: Sequence[TableSpec] = ()) -> li
             found.record.date,
         )
 
-    groups: dict[tuple[str, str, str, bool], list[Evaluated]] = {}
+    groups: dict[tuple[str, str, str, bool, str], list[Evaluated]] = {}
     for found in sorted(evaluated, key=order):
         run = found.record.run
-        groups.setdefault((run.split, run.suite, run.protocol, run.tabled), []).append(found)
+        groups.setdefault((run.split, run.suite, run.protocol, run.tabled, found.record.ap_rule), []).append(found)
     return [Group(*key, groups[key]) for key in sorted(groups)]
 
 

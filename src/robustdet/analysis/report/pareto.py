@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from robustdet.analysis.report.findings import Evaluated
+from robustdet.analysis.report.findings import Evaluated, Trained
 from robustdet.evaluation.worst_case import WORST_CASE
 
 SYMBOLS = {"gamma": "γ", "beta": "β"}
+VALIDATED = ("val/AP50_clean", "val/AP50_attacked")  # what a training run says of itself
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained detector: its loss weights, its AP in percent, and what must be known about the two numbers."""
+
+    weights: Mapping[str, float]
+    clean: float
+    robust: float
+    note: str
 
 
 @dataclass(frozen=True)
 class Point:
-    """One checkpoint: its loss weights that differ in the sweep, and its AP in percent."""
+    """A candidate on the plot: ``label`` gives the loss weights that differ in the sweep."""
 
     label: str
     clean: float
     robust: float
     on_front: bool
-    note: str  # "" or what must be known about the two numbers
+    note: str
 
 
 @dataclass(frozen=True)
@@ -30,49 +42,71 @@ class Sweep:
     points: list[Point]  # by clean AP
 
 
-def sweeps(evaluated: Sequence[Evaluated]) -> list[Sweep]:
+def sweeps(evaluated: Iterable[Evaluated]) -> list[Sweep]:
     """Each experiment that has checkpoints of different loss weights; all of one split, suite and protocol."""
-    checkpoints: dict[str, dict[str, dict[str, Evaluated]]] = defaultdict(lambda: defaultdict(dict))
+    experiments: dict[str, dict[str, dict[str, Evaluated]]] = defaultdict(lambda: defaultdict(dict))
     for found in evaluated:
-        checkpoints[found.record.run.experiment][found.checkpoint][found.record.attack] = found
-    made = [_sweep(name, list(of.values())) for name, of in checkpoints.items()]
-    return [sweep for sweep in made if sweep is not None]
+        experiments[found.record.run.experiment][found.checkpoint][found.record.attack] = found
+    made = []
+    for experiment, checkpoints in experiments.items():
+        complete = [by_attack for by_attack in checkpoints.values() if "clean" in by_attack and len(by_attack) > 1]
+        shared = set.intersection(*(set(by_attack) for by_attack in complete)) - {"clean"} if complete else set()
+        attacks = {WORST_CASE} & shared or shared
+        if attacks:
+            robust = "worst case" if WORST_CASE in attacks else f"lowest of {', '.join(sorted(attacks))}"
+            made += _sweep(experiment, robust, [_candidate(by_attack, attacks) for by_attack in complete])
+    return made
 
 
-def _sweep(experiment: str, checkpoints: list[dict[str, Evaluated]]) -> Sweep | None:
-    complete = [by_attack for by_attack in checkpoints if "clean" in by_attack and len(by_attack) > 1]
-    weights = [next(iter(by_attack.values())).loss_weights for by_attack in complete]
-    differing = [key for key in (weights[0] if weights else {}) if len({w.get(key) for w in weights}) > 1]
-    if not differing:
-        return None
-    shared = set.intersection(*(set(by_attack) for by_attack in complete)) - {"clean"}
-    if not shared:
-        return None
-    attacks = {WORST_CASE} if WORST_CASE in shared else shared
-    scores = [
-        (100 * by_attack["clean"].record.map, min(100 * by_attack[attack].record.map for attack in attacks))
-        for by_attack in complete
-    ]
-    points = [
-        Point(
-            ", ".join(f"{SYMBOLS.get(key, key)} = {w[key]:g}" for key in differing if key in w),
-            *score,
-            on_front,
-            "; ".join(dict.fromkeys(note for found in by_attack.values() for note in _notes(found))),
-        )
-        for w, score, on_front, by_attack in zip(weights, scores, front(scores), complete, strict=True)
-    ]
-    robust = "worst case" if attacks == {WORST_CASE} else f"lowest of {', '.join(sorted(attacks))}"
-    return Sweep(experiment, robust, sorted(points, key=lambda point: point.clean))
+def training_sweeps(trained: Iterable[Trained]) -> list[Sweep]:
+    """The same from what training runs measured on the validation split after their last update."""
+    experiments: dict[str, list[Candidate]] = defaultdict(list)
+    for run in trained:
+        clean, attacked = (100 * run.metrics.get(name, math.nan) for name in VALIDATED)
+        if math.isfinite(clean) and math.isfinite(attacked):
+            note = f"{run.updates} updates{', pruned' if run.pruned else ''}"
+            experiments[run.experiment].append(Candidate(run.loss_weights, clean, attacked, note))
+    robust = "under the attack that training watched"
+    return [sweep for name, candidates in experiments.items() for sweep in _sweep(name, robust, candidates)]
 
 
-def front(scores: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points no other one beats: none is as good in both coordinates and better in one."""
-    return [not any(all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine for other in scores)
-            for mine in scores]  # fmt: skip
+def _candidate(by_attack: Mapping[str, Evaluated], attacks: Iterable[str]) -> Candidate:
+    clean = by_attack["clean"]
+    robust = min(by_attack[attack].record.map for attack in attacks)
+    notes = dict.fromkeys(note for found in by_attack.values() for note in _notes(found))
+    return Candidate(clean.loss_weights, 100 * clean.record.map, 100 * robust, "; ".join(notes))
 
 
 def _notes(found: Evaluated) -> list[str]:
     record = found.record
     partial = [f"on {record.num_images} of {record.run.split_size} images"] if record.partial else []
     return partial + [f"{record.attack}: {flag}" for flag in record.flags]
+
+
+def _sweep(experiment: str, robust: str, candidates: Sequence[Candidate]) -> list[Sweep]:
+    """One sweep, or none where all loss weights are the same."""
+    keys = dict.fromkeys(key for candidate in candidates for key in candidate.weights)
+    differing = [key for key in keys if len({candidate.weights.get(key) for candidate in candidates}) > 1]
+    if not differing:
+        return []
+    scores = [(candidate.clean, candidate.robust) for candidate in candidates]
+    points = [
+        Point(
+            ", ".join(f"{SYMBOLS.get(key, key)} = {one.weights[key]:.3g}" for key in differing if key in one.weights),
+            one.clean,
+            one.robust,
+            on_front,
+            one.note,
+        )
+        for one, on_front in zip(candidates, front(scores), strict=True)
+    ]
+    return [Sweep(experiment, robust, sorted(points, key=lambda point: (point.clean, -point.robust)))]
+
+
+def front(scores: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other one beats: none is as good in both coordinates and better in one."""
+
+    def beats(other: tuple[float, float], mine: tuple[float, float]) -> bool:
+        return other != mine and other[0] >= mine[0] and other[1] >= mine[1]
+
+    return [not any(beats(other, mine) for other in scores) for mine in scores]

@@ -60,7 +60,7 @@ def scatter(sweep: Sweep) -> Scatter:
 
 
 def _axis(values: Sequence[float]) -> tuple[tuple[float, float], list[float]]:
-    """A range around AP ``values`` in percent that ends on ticks, and its ticks: 1, 2 or 5 times a power of ten apart."""
+    """A range around AP ``values`` (percent) that ends on ticks, and its ticks: 1, 2 or 5 times 10^n apart."""
     span = max(max(values) - min(values), 1.0)
     magnitude = 10.0 ** math.floor(math.log10(span / 4))
     step = next(multiple * magnitude for multiple in (1, 2, 5, 10) if multiple * magnitude * 4 >= span)
