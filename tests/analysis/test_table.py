@@ -211,6 +211,19 @@ def test_a_summary_shows_all_it_is_given():
     assert "10.0 (1.8)" in to_markdown(same_suite)
 
 
+def test_a_summary_of_many_attacks_has_them_below_each_other():
+    attacks = ["clean", *(f"attack_{number}" for number in range(8))]
+    records = [record("voc_std", attack, 0.01 * number) for number, attack in enumerate(attacks)]
+    records.append(record("mine", "attack_7", 0.5, flags=["no_gradient: at all"]))
+    table = summary(records, [spec("table1")])
+    assert table.columns == ["voc_std", "mine"]
+    assert [title for title, _ in table.rows] == ["Clean", *attacks[1:]]
+    assert [cell.ours for cell in row(table, "attack_7")] == pytest.approx([8, 50])
+    assert row(table, "attack_6")[1].ours is None
+    assert row(table, "Clean")[0].paper == 77.5
+    assert table.footnotes == {"a": "no_gradient: at all"}
+
+
 def test_csv_keeps_full_precision_and_says_everything():
     records = [record("voc_std", "clean", 0.7741234, images=64, flags=["not_finite: x"])]
     lines = list(csv.DictReader(io.StringIO(to_csv(fill(spec("table1"), records)))))

@@ -11,6 +11,8 @@ from scipy.stats import t as student_t
 
 from robustdet.evaluation.record import Record
 
+WIDE = 8  # columns that a terminal has room for
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -104,7 +106,8 @@ def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
 def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: str = "Result") -> Table:
     """What a run prints at its end: all of its records, with titles and the paper's numbers from ``specs``.
 
-    A number under attack is set beside the paper's only where the suite is that of the paper's table.
+    A number under attack is set beside the paper's only where the suite is that of the paper's table. More attacks than
+    `WIDE` go down, and experiments across.
     """
     attacks = list(dict.fromkeys(record.attack for record in records))
     titles = {attack: title for spec in reversed(specs) for attack, title in spec.columns.items()}
@@ -114,8 +117,11 @@ def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: s
         found = [_of(records, experiment, attack) for attack in attacks]
         papers = [_paper(of, specs) for of in found]
         rows.append((experiment, [_cell(of, paper, footnotes) for of, paper in zip(found, papers, strict=True)]))
-    columns = [titles.get(attack, attack) for attack in attacks]
-    return Table(title, columns, rows, footnotes.texts, _seeds_note(rows))
+    columns, notes = [titles.get(attack, attack) for attack in attacks], _seeds_note(rows)
+    if len(columns) > WIDE:
+        experiments, cells = zip(*rows, strict=True)
+        columns, rows = list(experiments), list(zip(columns, map(list, zip(*cells, strict=True)), strict=True))
+    return Table(title, columns, rows, footnotes.texts, notes)
 
 
 class _Footnotes:
