@@ -15,7 +15,17 @@ from robustdet.evaluation.objects import ObjectCounts
 from robustdet.evaluation.record import Record, RunInfo, write_record
 
 FLAG = "outside_ball: changed by more than ε = 8/255 (in 3 of 4952 images, such as 000001)"
-FLAGS = "# Flags\n\n## `outside_ball`\n\nThe attack left its **ball**.\n\n## not_finite\n\n<script>no HTML</script>\n"
+FLAGS = """# Flags
+
+A **flag** is no proof. <script>is no HTML</script>
+
+## One attack
+
+| flag | raised when | what to do |
+|---|---|---|
+| `outside_ball` | it left its *ball* | project with `threat` |
+| `not_finite` | there is a NaN | find the layer |
+"""
 _RUN = RunInfo(
     experiment="voc_cfr",
     method="RobustDet",

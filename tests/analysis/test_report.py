@@ -15,8 +15,9 @@ import yaml
 from robustdet.analysis.rendering import to_csv
 from robustdet.analysis.report.content import Report, write_tables
 from robustdet.analysis.report.findings import find
+from robustdet.analysis.report.flags import Explanation, explanations, flag_of
 from robustdet.analysis.report.groups import describe, group
-from robustdet.analysis.report.page import flag_sections, render
+from robustdet.analysis.report.page import render
 from robustdet.analysis.report.pareto import Point, Sweep, front, sweeps, training_sweeps
 from robustdet.analysis.report.scatter import HEIGHT, WIDTH, scatter
 from robustdet.analysis.table import read_spec
@@ -304,7 +305,7 @@ def test_the_page_says_it_all(outputs: Path):
         "of 12032 objects, 9000 are found on clean images",
         "pgd_cls PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)",
         "Sweep of voc_robustdet",
-        "outside_ball raised 1× The attack left its ball .",
+        "outside_ball raised 1× raised when it left its ball what to do project with threat",
         "a" * 64,
         "pgd_steps",
         "the numbers (CSV)",
@@ -323,10 +324,31 @@ def test_text_of_records_is_never_markup(tmp_path: Path):
 
 
 def test_flags_are_explained_by_the_page_of_docs():
-    sections = flag_sections(FLAGS)
-    assert list(sections) == ["outside_ball", "not_finite"]
-    assert sections["outside_ball"] == "<p>The attack left its <strong>ball</strong>.</p>\n"
-    assert "<script>" not in sections["not_finite"]
+    opening, ball, not_finite = explanations(FLAGS)
+    assert opening == (
+        "<p>A <strong>flag</strong> is no proof. &lt;script&gt;is no HTML&lt;/script&gt;</p>\n<h3>One attack</h3>\n"
+    )
+    assert ball.name == "outside_ball"
+    assert ball.parts == {"raised when": "it left its <em>ball</em>", "what to do": "project with <code>threat</code>"}
+    assert not_finite.name == "not_finite"
+    (table,) = explanations("| a | b |\n|---|---|\n| c | d |")  # no table of flags
+    assert "<td>c</td>" in table
+
+
+def test_the_docs_explain_every_flag_that_a_check_can_raise():
+    package = Path(__file__).parents[2] / "src" / "robustdet" / "evaluation"
+    sources = "".join((package / name).read_text() for name in ("checks.py", "comparisons.py"))
+    raised = set(re.findall(r'"([a-z_]+): ', sources))
+    docs = (Path(__file__).parents[2] / "docs" / "flags.md").read_text()
+    explained = {block.name for block in explanations(docs) if isinstance(block, Explanation)}
+    assert len(raised) > 3
+    assert raised <= explained
+
+
+def test_a_flag_is_told_from_other_text():
+    assert flag_of(FLAG) == ("outside_ball", FLAG.removeprefix("outside_ball"))
+    assert flag_of("on 10 of 20 images") == ("", "on 10 of 20 images")
+    assert flag_of("Not a name: really") == ("", "Not a name: really")
 
 
 def test_a_flag_without_explanation_is_still_listed(outputs: Path):

@@ -87,7 +87,7 @@ def find(folders: Iterable[Path | str]) -> Findings:
             raise FileNotFoundError(f"folders: {root} is no folder; expected one with records of evaluations below it")
 
     def below(pattern: str) -> list[Path]:
-        return sorted({file.absolute() for root in roots for file in root.rglob(pattern)})
+        return sorted({file for root in roots for file in root.rglob(pattern)})
 
     damaged: list[Damaged] = []
     records = below("records/*.json")
