@@ -182,6 +182,16 @@ def test_per_class_precision_is_marked_like_the_mean(tmp_path: Path):
     assert table.footnotes == {"*": "on 10 of 4952 images", "a": FLAG}
 
 
+def test_classes_go_down_however_many_attacks_there_are(tmp_path: Path):
+    for number in range(12):
+        write(tmp_path, f"pgd_{number:02d}", per_class={"cat": number / 100, "dog": 0.5})
+    (one,) = group(find([tmp_path]).evaluated)
+    table = one.per_class(one.checkpoints[0])
+    assert table.columns == [f"pgd_{number:02d}" for number in range(12)]
+    assert [title for title, _ in table.rows] == ["cat", "dog"]
+    assert [cell.ours for cell in table.rows[0][1]] == pytest.approx(list(range(12)))
+
+
 def test_an_attack_is_described_as_one_would_call_it():
     assert describe(PGD) == "PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)"
     assert describe({"attacks": ["pgd_cls", "cwa"], "epsilon": 0.5}) == "attacks=[pgd_cls, cwa], epsilon=0.5"

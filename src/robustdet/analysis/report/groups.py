@@ -100,7 +100,9 @@ class Group:
             for name, value in found.record.per_class.items()
             if value is not None
         ]
-        return self._named(summary(records, title=f"AP ({self.rule}) of each class on {self.split}, {checkpoint.name}"))
+        table = summary(records, title=f"AP ({self.rule}) of each class on {self.split}, {checkpoint.name}")
+        attacks_down = bool(records) and table.columns[0] != records[0].attack  # as `summary` lays out many attacks
+        return self._named(_transposed(table) if attacks_down else table)
 
     def _named(self, table: Table, *notes: str) -> Table:
         """With suite and protocol in its title: no number may be without."""
@@ -134,6 +136,12 @@ def group(evaluated: Iterable[Evaluated], specs: Sequence[TableSpec] = ()) -> li
         run = found.record.run
         groups.setdefault((run.split, run.suite, run.protocol, run.tabled, found.record.ap_rule), []).append(found)
     return [Group(*key, groups[key]) for key in sorted(groups)]
+
+
+def _transposed(table: Table) -> Table:
+    columns = zip(*(cells for _, cells in table.rows), strict=True)
+    rows = [(title, list(cells)) for title, cells in zip(table.columns, columns, strict=True)]
+    return replace(table, columns=[title for title, _ in table.rows], rows=rows)
 
 
 def _place(name: str, names: Sequence[str]) -> int:
