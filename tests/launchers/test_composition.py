@@ -50,14 +50,15 @@ def test_an_experiment_says_what_it_is_and_how_to_run_it(experiment: str):
 GROUP_MEMBERS = [
     (group.name, file.stem)
     for group in sorted(CONF.iterdir())
-    if group.is_dir() and group.name not in {"experiment", "table", "hydra", "augmentation"}
+    if group.is_dir()
+    and group.name not in {"experiment", "table", "hydra", "augmentation", "launcher", "hparams_search"}
     for file in sorted(group.glob("*.yaml"))
 ]
 
 
 @pytest.mark.parametrize(("group", "member"), GROUP_MEMBERS)
 def test_every_member_of_a_group_composes(group: str, member: str):
-    root = "evaluate" if group == "suite" else "train"
+    root = {"suite": "evaluate", "analysis": "analyze"}.get(group, "train")
     prefix = "+" if group == "debug" else ""
     check(compose(root, f"{prefix}{group}={member}"), root)
 
