@@ -24,7 +24,7 @@ def test_rows_are_the_boxes_above_the_threshold():
 
 
 def test_panels_for_each_image_and_detector(build_study, pgd):
-    findings = DetectionPanels({"A_cls": pgd}, num_images=2, threshold=0.2)(build_study("tiny_ssd", "tiny_robust_ssd"))
+    findings = DetectionPanels({"A_cls": pgd}, num_images=2, threshold=0.6)(build_study("tiny_ssd", "tiny_robust_ssd"))
     shown = [axes.images[0].get_array() for axes in findings.figure.axes]
     assert len(shown) == 2 * 2 * 3
     clean, attacked, perturbation = shown[:3]

@@ -35,5 +35,5 @@ def test_one_page(build_study, pgd, names):
 
 
 def test_no_box_above_the_threshold_is_no_trouble(build_study, pgd):
-    findings = Summary({"A_cls": pgd}, 0.999, 3)(build_study())
+    findings = Summary({"A_cls": pgd}, 0.999999, 3)(build_study())
     assert {(row.boxes, row.score, row.right) for row in findings.rows} == {(0, None, None)}

@@ -2,7 +2,8 @@
 
 R = g1ᵀ g2 / |g2|², with g1 the gradient of the clean image's detection loss to a layer's parameters and g2 that of the
 attacked image's. Near 0 the two are learnt apart, near 1 they share their parameters, below 0 they work against each
-other.
+other. A discriminator that sends the two to different kernels makes R 0 by construction: it says that they are learnt
+apart, not that either is learnt well.
 """
 
 from __future__ import annotations

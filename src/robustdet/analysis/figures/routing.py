@@ -112,7 +112,7 @@ def draw(rows: Sequence[RoutedImage], text: str) -> Figure:
     labels, attacks = looks(distinct(row.detector for row in rows)), distinct(row.attack for row in rows)
     groups, apart = Grouped(rows, lambda row: (row.detector, row.attack)), separations(rows)
     figure = Figure(
-        figsize=(4.4 * len(labels) + 1.6, 0.46 * len(attacks) + 1.3),
+        figsize=(4.4 * len(labels) + 1.6, 0.36 * len(attacks) + 1.4),
         layout=ConstrainedLayoutEngine(h_pad=0.015, hspace=0),
     )
     grid = figure.subplots(len(attacks), len(labels), squeeze=False, sharex="col", sharey=True)
