@@ -76,7 +76,11 @@ def test_the_rows_of_sanity_differ_in_one_field():
 
     assert rows("steps", int) == [["total_steps_1", "total_steps_10", "total_steps_50"]]
     assert rows("threat.epsilon", pixel_fraction) == [[f"total_eps_{e}" for e in (0, 2, 4, 8, 16, 64, 255)]]
-    assert rows("step_size", pixel_fraction) == [["cls_step_2", "cls_step_8"], ["loc_step_2", "loc_step_8"]]
+    assert rows("step_size", pixel_fraction) == [
+        ["total_fine", "total_steps_50"],
+        ["cls_step_2", "cls_step_8"],
+        ["loc_step_2", "loc_step_8"],
+    ]
 
 
 def test_one_field_of_one_attack_can_be_changed():
