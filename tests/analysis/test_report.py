@@ -194,7 +194,7 @@ def test_classes_go_down_however_many_attacks_there_are(tmp_path: Path):
 
 def test_an_attack_is_described_as_one_would_call_it():
     assert describe(PGD) == "PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)"
-    assert describe({"attacks": ["pgd_cls", "cwa"], "epsilon": 0.5}) == "attacks=[pgd_cls, cwa], epsilon=0.5"
+    assert describe({"attacks": ["pgd_cls", "cwa"], "epsilon": 8 / 255}) == "attacks=[pgd_cls, cwa], epsilon=0.03137"
 
 
 def test_the_front_is_what_no_point_beats():

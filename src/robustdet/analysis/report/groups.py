@@ -170,4 +170,4 @@ def describe(settings: Any) -> str:
         return f"{target.rpartition('.')[2]}({fields})" if target else fields
     if isinstance(settings, list):
         return f"[{', '.join(describe(value) for value in settings)}]"
-    return str(settings)
+    return f"{settings:.4g}" if isinstance(settings, float) else str(settings)
