@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden clean
+.PHONY: help setup demo test bench lint format golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes 
 
 test: setup ## run the test suite (no network needed)
 	@$(BIN)/python -m pytest
+
+bench: setup ## measure the speed of this machine: about 7 minutes on two CPU cores; BENCH=--quick: one minute
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check 

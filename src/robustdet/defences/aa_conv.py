@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,8 @@ class AAConv2d(nn.Module):
         generator: of that noise; may be None only when there is none.
         execution: how the mixture is computed; equal in result. `auto` chooses by shape.
 
-    Parameters are ``weight [K, out, in/groups, kh, kw]`` and ``bias [K, out]`` (or None).
+    Parameters are ``weight [K, out, in/groups, kh, kw]`` and ``bias [K, out]`` (or None). ``recompute`` saves memory:
+    the kernels of a batch are as large as B plain networks, and mixing them costs next to nothing.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class AAConv2d(nn.Module):
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
         self.dilation, self.groups = conv.dilation, conv.groups
+        self.recompute = False  # whether a backward pass mixes the kernels again instead of finding them kept
         self.weight = nn.Parameter(self._stack(conv.weight))
         self.bias = None if conv.bias is None else nn.Parameter(self._stack(conv.bias))
         self.copy_plain(conv.weight, conv.bias, perturbation, generator)
@@ -123,24 +125,61 @@ class AAConv2d(nn.Module):
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
         )
 
+    def channels_last(self) -> None:
+        """Lay the kernels out as `torch.channels_last` would; convolutions with them then say channels last."""
+        self.weight.data = self.weight.data.movedim(2, -1).contiguous().movedim(-1, 2)
+
     def mixed(self, vectors: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B out in kh kw"], Tensor | None]:
         """Every image's own kernel and bias."""
-        weight = (vectors @ self.weight.flatten(1)).view(-1, *self.weight.shape[1:])
-        return weight, None if self.bias is None else vectors @ self.bias
+        return self.mixed_weight(vectors), None if self.bias is None else vectors @ self.bias
+
+    def mixed_weight(self, vectors: Float[Tensor, "B K"]) -> Float[Tensor, "B out in kh kw"]:
+        if self.weight.is_contiguous():
+            return (vectors @ self.weight.flatten(1)).view(-1, *self.weight.shape[1:])
+        last = self.weight.movedim(2, -1)
+        return (vectors @ last.flatten(1)).view(-1, *last.shape[1:]).movedim(-1, 2)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
 
+@contextmanager
+def _mixing_again(
+    layer: AAConv2d, weight: Float[Tensor, "B out in kh kw"], vectors: Float[Tensor, "B K"]
+) -> Iterator[None]:
+    """Inside, where ``layer.recompute`` says so, the graph keeps no mixed kernel: its backward mixes them again."""
+    if not layer.recompute or torch.compiler.is_compiling():
+        yield
+        return
+    storage, each, vectors = weight.untyped_storage().data_ptr(), layer.weight[0].numel(), vectors.detach()
+
+    def pack(saved: Tensor) -> Any:
+        if saved.untyped_storage().data_ptr() != storage:
+            return saved
+        return saved.storage_offset() // each, saved.shape, saved.stride(), saved.dtype
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        first, shape, stride, dtype = kept
+        with torch.no_grad():
+            again = layer.mixed_weight(vectors[first : first + shape.numel() // each])
+        return again.as_strided(shape, stride).to(dtype)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
 def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
     """One convolution for the batch: the images become groups, each with its own kernel."""
     weight, bias = layer.mixed(vectors)
-    y = layer.convolve(
-        x.reshape(1, -1, *x.shape[2:]),
-        weight.flatten(0, 1),
-        None if bias is None else bias.flatten(),
-        len(x) * layer.groups,
-    )
+    with _mixing_again(layer, weight, vectors):
+        y = layer.convolve(
+            x.reshape(1, -1, *x.shape[2:]),
+            weight.flatten(0, 1),
+            None if bias is None else bias.flatten(),
+            len(x) * layer.groups,
+        )
     return y.view(len(x), -1, *y.shape[2:])
 
 
@@ -149,7 +188,8 @@ def per_image(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
     weight, bias = layer.mixed(vectors)
     biases = [None] * len(x) if bias is None else list(bias)
     images = zip(x.split(1), weight, biases, strict=True)
-    return torch.cat([layer.convolve(image, kernel, b, layer.groups) for image, kernel, b in images])
+    with _mixing_again(layer, weight, vectors):
+        return torch.cat([layer.convolve(image, kernel, b, layer.groups) for image, kernel, b in images])
 
 
 def basis(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:

@@ -1,0 +1,172 @@
+"""`python -m benchmarks.cluster`: what a training step of RobustDet* takes here by batch, K and resolution; and, from
+its arithmetic, what a run takes on 1, 8 and 64 GPUs under stated assumptions. See docs/scaling.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.setting import Setting, settings
+
+FULL, TINY = "robust_ssd300_cfr", "tiny_robust_ssd_cfr"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training step of ``model`` (a member of conf/model) on ``images``, half of them adversarial."""
+
+    model: str
+    images: int
+    kernels: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one step took, and the model's parameters.
+
+    CPU-seconds (of all threads: a busy machine distorts them little), peak memory of the process in GiB, arithmetic in
+    10¹² operations.
+    """
+
+    seconds: float
+    memory: float
+    teraflop: float
+    parameters: int
+
+
+class Arithmetic(TorchDispatchMode):
+    """Counts the operations of convolutions and matrix products (torch's own counter cannot follow an attack)."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+CASES = [
+    *(Case(FULL, images, 4, 300) for images in (2, 4, 8)),
+    *(Case(FULL, 2, kernels, 300) for kernels in (1, 8)),
+    *(Case(TINY, images, 4, 96) for images in (16, 64)),
+    *(Case(TINY, 16, kernels, 96) for kernels in (1, 8)),
+    *(Case(TINY, 16, 4, size) for size in (192, 288)),
+]
+
+
+def measure(case: Case) -> Cost:
+    """Two steps in this process, the first counted, the second timed. A fresh process has no earlier peak."""
+    from benchmarks.training import method
+
+    torch.set_flush_denormal(True)
+    device = torch.device("cpu")
+    setting = Setting(device, **settings(device, quick=True))
+    model = setting.build(case.model, f"num_kernels={case.kernels}", f"input_size={case.size}")
+    model.train().requires_grad_(True)
+    batch = setting.batch_of(case.images // 2, case.size)
+    training, optimizer = method(), torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+
+    def step() -> None:
+        training.step(model, batch, torch.Generator()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with Arithmetic() as counter:
+        step()
+    start = time.process_time()
+    step()
+    seconds = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(seconds, peak, counter.total / 1e12, parameters)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The assumptions: 10¹² operations/s that a GPU sustains; GB/s of an all-reduce within a node and between nodes."""
+
+    teraflops: float = 40.0
+    gpus_per_node: int = 8
+    in_node: float = 200.0
+    network: float = 12.5
+
+    def all_reduce(self, parameters: int, gpus: int) -> float:
+        """Seconds to average float32 gradients: rings within the nodes, then between them, nothing overlapped."""
+        gigabytes = 4 * parameters / 1e9
+        inside, nodes = min(gpus, self.gpus_per_node), -(-gpus // self.gpus_per_node)
+        ring = [2 * (n - 1) / n * gigabytes / rate for n, rate in ((inside, self.in_node), (nodes, self.network))]
+        return sum(ring)
+
+    def compute(self, teraflop_per_image: float, images: int) -> float:
+        return teraflop_per_image * images / self.teraflops
+
+
+def plan(
+    cost: Cost, measured_images: int, updates: int, gpus: int, cluster: Cluster, images: int = 32
+) -> dict[str, float]:
+    """A run of ``updates`` x ``images`` with ``images`` a GPU: as many images in all, fewer updates."""
+    compute = cluster.compute(cost.teraflop / measured_images, images)
+    communication = cluster.all_reduce(cost.parameters, gpus)
+    step = compute + communication
+    return {
+        "gpus": gpus,
+        "updates": updates / gpus,
+        "step_seconds": step,
+        "communication_share": communication / step,
+        "hours": updates / gpus * step / 3600,
+        "gpu_hours": updates * step / 3600,
+        "clean_images_per_second_and_node": images / 2 * min(gpus, cluster.gpus_per_node) / step,
+    }
+
+
+def in_a_fresh_process(case: Case) -> Cost:
+    command = [sys.executable, "-m", "benchmarks.cluster", "--case", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("--case", help="measure this one alone and print it as JSON")
+    parser.add_argument("--teraflops", type=float, default=Cluster.teraflops, help="sustained, of one GPU")
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(asdict(measure(Case(**json.loads(args.case))))))
+        return
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| model | images | K | pixels | CPU s | GiB | TFLOP | parameters (M) |\n|---|---|---|---|---|---|---|---|")
+    costs = {}
+    for case in CASES:
+        cost = costs[case] = in_a_fresh_process(case)
+        print(
+            f"| {case.model} | {case.images} | {case.kernels} | {case.size} | {cost.seconds:.2f} | {cost.memory:.2f} | "
+            f"{cost.teraflop:.3f} | {cost.parameters / 1e6:.1f} |",
+            flush=True,
+        )
+    largest = Case(FULL, 8, 4, 300)
+    print("\n| data | GPUs | updates | s/step | of it communication | hours | GPU-hours | clean images/s and node |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, updates in (("VOC", 40_000), ("COCO", 120_000)):
+        for gpus in (1, 8, 64):
+            p = plan(costs[largest], largest.images, updates, gpus, Cluster(args.teraflops))
+            print(
+                f"| {name} | {gpus} | {p['updates']:.0f} | {p['step_seconds']:.3f} | {p['communication_share']:.0%} | "
+                f"{p['hours']:.1f} | {p['gpu_hours']:.0f} | {p['clean_images_per_second_and_node']:.0f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

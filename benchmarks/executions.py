@@ -1,0 +1,63 @@
+"""What adversarially-aware convolutions cost: RobustDet against plain SSD plus its discriminator alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.rows import Row
+from benchmarks.setting import Setting
+from benchmarks.steps import bare
+from benchmarks.timing import interleaved
+from robustdet.defences.aa_conv import EXECUTIONS, AAConv2d
+
+
+def measure(setting: Setting) -> list[Row]:
+    plain, robust = setting.build(setting.model), setting.build(setting.robust_model)
+    images = setting.batch_of(setting.aa_batch, robust.input_size).images
+
+    def discriminator() -> None:
+        leaf = images.detach().requires_grad_()
+        torch.autograd.grad(robust.aid(leaf).square().sum(), leaf)
+
+    def routing_detached() -> None:
+        with torch.no_grad():
+            routing = robust.aid(images)
+        bare(lambda leaf: robust(leaf, routing=routing), images)
+
+    works: dict[str, Any] = {
+        "SSD": lambda: bare(plain, images),
+        "AID": discriminator,
+        "auto, routing detached": routing_detached,
+    }
+    works |= {name: lambda name=name: bare(executed(robust, name), images) for name in ("auto", *EXECUTIONS)}
+    seconds = interleaved(works, max(1, setting.repeats - 2), setting.device)  # the longest of all comparisons
+    floor = seconds["SSD"] + seconds["AID"]
+    note = f"{setting.robust_model}, batch {setting.aa_batch}, forward + input-backward"
+    rows = [
+        Row(
+            "defence",
+            f"RobustDet ({name}) / (SSD + AID)",
+            seconds[name] / floor,
+            bound=1.25 if name == "auto" else None,
+            note=note + {"auto": "; an exact gradient to π is a third pass: floor 1.5"}.get(name, ""),
+            seconds={key: seconds[key] for key in (name, "SSD", "AID")},
+        )
+        for name in ("auto", "auto, routing detached", *EXECUTIONS)
+    ]
+    return [*rows, equal_results(robust, images[:2])]
+
+
+def executed(model: Any, execution: str) -> Any:
+    for module in model.modules():
+        if isinstance(module, AAConv2d):
+            module.execution = execution  # type: ignore[assignment]
+    return model
+
+
+@torch.no_grad()
+def equal_results(model: Any, images: torch.Tensor) -> Row:
+    logits = [executed(model, name)(images).cls_logits for name in EXECUTIONS]
+    spread = max(float((one - logits[0]).abs().max()) for one in logits) / float(logits[0].abs().max())
+    return Row("defence", "executions: largest difference of a logit / the largest logit", spread, "", 1e-4)

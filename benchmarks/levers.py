@@ -1,0 +1,84 @@
+"""What each lever gives: seconds with it over seconds without, and how far it moves the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.rows import Row
+from benchmarks.setting import Setting
+from benchmarks.steps import bare, scalar
+from benchmarks.timing import interleaved
+from robustdet.training.levers import Levers
+
+
+def measure(setting: Setting, compiled: bool) -> list[Row]:
+    rows = [
+        *(effect(setting, name, {"channels_last": True}) for name in (setting.model, setting.robust_model)),
+        effect(setting, setting.robust_model, {"recompute": True}, update),
+        *(effect(setting, setting.model, {"compile": True}) for _ in range(compiled)),
+        bfloat16(setting),
+        fused(setting),
+    ]
+    if setting.device.type == "cuda":
+        return [*rows, effect(setting, setting.model, {"tf32": True})]
+    return [*rows, Row("lever", "TF32", None, note="a GPU's")]
+
+
+def update(model: Any, images: torch.Tensor) -> None:
+    """Forward and full backward."""
+    model.requires_grad_(True)
+    scalar(model(images)).backward()
+    model.requires_grad_(False)
+    model.zero_grad()
+
+
+def effect(setting: Setting, name: str, levers: dict[str, bool], work: Callable[..., None] = bare) -> Row:
+    off = {"channels_last": False, "compile": False, "recompute": False}
+    without, with_lever = setting.build(name), setting.build(name)
+    Levers(**off).apply(without)
+    Levers(**off | levers).apply(with_lever)
+    images = setting.batch_of(setting.batch, without.input_size).images
+    works = {"without": lambda: work(without, images), "with": lambda: work(with_lever, images)}
+    seconds = interleaved(works, setting.repeats, setting.device)
+    with torch.no_grad():
+        one, other = without(images).cls_logits, with_lever(images).cls_logits
+    difference = float((one - other).abs().max() / one.abs().max())
+    kind = "forward + input-backward" if work is bare else "forward + full backward"
+    note = f"{name}, batch {setting.batch}, {kind}; largest difference of a logit / largest logit: {difference:.0e}"
+    (lever,) = levers
+    return Row("lever", f"{lever} / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)
+
+
+def bfloat16(setting: Setting) -> Row:
+    """Autocast of an update, which is what ``trainer.precision=bf16-mixed`` does; an attack never runs under it."""
+    model = setting.build(setting.model)
+    images = setting.batch_of(setting.batch, model.input_size).images
+
+    def mixed() -> None:
+        with torch.autocast(setting.device.type, torch.bfloat16):
+            update(model, images)
+
+    works = {"without": lambda: update(model, images), "with": mixed}
+    seconds = interleaved(works, setting.repeats, setting.device)
+    with torch.no_grad():
+        one = model(images).cls_logits
+        with torch.autocast(setting.device.type, torch.bfloat16):
+            other = model(images).cls_logits.float()
+    difference = float((one - other).abs().max() / one.abs().max())
+    note = f"{setting.model}, forward + full backward; largest difference of a logit / largest logit: {difference:.0e}"
+    return Row("lever", "bf16 autocast / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)
+
+
+def fused(setting: Setting) -> Row:
+    model = setting.build(setting.robust_model).requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-9)
+    works: dict[str, Any] = {}
+    for name, switch in (("without", False), ("with", True)):
+        works[name] = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9, weight_decay=5e-4, fused=switch).step
+    seconds = interleaved(works, setting.repeats + 2, setting.device)
+    note = f"SGD on {setting.robust_model}, one update of all parameters"
+    return Row("lever", "fused optimiser / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)

@@ -1,0 +1,139 @@
+"""Attack steps against the arithmetic that no version can avoid, and our SSD against torchvision's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import ssd300_vgg16
+
+from benchmarks.rows import Row
+from benchmarks.setting import Setting
+from benchmarks.timing import interleaved
+from robustdet.attacks import MTD, PGD, DetectorVictim, LInf, image_generators
+from robustdet.attacks.objectives import a_cls
+from robustdet.defences.schedules import Replay
+from robustdet.types import Batch, RawPredictions
+
+BALL = LInf("8/255")
+
+
+def measure(setting: Setting) -> list[Row]:
+    return [*against_torchvision(setting), *pgd(setting), *mtd(setting)]
+
+
+def scalar(raw: RawPredictions) -> Tensor:
+    """The cheapest value that depends on everything a network says."""
+    return raw.cls_logits.sum() + raw.bbox_regression.sum()
+
+
+def bare(model: Any, images: Tensor, backwards: int = 1) -> None:
+    """One forward and ``backwards`` input-backwards, nothing else."""
+    images = images.detach().requires_grad_()
+    value = scalar(model(images))
+    for left in reversed(range(backwards)):
+        torch.autograd.grad(value, images, retain_graph=left > 0)
+
+
+def forward(model: Any, images: Tensor) -> None:
+    with torch.no_grad():
+        model(images)
+
+
+def against_torchvision(setting: Setting) -> list[Row]:
+    """Backbone and heads on the same images, parameters frozen."""
+    ours = setting.build("ssd300")
+    torch.manual_seed(0)
+    reference = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=21).to(setting.device)
+    reference.eval().requires_grad_(False)
+    images = setting.batch_of(setting.reference_batch, 300).images
+
+    def theirs(images: Tensor) -> Tensor:
+        said = reference.head(list(reference.backbone(images).values()))
+        return said["cls_logits"].sum() + said["bbox_regression"].sum()
+
+    def their_gradient() -> None:
+        leaf = images.detach().requires_grad_()
+        torch.autograd.grad(theirs(leaf), leaf)
+
+    def their_forward() -> None:
+        with torch.no_grad():
+            theirs(images)
+
+    works = {
+        "ours, forward": lambda: forward(ours, images),
+        "torchvision, forward": their_forward,
+        "ours, with backward": lambda: bare(ours, images),
+        "torchvision, with backward": their_gradient,
+    }
+    seconds = interleaved(works, setting.repeats, setting.device)
+    note = f"batch {setting.reference_batch}, backbone and heads"
+    return [
+        Row(
+            "detector",
+            f"SSD300 {kind} / torchvision's ssd300_vgg16",
+            seconds[f"ours, {key}"] / seconds[f"torchvision, {key}"],
+            bound=1.0,
+            note=note,
+            seconds={name: value for name, value in seconds.items() if name.endswith(key)},
+        )
+        for kind, key in (("forward", "forward"), ("forward + input-backward", "with backward"))
+    ]
+
+
+def pgd(setting: Setting) -> list[Row]:
+    model = setting.build(setting.model)
+    batch = setting.batch_of(setting.batch, model.input_size)
+    attack = PGD(a_cls, BALL, 1, "2/255")
+    generators = image_generators(0, [target.image_id for target in batch.targets])
+    works = {
+        "one PGD step": lambda: attack(DetectorVictim(model), batch.images, batch.targets, generators),
+        "forward + input-backward": lambda: bare(model, batch.images),
+    }
+    seconds = interleaved(works, setting.repeats, setting.device)
+    ratio = seconds["one PGD step"] / seconds["forward + input-backward"]
+    note = f"{setting.model}, batch {setting.batch}, borrowing and matching included"
+    return [Row("attack", "one PGD step / forward + input-backward", ratio, bound=1.05, note=note, seconds=seconds)]
+
+
+def mtd(setting: Setting) -> list[Row]:
+    model = setting.build(setting.model)
+    batch = setting.batch_of(setting.batch, model.input_size)
+    images, targets = batch.images, batch.targets
+    generators = image_generators(0, [target.image_id for target in targets])
+    passes = "forwards + 2 input-backwards"
+    works: dict[str, Any] = {
+        "first forward": lambda: forward(model, images),
+        f"2 {passes}": lambda: (bare(model, images, 2), forward(model, images)),
+        f"3 {passes}": lambda: (bare(model, images, 2), forward(model, images), forward(model, images)),
+    }
+    attacks = {
+        "chosen per image": MTD(BALL, setting.steps, "2/255"),
+        "chosen per batch": MTD(BALL, setting.steps, "2/255", choice="batch"),
+    }
+    for name, attack in attacks.items():
+        works[name] = lambda attack=attack: attack(DetectorVictim(model), images, targets, generators)
+    replay = Replay(MTD(BALL, 20, "2/255"), updates_per_source=10_000, step_sizes=["2/255"])
+    works["a replay step"] = lambda: replay.next(model, Batch(images, targets), torch.Generator())
+    seconds = interleaved(works, setting.repeats, setting.device)
+    floor, first = seconds[f"2 {passes}"], seconds["first forward"]
+    where = f"{setting.model}, batch {setting.batch}"
+    note = f"{where}, mean of {setting.steps} steps, less the attack's first forward"
+    rows = [
+        Row(
+            "attack",
+            f"one MTD step on unchanged weights, {name} / 2 {passes}",
+            (seconds[name] - first) / setting.steps / floor,
+            bound=1.1,
+            note=note,
+            seconds={name: seconds[name], "first forward": first, "floor": floor},
+        )
+        for name in attacks
+    ]
+    floor, step = seconds[f"3 {passes}"], seconds["a replay step"]
+    seconds = {"a replay step": step, "floor": floor}
+    return [
+        *rows,
+        Row("attack", f"one replay step of MTD / 3 {passes}", step / floor, bound=1.1, note=where, seconds=seconds),
+    ]

@@ -1,0 +1,106 @@
+"""Levers: what makes the same computation faster or smaller on some machines. Each is a yaml value."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from robustdet.defences.aa_conv import AAConv2d
+from robustdet.detection.layers import PlannedLayers
+
+PLAIN_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+class Levers(pl.Callback):
+    """Changes how the module's ``model`` computes, before it is first used; state dicts stay what they were.
+
+    Args:
+        channels_last: kernels and, by them, activations are laid out channel by channel of a pixel.
+        recompute: an update keeps neither the mixed kernels of AA-convolutions nor the activations inside the
+            backbone's blocks (from pool to pool), and computes them again in its backward pass. An attack does so with
+            the kernels only.
+        compile: `torch.compile` of the detector; its first steps take minutes.
+        tf32: whether convolutions and matrix products of a GPU may round their factors to 10 bits; None leaves it to
+            torch, which allows it for convolutions.
+    """
+
+    def __init__(
+        self,
+        channels_last: bool = False,
+        recompute: bool = False,
+        compile: bool = False,
+        tf32: bool | None = None,
+    ) -> None:
+        self.channels_last = channels_last
+        self.recompute = recompute
+        self.compile = compile
+        self.tf32 = tf32
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.apply(pl_module.model)  # type: ignore[arg-type]
+
+    def apply(self, model: nn.Module) -> None:
+        if self.tf32 is not None:
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = self.tf32
+        if self.channels_last:
+            lay_channels_last(model)
+        if self.recompute:
+            recompute_in_backward(model)
+        if self.compile:
+            self.prepare_compilation()
+            model.compile()
+
+    @staticmethod
+    def prepare_compilation() -> None:
+        """MTD asks one forward for two gradients, which a compiled graph refuses once it gave its buffers away."""
+        torch._functorch.config.donated_buffer = False
+
+
+def lay_channels_last(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, AAConv2d):
+            module.channels_last()
+        elif isinstance(module, PLAIN_CONVOLUTIONS):
+            module.to(memory_format=torch.channels_last)
+
+
+def recompute_in_backward(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, AAConv2d):
+            module.recompute = True
+    backbone = model.backbone
+    if not isinstance(backbone, PlannedLayers):
+        raise TypeError(f"expected a backbone of PlannedLayers to recompute, got {type(backbone).__name__}")
+    backbone.__class__ = RecomputedLayers
+
+
+class RecomputedLayers(PlannedLayers):
+    """While weights learn, the graph keeps only what goes from block to block; a max-pool ends a block."""
+
+    def forward(
+        self, x: Float[Tensor, "B c h w"], start: int = 0, stop: int | None = None
+    ) -> tuple[Float[Tensor, "B c2 h2 w2"], list[Float[Tensor, "B _ _ _"]]]:
+        learning = any(parameter.requires_grad for parameter in self.parameters())
+        if not (learning and torch.is_grad_enabled()):
+            return super().forward(x, start, stop)
+        stop, sources = len(self.layers) if stop is None else stop, []
+        ends = [index + 1 for index, layer in enumerate(self.layers) if isinstance(layer, nn.MaxPool2d)]
+        for block in pairwise([start, *(end for end in ends if start < end < stop), stop]):
+            x, found = checkpoint(
+                super().forward, x, *block, use_reentrant=False, preserve_rng_state=False, context_fn=self._passes
+            )
+            sources += found
+        return x, sources
+
+    def _passes(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """What surrounds a block's first and second pass: by the second, the routing cell has been emptied."""
+        cells = [layer.routing for layer in self.layers.modules() if isinstance(layer, AAConv2d)]
+        return nullcontext(), cells[0].use(cells[0].vectors) if cells else nullcontext()

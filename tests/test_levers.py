@@ -1,0 +1,196 @@
+"""Levers change the speed, not the result: each within a stated tolerance of the plain computation."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from robustdet.attacks import MTD, LInf
+from robustdet.defences.aa_conv import AAConv2d
+from robustdet.defences.schedules import Replay
+from robustdet.training.levers import Levers
+from robustdet.types import Batch
+from tests.detection.conftest import build_detector, make_target
+
+MODELS = ("tiny_ssd", "tiny_robust_ssd", "tiny_robust_ssd_cfr")
+OFF = {"channels_last": False, "recompute": False, "compile": False}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: Any) -> Any:
+    torch.manual_seed(0)
+    return build_detector(request.param)
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.rand(count, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+
+
+def with_levers(model: nn.Module, **levers: bool) -> Any:
+    changed = copy.deepcopy(model)
+    Levers(**OFF | levers).apply(changed)
+    return changed
+
+
+def update(model: Any) -> dict[str, Tensor]:
+    """Everything that one update computes: predictions, and the gradients to images and parameters."""
+    model.requires_grad_(True)
+    leaf = images().to(next(model.parameters()).dtype).requires_grad_()
+    raw = model(leaf, torch.Generator().manual_seed(2))
+    loss = raw.cls_logits.square().mean() + raw.bbox_regression.square().mean()
+    if getattr(raw, "reconstruction", None) is not None:
+        loss = loss + raw.reconstruction.square().mean()
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"logits": raw.cls_logits.detach(), "boxes": raw.bbox_regression.detach(), "images": leaf.grad, **gradients}
+
+
+def relative_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[key] - other[key]).abs().max() / one[key].abs().max().clamp(min=1e-12)) for key in one)
+
+
+def test_channels_last_changes_rounding_only(model: Any):
+    changed = with_levers(model, channels_last=True)
+    assert relative_difference(update(model.double()), update(changed.double())) < 1e-9
+
+
+def test_channels_last_in_single_precision_is_within_a_thousandth(model: Any):
+    assert relative_difference(update(model), update(with_levers(model, channels_last=True))) < 2e-3
+
+
+def test_channels_last_is_what_convolutions_then_say():
+    for name in ("tiny_ssd", "tiny_robust_ssd"):
+        changed = with_levers(build_detector(name), channels_last=True)
+        x = changed.backbone(images(), stop=2)[0] if name == "tiny_ssd" else None
+        assert x is None or x.is_contiguous(memory_format=torch.channels_last)
+        for layer in changed.modules():
+            if isinstance(layer, AAConv2d):
+                kernels = layer.mixed_weight(torch.full((2, 4), 0.25))
+                assert kernels[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("execution", ["grouped", "per_image", "basis"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_recomputing_changes_nothing_at_all(execution: str, channels_last: bool):
+    torch.manual_seed(0)
+    model = with_levers(build_detector("tiny_robust_ssd_cfr", [f"execution={execution}"]), channels_last=channels_last)
+    one, other = update(model), update(with_levers(model, recompute=True))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations():
+    def kept(model: Any) -> int:
+        """Bytes that the graph of one update holds on to, each storage once, parameters apart."""
+        model.requires_grad_(True)
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        storages: dict[int, int] = {}
+
+        def pack(saved: Tensor) -> Tensor:
+            storage = saved.untyped_storage()
+            if storage.data_ptr() not in own:
+                storages[storage.data_ptr()] = storage.nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            raw = model(images(8))
+        del raw
+        return sum(storages.values())
+
+    model = build_detector("tiny_robust_ssd")
+    assert kept(with_levers(model, recompute=True)) < 0.5 * kept(model)
+
+
+def test_recomputing_names_a_backbone_that_it_does_not_know():
+    model = nn.Module()
+    model.backbone = nn.Identity()
+    with pytest.raises(TypeError, match="backbone of PlannedLayers to recompute, got Identity"):
+        Levers(**OFF | {"recompute": True}).apply(model)
+
+
+def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
+    model = with_levers(build_detector("tiny_ssd").requires_grad_(False), recompute=True)
+    calls: list[int] = []
+    model.backbone.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    leaf = images().requires_grad_()
+    torch.autograd.grad(model(leaf).cls_logits.sum(), leaf)
+    assert len(calls) == 1
+
+
+def test_detectors_compile_to_one_graph_that_gives_mtd_its_two_gradients():
+    """In a process of its own; see there."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-m", "tests.compilation"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [*(f"{name}: one graph" for name in MODELS), "MTD: two gradients"]
+
+
+@pytest.mark.parametrize("model", ["tiny_ssd"], indirect=True)
+def test_bfloat16_is_within_two_hundredths(model: Any):
+    with torch.no_grad():
+        full = model(images()).cls_logits
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(images()).cls_logits.float()
+    assert float((full - half).abs().max() / full.abs().max()) < 0.02
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_the_fused_optimiser_is_within_rounding(name: str, optimizer: Any):
+    settings = OmegaConf.load(Path(__file__).parents[1] / "conf" / "optimizer" / f"{name}.yaml")
+    arguments = {key: settings[key] for key in settings if not key.startswith("_") and key != "fused"}
+    ends = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = build_detector("tiny_ssd").requires_grad_(True)
+        steps = optimizer(model.parameters(), **arguments, fused=fused)
+        for _ in range(3):
+            model(images()).cls_logits.square().mean().backward()
+            steps.step()
+            steps.zero_grad()
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-6)
+
+
+def test_tf32_is_set_where_it_is_asked_for_and_left_alone_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # put back afterwards
+    try:
+        for asked, expected in ((None, ("highest", True)), (True, ("high", True)), (False, ("highest", False))):
+            Levers(channels_last=False, tf32=asked).apply(nn.Module())
+            assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == expected
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_levers_are_yaml_values_with_the_defaults_of_the_code():
+    conf = Path(__file__).parents[1] / "conf"
+    values = dict(OmegaConf.load(conf / "callbacks/levers.yaml").levers.items())
+    assert values.pop("_target_") == "robustdet.training.levers.Levers"
+    assert vars(Levers(**values)) == vars(Levers())
+    assert {OmegaConf.load(conf / f"optimizer/{name}.yaml").fused for name in ("sgd", "adamw")} == {None}
+    assert OmegaConf.load(conf / "trainer/default.yaml").precision == "32-true"
+
+
+def test_replay_matches_the_targets_of_a_source_once():
+    model = build_detector("tiny_ssd")
+    asked: list[int] = []
+    assign = model.assign
+    model.assign = lambda targets: asked.append(1) or assign(targets)
+    replay = Replay(MTD(LInf("8/255"), 3, "2/255"), updates_per_source=3, step_sizes=["2/255"])
+    batch = Batch(images(2), [make_target([[10, 10, 60, 60]], image_id=name) for name in "ab"])
+    for _ in range(6):
+        replay.next(model, batch, torch.Generator())
+    assert len(asked) == 2
+    resumed = Replay(replay.attack, updates_per_source=3, step_sizes=["2/255"])
+    replay.next(model, batch, torch.Generator())
+    resumed.load_state_dict(replay.state_dict())
+    expected = replay.next(model, batch, torch.Generator()).images
+    assert torch.equal(resumed.next(model, batch, torch.Generator()).images, expected)
