@@ -42,7 +42,7 @@ def effect(setting: Setting, name: str, levers: dict[str, bool], work: Callable[
     Levers(**off | levers).apply(with_lever)
     images = setting.batch_of(setting.batch, without.input_size).images
     works = {"without": lambda: work(without, images), "with": lambda: work(with_lever, images)}
-    seconds = interleaved(works, setting.repeats, setting.device)
+    seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)
     with torch.no_grad():
         one, other = without(images).cls_logits, with_lever(images).cls_logits
     difference = float((one - other).abs().max() / one.abs().max())
@@ -62,7 +62,7 @@ def bfloat16(setting: Setting) -> Row:
             update(model, images)
 
     works = {"without": lambda: update(model, images), "with": mixed}
-    seconds = interleaved(works, setting.repeats, setting.device)
+    seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)
     with torch.no_grad():
         one = model(images).cls_logits
         with torch.autocast(setting.device.type, torch.bfloat16):

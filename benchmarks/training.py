@@ -73,10 +73,14 @@ def overhead(setting: Setting) -> list[Row]:
 
 
 def predictions(model: Any, batch: Batch) -> RawPredictions:
-    """Random ones, of the shapes that the model's would have."""
+    """Random ones, of the shapes that the model's would have; background as likely as a trained detector says it is.
+
+    SSD300's 8732 boxes then give some 800 scores above 0.01 an image, enough to fill its 200 detections.
+    """
     generator = torch.Generator().manual_seed(0)
     boxes = model.default_boxes
-    logits = torch.randn(len(batch), len(boxes), model.num_classes + 1, generator=generator)
+    logits = 1.5 * torch.randn(len(batch), len(boxes), model.num_classes + 1, generator=generator)
+    logits[..., 0] += 8.5
     offsets = torch.randn(len(batch), len(boxes), 4, generator=generator)
     return RawPredictions(logits.to(boxes), offsets.to(boxes), boxes)
 
