@@ -74,7 +74,6 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
         described = {"group": sweep_name(), "job_type": job}
         unset = {key: value for key, value in described.items() if cfg.logger.get(key, "") is None}
         logger = cast(Logger, instantiate(cfg.logger, **unset))
-        logger.log_hyperparams(plain(cfg))
     configured = [instantiate(callback) for callback in cfg.callbacks.values()]
     return instantiate(
         cfg.trainer, logger=logger or False, callbacks=[*configured, *callbacks], enable_progress_bar=False
@@ -91,10 +90,15 @@ def sweep_name() -> str | None:
 
 
 @contextmanager
-def logging_ends(trainer: pl.Trainer) -> Iterator[None]:
-    """On leaving, by an error too, ends the run of a logger that keeps one open (W&B): the next job gets its own."""
+def logging_of(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
+    """Tells the loggers the settings; on leaving, by an error too, ends a run that one keeps open (W&B).
+
+    So the next job of this process gets its own.
+    """
     failed = True
     try:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(plain(cfg))
         yield
         failed = False
     finally:

@@ -28,7 +28,7 @@ from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch, Detector
-from src.building import Experiment, build, build_trainer, logging_ends, plain, prepare
+from src.building import Experiment, build, build_trainer, logging_of, plain, prepare
 from src.clean_stage import fingerprint
 from src.composition import CONF, launcher
 from src.resume import say
@@ -125,7 +125,7 @@ def evaluate(cfg: DictConfig) -> list[Record]:
     suite = SuiteEvaluator(attacks, fields["suite"]["attacks"], folder, settings, cfg.seed)
     trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
     say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
-    with logging_ends(trainer):
+    with logging_of(trainer, cfg):
         trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), experiment.data, verbose=False)
         if not trainer.is_global_zero:
             return []

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
-from src.building import build, build_module, build_trainer, logging_ends, prepare, read_json, save_config
+from src.building import build, build_module, build_trainer, logging_of, prepare, read_json, save_config
 from src.clean_stage import RUN_FILE, clean_checkpoint, fingerprint, write_run
 from src.composition import launcher
 from src.resume import continued, mark_finished, mark_unfinished, say
@@ -40,13 +40,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     trainer = build_trainer(cfg, [TrainingProgress()])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {folder}")
     checkpoint = folder / "checkpoints" / "final.ckpt"
-    with logging_ends(trainer):
+    with logging_of(trainer, cfg):
         trainer.fit(module, experiment.data, ckpt_path=state)
         trainer.save_checkpoint(checkpoint, weights_only=False)
         metrics = logged(trainer)
-        if (
-            trainer.global_step % cfg.trainer.val_check_interval
-        ):  # the last look at validation images was an earlier one
+        # unless the last update has just been looked at: not when it is between two looks, nor when it was made before
+        if trainer.global_step % cfg.trainer.val_check_interval or not metrics:
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)

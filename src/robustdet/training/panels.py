@@ -28,7 +28,7 @@ class DetectionPanels(pl.Callback):
     and the perturbation ten times magnified on mid-grey. Detections below ``threshold`` are not drawn.
     """
 
-    def __init__(self, images: int, threshold: float) -> None:
+    def __init__(self, images: int, threshold: float | int) -> None:
         self.images, self.threshold = images, threshold
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -106,7 +106,7 @@ def picture(
     target: Target,
     found: Detections,
     classes: Sequence[str],
-    threshold: float,
+    threshold: float | int,
     caption: str,
 ) -> wandb.Image:
     """An image in [0, 1] with its objects and the detections from ``threshold`` on, boxes in its pixels."""
