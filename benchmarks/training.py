@@ -75,7 +75,7 @@ def overhead(setting: Setting) -> list[Row]:
 def predictions(model: Any, batch: Batch) -> RawPredictions:
     """Random ones, of the shapes that the model's would have; background as likely as a trained detector says it is.
 
-    SSD300's 8732 boxes then give some 800 scores above 0.01 an image, enough to fill its 200 detections.
+    SSD300's 8732 boxes then give some 5,000 scores above 0.01 an image: many, and enough for its 200 detections.
     """
     generator = torch.Generator().manual_seed(0)
     boxes = model.default_boxes
