@@ -42,7 +42,7 @@ def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
 
 @launcher("predict")
 def main(cfg: DictConfig) -> None:
-    run(cfg, HydraConfig.get().runtime.choices["attack"])
+    run(cfg, HydraConfig.get().runtime.choices.get("attack"))
 
 
 if __name__ == "__main__":
