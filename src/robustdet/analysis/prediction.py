@@ -88,7 +88,7 @@ def predict(
         found = views[CLEAN].found
         if not len(found.labels):
             raise ValueError(
-                f"nothing to attack: no detection has a score above {threshold:g}; lower threshold=, or only look with ~attack"
+                f"nothing to attack: no detection has a score above {threshold:g}; lower threshold=, or use ~attack"
             )
         target = as_target(found, size)
         generators = image_generators(seed, [target.image_id], name)
