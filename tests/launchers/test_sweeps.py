@@ -197,7 +197,7 @@ def trainer_at(step: int, values: list[float]) -> Mock:
     trainer.state, trainer.strategy = Mock(fn="fit"), Mock()
     trainer.strategy.reduce_boolean_decision = lambda decision, all: decision
     trainer.callback_metrics = dict(zip(("clean", "attacked"), map(torch.tensor, values), strict=True))
-    trainer.global_step, trainer.is_global_zero, trainer.should_stop = step, True, False
+    trainer.global_step, trainer.max_steps, trainer.is_global_zero, trainer.should_stop = step, 30, True, False
     return trainer
 
 
@@ -217,6 +217,8 @@ def test_a_run_behind_the_median_in_everything_is_pruned(tmp_path: Path):
     assert validated(tmp_path, "d", 10, [0.05, 0.3])  # medians 0.1 and 0.4
     assert not validated(tmp_path, "e", 20, [0.0, 0.0])  # nobody else has come as far
     assert not validated(tmp_path, "f", 10, [0.1, 0.35])  # equal to the median is not behind
+    for name in ("g", "h", "i"):  # the last update: there is nothing left to save
+        assert not validated(tmp_path, name, 30, [0.1, 0.1] if name == "i" else [0.5, 0.5])
     assert len((tmp_path / "now" / "d" / CURVE).read_text().splitlines()) == 1
 
 
@@ -247,4 +249,4 @@ def test_a_pruned_run_says_so_and_is_no_clean_stage(
     assert run["pruned"]
     assert run["updates"] == 1
     assert run["fingerprint"] is None
-    assert "Pruned after 1 updates: below the median of 5 other runs" in capsys.readouterr().out
+    assert "After 1 updates below the median of 5 other runs" in capsys.readouterr().out

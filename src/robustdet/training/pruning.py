@@ -42,7 +42,8 @@ class MedianPruning(pl.Callback):
             return
         values = [float(trainer.callback_metrics[name]) for name in self.objectives]
         behind = trainer.is_global_zero and self._judge(trainer.global_step, values)
-        if trainer.strategy.reduce_boolean_decision(behind, all=False):  # all processes of a run stop together
+        behind = trainer.strategy.reduce_boolean_decision(behind, all=False)  # all processes of a run stop together
+        if behind and trainer.global_step != trainer.max_steps:
             self.pruned = trainer.should_stop = True
 
     def _judge(self, step: int, values: list[float]) -> bool:
@@ -50,7 +51,7 @@ class MedianPruning(pl.Callback):
         self._write(step, values)
         behind = len(rivals) >= self.others and self._is_behind(values, rivals)
         if behind:
-            print(f"Pruned after {step} updates: below the median of {len(rivals)} other runs in every objective")
+            print(f"After {step} updates below the median of {len(rivals)} other runs in every objective")
         return behind
 
     def _write(self, step: int, values: list[float]) -> None:
