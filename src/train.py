@@ -48,7 +48,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
         if trainer.global_step % cfg.trainer.val_check_interval or not metrics:
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
-    pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
+    pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     described = {
         "experiment": cfg.name,
         "checkpoint": str(checkpoint.relative_to(folder)),
