@@ -24,7 +24,8 @@ class Validation:
     a sampler repeats to make the shares equal counts once.
 
     For callbacks that show them: ``scores`` and ``routing`` (π of clean and attacked images, [N, K], where the detector
-    is routed) as of the last ``compute``; ``shown``, the first ``keep_shown`` images of this process, clean and attacked.
+    is routed) as of the last ``compute``; ``shown``, the first ``keep_shown`` images of this process, clean and
+    attacked.
     """
 
     def __init__(self, attack: Attack | None, max_images: int | None, num_classes: int, seed: int) -> None:
