@@ -31,7 +31,7 @@ bench: setup ## measure the speed of this machine: about 7 minutes on two CPU co
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check 
-	@MYPYPATH=src $(BIN)/mypy src/robustdet && MYPYPATH=. $(BIN)/mypy src/*.py  # the package, then its launchers
+	@MYPYPATH=src $(BIN)/mypy src/robustdet && MYPYPATH=. $(BIN)/mypy src/*.py benchmarks  # the package, then its users
 
 format: setup ## mend style where a tool can
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format

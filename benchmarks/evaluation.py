@@ -30,6 +30,11 @@ from robustdet.types import Batch, Detections, Target
 CPU = torch.device("cpu")
 
 
+def evaluate_all(suite: SuiteEvaluator, model: Any, batches: list[Batch]) -> None:
+    for batch in batches:
+        suite.evaluate_batch(model, batch)
+
+
 def measure(setting: Setting) -> list[Row]:
     return [*post_processing(setting), *batched_evaluation(setting), *average_precision(setting), *data(setting)]
 
@@ -56,9 +61,7 @@ def batched_evaluation(setting: Setting) -> list[Row]:
             attacks = {"clean": None, "pgd": PGD(a_cls, BALL, 1, "2/255")}
             suite = SuiteEvaluator(attacks, {}, folder, {})
             parts = [Batch(whole.images[i : i + size], whole.targets[i : i + size]) for i in range(0, len(whole), size)]
-            seconds[f"batch {size}"] = clock(
-                lambda suite=suite, parts=parts: [suite.evaluate_batch(model, part) for part in parts], setting.device
-            )
+            seconds[f"batch {size}"] = clock(partial(evaluate_all, suite, model, parts), setting.device)
             outcomes = suite._outcomes["pgd"].read()
             losses[size] = np.array([outcomes[target.image_id].measures["classification"] for target in whole.targets])
     difference = float(np.abs(losses[16] / losses[1] - 1).max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def measure(setting: Setting) -> list[Sweep]:
             {s * s: network("tiny_ssd", 4, f"input_size={s}", size=s) for s in (96, 144, 192, 288, 384)},
             "tiny_ssd, batch 4",
         ),
-        sweep(setting, "attack steps", {n: lambda n=n: attack(n) for n in doubling(16)}, "PGD, tiny_ssd, batch 8"),
+        sweep(setting, "attack steps", {n: partial(attack, n) for n in doubling(16)}, "PGD, tiny_ssd, batch 8"),
         sweep(setting, "objects an image", {n: matching(n) for n in doubling(128)}, "matching, 8 images"),
     ]
 
