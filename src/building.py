@@ -11,16 +11,20 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
+from src.composition import CONF
 from src.quiet import quieten
 
 
@@ -75,6 +79,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
         unset = {key: value for key, value in described.items() if cfg.logger.get(key, "") is None}
         logger = cast(Logger, instantiate(cfg.logger, **unset))
     configured = [instantiate(callback) for callback in cfg.callbacks.values()]
+    if logger is None:  # it would refuse to start
+        configured = [callback for callback in configured if not isinstance(callback, LearningRateMonitor)]
     return instantiate(
         cfg.trainer, logger=logger or False, callbacks=[*configured, *callbacks], enable_progress_bar=False
     )
@@ -120,3 +126,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
+
+
+def table_specs() -> list[TableSpec]:
+    """The paper's tables, as `conf/table` describes them."""
+    return [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]

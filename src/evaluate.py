@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
-from robustdet.analysis.table import read_spec, summary
+from robustdet.analysis.table import summary
 from robustdet.attacks.sight import what_it_sees
 from robustdet.detection.weights import require_fit
 from robustdet.evaluation.environment import describe_environment, file_sha256
@@ -28,9 +27,9 @@ from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch, Detector
-from src.building import Experiment, build, build_trainer, logging_of, plain, prepare
+from src.building import Experiment, build, build_trainer, logging_of, plain, prepare, table_specs
 from src.clean_stage import fingerprint
-from src.composition import CONF, launcher
+from src.composition import launcher
 from src.resume import say
 
 
@@ -144,8 +143,7 @@ def evaluate(cfg: DictConfig) -> list[Record]:
 
 def show_table(records: Sequence[Record], title: str = "Average precision under attack") -> None:
     """Prints the records as a table, with the paper's numbers where the paper has them."""
-    specs = [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
-    Console().print(to_rich(summary(records, specs, title)))
+    Console().print(to_rich(summary(records, table_specs(), title)))
 
 
 def draw_pictures(

@@ -5,20 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig
 
 from robustdet.analysis.report.content import Report, write_tables
 from robustdet.analysis.report.findings import find
 from robustdet.analysis.report.page import render
-from robustdet.analysis.table import TableSpec, read_spec
+from src.building import table_specs
 from src.composition import CONF, launcher
 
 FLAGS = CONF.parent / "docs" / "flags.md"
-
-
-def table_specs() -> list[TableSpec]:
-    return [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
 
 
 def report(cfg: DictConfig) -> Path:
