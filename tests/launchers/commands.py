@@ -38,7 +38,7 @@ def start(command: str, *overrides: str, **environment: str) -> subprocess.Popen
 
 def finish(process: subprocess.Popen[str]) -> str:
     """All that it printed; AssertionError with it when the process failed."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, output
     return output
 

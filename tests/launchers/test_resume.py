@@ -66,7 +66,7 @@ def curve(folder: Path) -> list[tuple[str, ...]]:
         return [tuple(sorted(f"{key} {value}" for key, value in row.items() if value)) for row in csv.DictReader(file)]
 
 
-def wait_for(condition: Callable[[], bool], process, seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], process, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stdout.read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,23 @@ def records(file: Path) -> Iterator[Record]:
 
 
 def history(file: Path) -> list[dict[str, Any]]:
-    """Every logged row: nested keys joined by dots."""
-    rows = []
-    for record in records(file):
-        if record.HasField("history"):
-            items = record.history.item
-            rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return rows
+    """Every logged row."""
+    return [_nested(record.history.item) for record in records(file) if record.HasField("history")]
 
 
 def config(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for record in records(file):
-        updates = list(record.config.update) + list(record.run.config.update)
-        found |= {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
+        found |= _nested([*record.config.update, *record.run.config.update])
+    return found
+
+
+def _nested(items: Iterable[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in items:
+        *folders, last = item.nested_key or [item.key]
+        node = found
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = json.loads(item.value_json)
     return found
