@@ -136,10 +136,12 @@ def test_features_are_sampled_and_decoded_only_with_a_generator(robustdet_star: 
 
 
 def test_a_reconstruction_is_on_the_scale_of_images(robustdet_star: RobustSSD, images: Tensor) -> None:
-    """The decoder speaks of mean-subtracted pixels: where it says 0, the image has the channel means."""
-    robustdet_star.decoder.forward = lambda z: torch.zeros(len(z), 3, 92, 92)
-    image = robustdet_star.reconstruct(torch.zeros(1, 64, 12, 12))
-    torch.testing.assert_close(image, robustdet_star.normalisation.mean.expand(1, 3, 96, 96) / 255)
+    """The decoder speaks of mean-subtracted pixels, ±160 of 255, whatever standard deviation the network is fed."""
+    mean = robustdet_star.normalisation.mean.expand(1, 3, 96, 96)
+    for tanh in (0.0, 0.5, -1.0):
+        robustdet_star.decoder.forward = lambda z, tanh=tanh: torch.full((len(z), 3, 92, 92), tanh)
+        image = robustdet_star.reconstruct(torch.zeros(1, 64, 12, 12))
+        torch.testing.assert_close(image, (mean + 160 * tanh) / 255)
 
 
 def test_sigma_starts_near_one(robustdet_star: RobustSSD, images: Tensor) -> None:

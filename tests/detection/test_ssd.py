@@ -87,12 +87,11 @@ def test_gradients_reach_the_images(tiny: SSD, images: torch.Tensor) -> None:
     assert not gradient[1].any()
 
 
-def test_normalisation_is_per_channel_and_can_be_undone(build: Build, images: torch.Tensor) -> None:
+def test_normalisation_is_per_channel(build: Build, images: torch.Tensor) -> None:
     tiny = build("tiny_ssd", ["normalisation.mean=[123,117,104]", "normalisation.std=[58,57,57]"])
     pixels = tiny.normalisation(images)
     torch.testing.assert_close(pixels[:, 0], (images[:, 0] * 255 - 123) / 58)
     torch.testing.assert_close(pixels[:, 2], (images[:, 2] * 255 - 104) / 57)
-    torch.testing.assert_close(tiny.normalisation.inverse(pixels), images)
 
 
 def test_settings_are_no_weights(tiny: SSD) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdet.defences.aa_conv import AAConv2d, Execution, Routing, convert_convolutions
-from robustdet.defences.cfr import CFR, Decoder, GaussianConv, sample
+from robustdet.defences.cfr import CFR, PIXEL_MAX, Decoder, GaussianConv, sample
 from robustdet.defences.non_finite import first_non_finite_layer, zero_nan
 from robustdet.detection.ssd import SSD
 from robustdet.detection.weights import require_fit
@@ -126,7 +126,8 @@ class RobustSSD(SSD):
         """What the decoder makes of features at the tap, on the scale of [0, 1]. Raises ValueError without CFR."""
         if self.decoder is None:
             raise ValueError("this RobustSSD was built without CFR and has no decoder")
-        return self.normalisation.inverse(self.decoder.decode(z, (self.input_size, self.input_size)))
+        pixels = self.decoder.decode(z, (self.input_size, self.input_size))
+        return (pixels + self.normalisation.mean) / PIXEL_MAX
 
     def warm_start(self, clean: Mapping[str, Tensor]) -> None:
         """Start from the state dict of a clean SSD: its kernels are copied K times and perturbed.

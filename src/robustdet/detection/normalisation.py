@@ -27,7 +27,3 @@ class Normalisation(nn.Module):
 
     def forward(self, images: Images) -> Images:
         return (images * 255 - self.mean) / self.std
-
-    def inverse(self, pixels: Images) -> Images:
-        """Back to [0, 1]: what a network's reconstruction of its input looks like."""
-        return (pixels * self.std + self.mean) / 255
