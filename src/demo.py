@@ -44,8 +44,8 @@ def checkpoint_of(experiment: str) -> Path:
     return found or train(cfg)
 
 
-def train_meanwhile(experiment: str) -> subprocess.Popen[bytes]:
-    """Trains on the second core, in a process of its own whose output goes to a file."""
+def measure_meanwhile(experiment: str) -> subprocess.Popen[bytes]:
+    """Trains and attacks on the second core, in a process of its own whose output goes to a file."""
     LOGS.mkdir(parents=True, exist_ok=True)
     with log_of(experiment).open("wb") as log:
         return subprocess.Popen([sys.executable, "-m", "src.demo", experiment], stdout=log, stderr=subprocess.STDOUT)
@@ -66,11 +66,11 @@ def main() -> None:
     records = measure("shapes_std")
     print(f"\n[2/3] shapes_mtd_warm: the same, trained on attacked images too; see {log_of('shapes_mtd_warm')}")
     print("[3/3] shapes_robustdet: RobustDet, at the same time", flush=True)
-    mtd = train_meanwhile("shapes_mtd_warm")
+    mtd = measure_meanwhile("shapes_mtd_warm")
     checkpoint_of("shapes_robustdet")
     if mtd.wait() != 0:
-        sys.exit(f"training shapes_mtd_warm failed: see {log_of('shapes_mtd_warm')}")
-    records += measure("shapes_mtd_warm") + measure("shapes_robustdet")
+        sys.exit(f"shapes_mtd_warm failed: see {log_of('shapes_mtd_warm')}")
+    records += measure("shapes_mtd_warm") + measure("shapes_robustdet")  # the first has its attacks stored already
     images = records[0].num_images
     (steps,) = {record.attack_settings["steps"] for record in records if record.attack == "dag"}
     print()
@@ -84,6 +84,6 @@ def main() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # networks this small lose more by handing work over than a second core gives
     if sys.argv[1:]:
-        checkpoint_of(sys.argv[1])
+        measure(sys.argv[1])
     else:
         main()
