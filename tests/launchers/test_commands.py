@@ -99,6 +99,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 ):
     settings = [
         "experiment=shapes_mtd",
+        "warm_start.experiment=null",
         *FEW[1:],
         "trainer.max_steps=8",
         "scheduler.total_steps=8",
