@@ -175,8 +175,8 @@ def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
     weight, bias = layer.mixed(vectors)
     with _mixing_again(layer, weight, vectors):
         y = layer.convolve(
-            x.reshape(1, -1, *x.shape[2:]),
-            weight.flatten(0, 1),
+            x.reshape(1, -1, *x.shape[2:]).contiguous(),  # in channels-last layout, a grouped convolution in double
+            weight.flatten(0, 1).contiguous(),  # precision was seen to give wrong gradients (torch 2.15, CPU)
             None if bias is None else bias.flatten(),
             len(x) * layer.groups,
         )
