@@ -30,7 +30,7 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "B 3 H W"]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning's "true" precisions (64-true, bf16-true) convert a batch by setting its fields
 class Target:
     """The objects of one image.
 
@@ -70,7 +70,7 @@ class Target:
 Targets: TypeAlias = Sequence[Target]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen, see Target
 class Batch:
     """Images of one size with their targets, in the same order."""
 

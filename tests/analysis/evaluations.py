@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.objects import ObjectCounts
-from robustdet.evaluation.record import Record, RunInfo, write_record
+from robustdet.evaluation.record import write_record
+from tests.evaluation.records import RECORD, RUN
 
 FLAG = "outside_ball: changed by more than ε = 8/255 (in 3 of 4952 images, such as 000001)"
 FLAGS = """# Flags
@@ -26,40 +26,15 @@ A **flag** is no proof. <script>is no HTML</script>
 | `outside_ball` | it left its *ball* | project with `threat` |
 | `not_finite` | there is a NaN | find the layer |
 """
-_RUN = RunInfo(
-    experiment="voc_cfr",
-    method="RobustDet",
-    protocol="paper",
-    suite="paper",
-    tabled=True,
-    data="VOC 2007",
-    split="VOC2007 test",
-    split_size=4952,
-    seed=0,
-    checkpoint="final.ckpt",
-    checkpoint_sha256="a" * 64,
-    training_seed=0,
-    training_recipe="one",
-)
-_RECORD = Record(
-    run=_RUN,
+_RUN = replace(RUN, experiment="voc_cfr", method="RobustDet", training_seed=0, training_recipe="one")
+_RECORD = replace(
+    RECORD,
     attack="clean",
     attack_settings=None,
-    num_images=4952,
-    ap_rule="voc07",
     map=0.7,
     area_map=0.71,
-    map_50_95=None,
     per_class={"cat": 0.8, "dog": 0.6, "unicorn": None},
-    perturbation={"linf_max": 8.0, "linf_8bit_max": 8.0, "changed": 0.99},
-    clean_losses={"total": 1.5},
-    attacked_losses={"total": None},
     loss_rose={"total": 0.997},
-    flags=[],
-    seconds=812.0,
-    images_per_second=6.1,
-    date="2026-01-01T00:00:00+00:00",
-    environment=describe_environment("cpu"),
 )
 PGD = {
     "_target_": "robustdet.attacks.PGD",

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from robustdet.analysis.rendering import to_csv, to_latex, to_markdown, to_rich
 from robustdet.analysis.table import fill, half_interval, read_spec, summary
-from robustdet.evaluation.environment import describe_environment
-from robustdet.evaluation.record import Record, RunInfo
+from robustdet.evaluation.record import Record
+from tests.evaluation.records import RECORD, RUN
 
 TABLES = sorted((Path(__file__).parents[2] / "conf" / "table").glob("*.yaml"))
 
@@ -21,39 +21,8 @@ def spec(name):
 
 
 def record(experiment, attack, value, images=4952, flags=(), checkpoint="aa", date="2026-01-01", **run) -> Record:
-    info = RunInfo(
-        experiment=experiment,
-        method="standard",
-        protocol="paper",
-        suite="paper",
-        tabled=True,
-        data="voc",
-        split="test",
-        split_size=4952,
-        seed=0,
-        checkpoint=None,
-        checkpoint_sha256=checkpoint,
-    )
-    return Record(
-        run=replace(info, **run),
-        attack=attack,
-        attack_settings={},
-        num_images=images,
-        ap_rule="voc07",
-        map=value,
-        area_map=None,
-        map_50_95=None,
-        per_class={},
-        perturbation={},
-        clean_losses={},
-        attacked_losses={},
-        loss_rose={},
-        flags=list(flags),
-        seconds=1.0,
-        images_per_second=1.0,
-        date=date,
-        environment=describe_environment("cpu"),
-    )
+    info = replace(RUN, **{"experiment": experiment, "checkpoint_sha256": checkpoint} | run)
+    return replace(RECORD, run=info, attack=attack, map=value, num_images=images, flags=list(flags), date=date)
 
 
 def row(table, title):

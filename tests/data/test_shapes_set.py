@@ -38,8 +38,12 @@ def test_both_layouts_hold_what_was_drawn(shapes: Shapes, split: Split, number: 
 
 
 def test_a_finished_set_is_not_drawn_again(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes_set, "draw_set", lambda *_: pytest.fail("drawn again"))
-    Shapes(shapes.folder.parent, seed=3, size=48, train=24, val=6, test=8).prepare()
+    calls: list[object] = []
+    monkeypatch.setattr(shapes_set, "draw_set", lambda *arguments: calls.append(arguments))
+    again = Shapes(shapes.folder.parent, seed=3, size=48, train=24, val=6, test=8)
+    again.prepare()
+    assert again.folder == shapes.folder
+    assert calls == []
 
 
 def test_other_settings_get_another_folder(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from robustdet.attacks.objectives import a_cls
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.metric import CocoMetric, VocMetric
 from robustdet.evaluation.pipeline import SuiteEvaluator
-from robustdet.evaluation.record import RunInfo, read_records, write_record
+from robustdet.evaluation.record import read_records, write_record
 from robustdet.types import Batch
 from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
+from tests.evaluation.records import RUN
 
 EPSILON = "40/255"
 ATTACKS = {
@@ -22,19 +23,6 @@ ATTACKS = {
 }
 FIELDS = {"pgd_cls": {"steps": 3, "epsilon": EPSILON}, "noise": {"epsilon": EPSILON}}
 CLASSES = ["red", "green", "blue"]
-RUN = RunInfo(
-    experiment="shapes_std",
-    method="standard",
-    protocol="paper",
-    suite="paper",
-    tabled=True,
-    data="quadrants",
-    split="test",
-    split_size=12,
-    seed=0,
-    checkpoint=None,
-    checkpoint_sha256=None,
-)
 
 
 def evaluator(folder, **changes):

@@ -6,44 +6,13 @@ import pytest
 
 from robustdet.evaluation import environment
 from robustdet.evaluation.environment import describe_environment, file_sha256
-from robustdet.evaluation.record import Record, RunInfo, read_record, read_records, write_record
+from robustdet.evaluation.record import Record, read_record, read_records, write_record
+from tests.evaluation.records import RECORD
 
 
 @pytest.fixture
 def record() -> Record:
-    run = RunInfo(
-        experiment="voc_std",
-        method="standard",
-        protocol="paper",
-        suite="paper",
-        tabled=True,
-        data="voc",
-        split="2007 test",
-        split_size=4952,
-        seed=0,
-        checkpoint="outputs/x.ckpt",
-        checkpoint_sha256="00ff",
-    )
-    return Record(
-        run=run,
-        attack="pgd_cls",
-        attack_settings={"steps": 20, "threat": {"epsilon": "8/255"}},
-        num_images=4952,
-        ap_rule="voc07",
-        map=0.018,
-        area_map=0.01,
-        map_50_95=None,
-        per_class={"cat": 0.5, "dog": None},
-        perturbation={"linf_max": 8.0},
-        clean_losses={"total": 1.5},
-        attacked_losses={"total": None},
-        loss_rose={"total": 1.0},
-        flags=["not_finite: one"],
-        seconds=1.0,
-        images_per_second=4952.0,
-        date="2026-11-23T09:00:00+00:00",
-        environment=describe_environment("cpu"),
-    )
+    return replace(RECORD, flags=["not_finite: one"])
 
 
 def test_there_and_back(record, tmp_path):

@@ -1,5 +1,8 @@
 """Golden curves: ten updates of every drawn experiment on the tiny model must give the losses on file.
 
+In double precision: in single, the rounding of another machine or kernel flips the sign of a gradient near zero within
+some updates, the attack changes that pixel by a whole step, and only a loose bound would hold.
+
 After a deliberate change, `make golden` writes them anew; review the diff like code.
 """
 
@@ -17,7 +20,6 @@ from tests.launchers.test_composition import ROWS
 
 FOLDER = Path(__file__).parent
 STEPS = 10
-EXACT = 4  # updates until a rounding has flipped the sign of a gradient near zero, and the attack another pixel
 
 
 def losses(cfg: DictConfig) -> dict[str, list[float]]:
@@ -63,6 +65,7 @@ def test_ten_updates_reproduce_the_losses_on_file(
         f"experiment=shapes_{row}",
         "warm_start.experiment=null",
         f"trainer.max_steps={STEPS}",
+        "trainer.precision=64-true",
         "trainer.limit_val_batches=0",
         "schedule.updates_per_source=4",
         "logger=none",
@@ -75,5 +78,4 @@ def test_ten_updates_reproduce_the_losses_on_file(
     expected = read(path)
     assert curves.keys() == expected.keys()
     for name, values in curves.items():
-        assert values[:EXACT] == pytest.approx(expected[name][:EXACT], rel=2e-3, abs=2e-4), name
-        assert values[EXACT:] == pytest.approx(expected[name][EXACT:], rel=0.05, abs=5e-3), name
+        assert values == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name

@@ -60,7 +60,13 @@ GROUP_MEMBERS = [
 def test_every_member_of_a_group_composes(group: str, member: str):
     root = {"suite": "evaluate", "analysis": "analyze"}.get(group, "train")
     prefix = "+" if group == "debug" else ""
-    check(compose(root, f"{prefix}{group}={member}"), root)
+    overrides = [f"{prefix}{group}={member}", "paths.run=run"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(root, overrides, return_hydra_config=True)
+    assert cfg.hydra.runtime.choices[group] == member
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check(cfg, root)  # raises for a key that nothing reads
 
 
 @pytest.mark.parametrize(
