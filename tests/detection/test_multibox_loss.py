@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustdet.detection import multibox_loss
 from robustdet.detection.multibox_loss import MultiBoxLoss
 from robustdet.types import Assignment, RawPredictions
 
@@ -49,6 +50,16 @@ def test_losses_are_those_of_a_slow_loop() -> None:
     torch.testing.assert_close(losses.classification.detach(), expected[:, 0].double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(losses.localization.detach(), expected[:, 1].double(), rtol=1e-5, atol=1e-5)
     assert losses.num_positives.tolist() == POSITIVES
+
+
+def test_localisation_alone_is_that_of_the_losses_and_costs_no_mining(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, assignment = drawn()
+    whole = MultiBoxLoss()(raw, assignment).localization
+    called: list[str] = []
+    monkeypatch.setattr(multibox_loss.F, "cross_entropy", lambda *_, **__: called.append("cross-entropy"))
+    monkeypatch.setattr(MultiBoxLoss, "hard_negatives", lambda *_: called.append("mining"))
+    torch.testing.assert_close(MultiBoxLoss().localization(raw, assignment), whole, rtol=0, atol=0)
+    assert called == []
 
 
 def test_an_image_without_positives_has_no_loss_and_no_gradient() -> None:

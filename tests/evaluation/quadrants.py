@@ -57,6 +57,9 @@ class QuadrantDetector(nn.Module):
         smooth = nn.functional.smooth_l1_loss(offsets, assignment.regression_targets, reduction="none").sum(2)
         return BoxLosses(entropy, smooth * (assignment.labels > 0))
 
+    def localization(self, raw, assignment) -> Tensor:
+        return self.box_losses(raw, assignment).smooth_l1.sum(1)
+
     def losses(self, raw, assignment) -> DetectionLosses:
         each = self.box_losses(raw, assignment)
         return DetectionLosses(each.cross_entropy.sum(1), each.smooth_l1.sum(1), (assignment.labels > 0).sum(1))

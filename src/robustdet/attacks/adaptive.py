@@ -166,8 +166,14 @@ class _Rerouted:
     def losses_of(self, raw: Any) -> DetectionLosses:
         return self.model.losses_of(raw)
 
+    def localization_of(self, raw: Any) -> Float[Tensor, "B"]:
+        return self.model.localization_of(raw)
+
     def box_losses_of(self, raw: Any) -> BoxLosses:
         return self.model.box_losses_of(raw)
 
     def losses(self, images: Images) -> DetectionLosses:
         return self.losses_of(self.predict(images))
+
+    def localization(self, images: Images) -> Float[Tensor, "B"]:
+        return self.localization_of(self.predict(images))

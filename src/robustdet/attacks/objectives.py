@@ -26,7 +26,7 @@ def a_cls(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
 
 def a_loc(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
     """A_loc: the localisation loss (MTD, ICCV 2019)."""
-    return model.losses(images).localization
+    return model.localization(images)
 
 
 def total(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:

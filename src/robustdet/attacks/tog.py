@@ -65,7 +65,7 @@ class Mislabelling:
             detector = require_detector(model, "TOG")
             raw = detector.predict(images)
             log_probability = raw.cls_logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-            return (log_probability * (labels > 0) - detector.box_losses_of(raw).smooth_l1).sum(dim=1)
+            return (log_probability * (labels > 0)).sum(dim=1) - detector.localization_of(raw)
 
         attack = PGD(objective, self.threat, self.steps, self.step_size, self.random_start)
         return attack(victim, images, targets, generators)

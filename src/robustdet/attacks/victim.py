@@ -54,11 +54,17 @@ class _Borrowed:
     def losses_of(self, raw: RawPredictions) -> DetectionLosses:
         return self.detector.losses(raw, self.assignment)
 
+    def localization_of(self, raw: RawPredictions) -> Float[Tensor, "B"]:
+        return self.detector.localization(raw, self.assignment)
+
     def box_losses_of(self, raw: RawPredictions) -> BoxLosses:
         return self.detector.box_losses(raw, self.assignment)
 
     def losses(self, images: Images) -> DetectionLosses:
         return self.losses_of(self.predict(images))
+
+    def localization(self, images: Images) -> Float[Tensor, "B"]:
+        return self.localization_of(self.predict(images))
 
 
 @contextmanager
@@ -123,7 +129,7 @@ def require_detector(model: BorrowedVictim, attack: str) -> BorrowedDetector:
     Raises:
         TypeError: it does not; the message names the attack and what is missing.
     """
-    needed = ("assignment", "targets", "predict", "losses_of", "box_losses_of")
+    needed = ("assignment", "targets", "predict", "losses_of", "localization_of", "box_losses_of")
     missing = [name for name in needed if not hasattr(model, name)]
     if missing:
         raise TypeError(

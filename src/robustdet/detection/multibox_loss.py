@@ -33,15 +33,20 @@ class MultiBoxLoss:
             num_positives=positive.sum(dim=1),
         )
 
+    def localization(self, raw: RawPredictions, assignment: Assignment) -> Float[Tensor, "B"]:
+        """That of the whole, without the cross-entropy and the mining."""
+        return self._smooth_l1(raw, assignment).sum(dim=1)
+
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
-        """Both losses of every default box, in single precision at least."""
+        """Both losses of every default box."""
         logits, labels = raw.cls_logits, assignment.labels
         cross_entropy = F.cross_entropy(_full(logits).flatten(0, 1), labels.flatten(), reduction="none")
-        smooth_l1 = F.smooth_l1_loss(_full(raw.bbox_regression), assignment.regression_targets, reduction="none")
-        return BoxLosses(
-            cross_entropy=cross_entropy.view_as(labels),
-            smooth_l1=torch.where(labels > 0, smooth_l1.sum(dim=-1), 0),
-        )
+        return BoxLosses(cross_entropy.view_as(labels), self._smooth_l1(raw, assignment))
+
+    def _smooth_l1(self, raw: RawPredictions, assignment: Assignment) -> Float[Tensor, "B P"]:
+        """Of every default box, summed over its four offsets; 0 where it is background."""
+        each = F.smooth_l1_loss(_full(raw.bbox_regression), assignment.regression_targets, reduction="none")
+        return torch.where(assignment.labels > 0, each.sum(dim=-1), 0)
 
     def hard_negatives(self, cross_entropy: Float[Tensor, "B P"], positive: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
         """The background boxes with the largest loss: for each image as many as it has positives, times the ratio.

@@ -106,6 +106,9 @@ class SSD(nn.Module):
     def losses(self, raw: RawPredictions, assignment: Assignment) -> DetectionLosses:
         return self.criterion(raw, assignment)
 
+    def localization(self, raw: RawPredictions, assignment: Assignment) -> Float[Tensor, "B"]:
+        return self.criterion.localization(raw, assignment)
+
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
         return self.criterion.box_losses(raw, assignment)
 
