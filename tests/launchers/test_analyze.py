@@ -40,7 +40,7 @@ def quick(cfg: DictConfig) -> None:
                 quick(cfg[key])
             elif key == "steps":
                 cfg[key] = [1, 2] if not isinstance(cfg[key], int) else min(cfg[key], 2)
-        for key, value in {"num_images": 2, "batch_size": 1, "threshold": 0.4}.items():
+        for key, value in {"num_images": 2, "batch_size": 1, "threshold": 0.8}.items():
             if key in cfg:
                 cfg[key] = value
 
@@ -106,9 +106,9 @@ def test_without_paths_run_figures_lie_in_the_run_or_under_the_names(
         (f"[{one},{other}]", tmp_path / "outputs" / "analysis" / "shapes_std+shapes_mtd"),
         (f"{{SSD:{one},MTD:{other}}}", tmp_path / "outputs" / "analysis" / "SSD+MTD"),
     ]:
-        cfg = compose("analyze", "analysis=detections", f"ckpt_path={given}", "paths.run=null")
+        cfg = compose("analyze", "analysis=confidence", f"ckpt_path={given}", "paths.run=null")
         quick(cfg.analysis)
-        assert analyze(cfg, "detections")[0].parent == folder
+        assert analyze(cfg, "confidence")[0].parent == folder
 
 
 def test_labels(compose: Compose, checkpoint: Callable[..., Path]):
@@ -166,7 +166,7 @@ def test_a_photograph_is_looked_at(
         f"ckpt_path={checkpoint('shapes_std')}",
         f"image={photos}",
         "~attack" if attack is None else f"attack={attack}",
-        "threshold=0.4",
+        "threshold=0.8",
         f"paths.run={tmp_path / 'out'}",
     )
     check(cfg, "predict")
