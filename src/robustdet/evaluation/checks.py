@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 
@@ -11,6 +12,31 @@ from robustdet.evaluation.store import Outcome
 TOLERANCE = 1e-3  # of 1/255: float32 pixels are exact to about 2e-5
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
 LOSSES = ("classification", "localization", "total")
+
+FlagName = Literal[
+    "not_finite",
+    "outside_pixel_range",
+    "outside_ball",
+    "loss_not_raised",
+    "no_gradient",
+    "gradient_not_finite",
+    "no_routing_gradient",
+    "random_forward",
+    "differs_at_zero",
+    "more_steps_help",
+    "larger_epsilon_helps",
+    "survives_any_change",
+    "coarse_steps",
+    "beaten_by_black_box",
+    "loss_beaten_by_black_box",
+    "beaten_by_adaptive",
+]
+FLAGS: tuple[FlagName, ...] = get_args(FlagName)  # all that there are; docs/flags.md explains each
+
+
+def flag(name: FlagName, sentence: str) -> str:
+    """A flag as a record carries it."""
+    return f"{name}: {sentence}"
 
 
 def attack_flags(
@@ -38,35 +64,37 @@ def attack_flags(
         flags.append(differs_at_zero(clean, attacked))
     elif clean is not None and sees != "nothing":
         flags.append(loss_not_raised(clean, attacked))
-    return [flag for flag in flags if flag is not None]
+    return [raised for raised in flags if raised is not None]
 
 
 def not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
-    return _flag("not_finite: NaN or infinity in pixels, predictions or loss", outcomes, lambda m: not m["finite"])
+    return _flag("not_finite", "NaN or infinity in pixels, predictions or loss", outcomes, lambda m: not m["finite"])
 
 
 def outside_pixel_range(outcomes: Mapping[str, Outcome]) -> str | None:
-    return _flag("outside_pixel_range: pixels outside [0, 1]", outcomes, lambda m: m["outside_range"] > TOLERANCE)
+    return _flag("outside_pixel_range", "pixels outside [0, 1]", outcomes, lambda m: m["outside_range"] > TOLERANCE)
 
 
 def outside_ball(outcomes: Mapping[str, Outcome], epsilon: float) -> str | None:
     """Also after rounding to 8 bits: a perturbation that only exists in floating point is not one of an image file."""
     radius = 255 * epsilon
     return _flag(
-        f"outside_ball: changed by more than ε = {radius:g}/255",
+        "outside_ball",
+        f"changed by more than ε = {radius:g}/255",
         outcomes,
         lambda m: m["linf"] > radius + TOLERANCE or m["linf_8bit"] > radius + HALF_LEVEL + TOLERANCE,
     )
 
 
 def random_forward(outcomes: Mapping[str, Outcome]) -> str | None:
-    return _flag("random_forward: a second forward pass gave other predictions", outcomes, lambda m: not m["repeats"])
+    return _flag("random_forward", "a second forward pass gave other predictions", outcomes, lambda m: not m["repeats"])
 
 
 def no_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
     """In images with objects, whose loss has something to say."""
     return _flag(
-        "no_gradient: the loss's gradient to the pixels is zero everywhere",
+        "no_gradient",
+        "the loss's gradient to the pixels is zero everywhere",
         _with_objects(outcomes),
         lambda m: m["gradient_zero"] == 1,
     )
@@ -74,7 +102,8 @@ def no_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
 
 def gradient_not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
     return _flag(
-        "gradient_not_finite: NaN or infinity in the loss's gradient to the pixels",
+        "gradient_not_finite",
+        "NaN or infinity in the loss's gradient to the pixels",
         outcomes,
         lambda m: m["gradient_not_finite"] > 0,
     )
@@ -82,7 +111,8 @@ def gradient_not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
 
 def no_routing_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
     return _flag(
-        "no_routing_gradient: the gradient of π, which routes the image, is zero for every pixel",
+        "no_routing_gradient",
+        "the gradient of π, which routes the image, is zero for every pixel",
         outcomes,
         lambda m: m.get("routing_gradient_zero", 0) == 1,
     )
@@ -91,7 +121,7 @@ def no_routing_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
 def differs_at_zero(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> str | None:
     """An attack that may change nothing has to leave the detections as they are, to the bit."""
     differing = [name for name, outcome in attacked.items() if not _identical(outcome, clean[name])]
-    return _counted("differs_at_zero: ε = 0 changed the detections", differing, len(attacked))
+    return _counted("differs_at_zero", "ε = 0 changed the detections", differing, len(attacked))
 
 
 def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome], least: float = 0.99) -> str | None:
@@ -106,7 +136,7 @@ def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome
         return None
     name = max(shares, key=lambda loss: shares[loss])
     what = "the attack's own objective" if name == "objective" else f"the {name} loss"
-    return f"loss_not_raised: {what} rose in only {100 * shares[name]:.1f} % of the images with objects"
+    return flag("loss_not_raised", f"{what} rose in only {100 * shares[name]:.1f} % of the images with objects")
 
 
 def loss_rose(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict[str, float]:
@@ -142,10 +172,14 @@ def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
 
 
-def _flag(text: str, outcomes: Mapping[str, Outcome], wrong: Callable[[dict[str, float]], bool]) -> str | None:
-    return _counted(text, [name for name, outcome in outcomes.items() if wrong(outcome.measures)], len(outcomes))
+def _flag(
+    name: FlagName, sentence: str, outcomes: Mapping[str, Outcome], wrong: Callable[[dict[str, float]], bool]
+) -> str | None:
+    return _counted(name, sentence, [key for key, one in outcomes.items() if wrong(one.measures)], len(outcomes))
 
 
-def _counted(text: str, culprits: Sequence[str], images: int) -> str | None:
-    """``text`` with the number of images that are wrong and one of them by name; None when there is none."""
-    return f"{text} (in {len(culprits)} of {images} images, such as {culprits[0]})" if culprits else None
+def _counted(name: FlagName, sentence: str, culprits: Sequence[str], images: int) -> str | None:
+    """The flag with the number of images that are wrong and one of them by name; None when there is none."""
+    if not culprits:
+        return None
+    return flag(name, f"{sentence} (in {len(culprits)} of {images} images, such as {culprits[0]})")

@@ -17,6 +17,7 @@ from typing import Any
 
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.evaluation.average_precision import pooled_average_precision
+from robustdet.evaluation.checks import FlagName, flag
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Target
 
@@ -53,31 +54,33 @@ Flags = Iterator[tuple[str, str]]  # the attack's name and the flag
 def suite_flags(entries: Sequence[Entry], radius: float | None) -> dict[str, list[str]]:
     """Flags by the name of the attack that they belong to. ``radius`` is the ε that the suite is about."""
     flags = defaultdict(list)
-    for name, flag in (
+    for name, raised in (
         *ladder_flags(entries),
         *blind_flags([entry for entry in entries if radius is not None and entry.epsilon == radius]),
         *unbounded_flags(entries),
     ):
-        flags[name].append(flag)
+        flags[name].append(raised)
     return dict(flags)
 
 
 def ladder_flags(entries: Sequence[Entry]) -> Flags:
     """Attacks that differ in one field alone. More steps and a larger ε must never help, finer steps hardly hurt."""
-    for key, read, flag in (
-        ("steps", int, "more_steps_help: {weaker} leaves {gap} mAP less with fewer steps"),
-        ("threat.epsilon", pixel_fraction, "larger_epsilon_helps: {weaker} leaves {gap} mAP less with a smaller ε"),
-    ):
+    rows: list[tuple[str, Callable[[Any], float], FlagName, str]] = [
+        ("steps", int, "more_steps_help", "with fewer steps"),
+        ("threat.epsilon", pixel_fraction, "larger_epsilon_helps", "with a smaller ε"),
+    ]
+    for key, read, name, how in rows:
         for ladder in ladders(entries, key, read):
             for place, entry in enumerate(ladder[1:], start=1):
                 weaker = min(ladder[:place], key=lambda rung: rung.map)
                 if clearly_lower(weaker, entry):
-                    yield entry.name, flag.format(weaker=weaker.name, gap=gap(weaker, entry))
+                    yield entry.name, flag(name, f"{weaker.name} leaves {gap(weaker, entry)} mAP less {how}")
     for ladder in ladders(entries, "step_size", pixel_fraction):
         for place, entry in enumerate(ladder[1:], start=1):
             finer = min(ladder[:place], key=lambda rung: rung.map)
             if clearly_lower(finer, entry):
-                yield entry.name, f"coarse_steps: {finer.name} leaves {gap(finer, entry)} mAP less with finer steps"
+                text = f"{finer.name} leaves {gap(finer, entry)} mAP less with finer steps"
+                yield entry.name, flag("coarse_steps", text)
 
 
 def blind_flags(entries: Sequence[Entry]) -> Flags:
@@ -91,19 +94,23 @@ def blind_flags(entries: Sequence[Entry]) -> Flags:
     for entry in entries:
         blind = entry.sees in ("nothing", "values")
         if entry.sees != "gradients" and clearly_lower(entry, strongest):
-            name, what = (
-                ("beaten_by_black_box", "without any gradient")
+            less = f"{entry.name} leaves {gap(entry, strongest)} mAP less"
+            yield (
+                strongest.name,
+                flag("beaten_by_black_box", f"{less}, without any gradient")
                 if blind
-                else ("beaten_by_adaptive", "by the discriminator")
+                else flag("beaten_by_adaptive", f"{less}, by the discriminator"),
             )
-            yield strongest.name, f"{name}: {entry.name} leaves {gap(entry, strongest)} mAP less, {what}"
         if blind:
             share = loss_share(entry, white_box)
             if share > LOSS_SHARE:
                 yield (
                     strongest.name,
-                    f"loss_beaten_by_black_box: in {100 * share:.1f} % of the images with objects {entry.name} finds a "
-                    "higher loss than every white-box attack",
+                    flag(
+                        "loss_beaten_by_black_box",
+                        f"in {100 * share:.1f} % of the images with objects {entry.name} finds a higher loss than "
+                        "every white-box attack",
+                    ),
                 )
 
 
@@ -112,7 +119,10 @@ def unbounded_flags(entries: Sequence[Entry]) -> Flags:
         if entry.epsilon == 1 and entry.sees == "gradients" and entry.map > HARMLESS:
             yield (
                 entry.name,
-                f"survives_any_change: {100 * entry.map:.1f} mAP are left although every pixel may take any value",
+                flag(
+                    "survives_any_change",
+                    f"{100 * entry.map:.1f} mAP are left although every pixel may take any value",
+                ),
             )
 
 
