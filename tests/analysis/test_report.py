@@ -154,8 +154,11 @@ def test_what_is_not_for_comparison_says_so_and_is_in_no_other_table(outputs: Pa
 def test_a_tables_row_is_of_one_recipe_and_says_when_there_are_more(outputs: Path):
     reliable = group(find([outputs]).evaluated, SPECS)[3]
     assert reliable.average_precision(SPECS).notes == [
-        "voc_robustdet was trained in 3 ways that differ in more than the seed: the newest is shown"
+        "voc_robustdet was trained or evaluated in 3 ways that differ in more than the seed: the newest is shown"
     ]
+    assert [cell.ours for cell in dict(reliable.average_precision(SPECS).rows)["voc_robustdet"]] == pytest.approx(
+        [70, 40]
+    )
     each = reliable.each_checkpoint
     assert each is not None
     assert [title for title, _ in each.rows[:2]] == ["voc_robustdet (00000000)", "voc_robustdet (11111111)"]
@@ -166,8 +169,33 @@ def test_a_tables_row_is_of_one_recipe_and_says_when_there_are_more(outputs: Pat
 def test_rules_of_average_precision_are_not_mixed(tmp_path: Path):
     write(tmp_path / "a")
     write(tmp_path / "b", checkpoint_sha256="b", ap_rule="area")
+    write(tmp_path / "same weights, newer", ap_rule="area", date="2026-02-01")
     titles = [one.average_precision([]).title for one in group(find([tmp_path]).evaluated)]
     assert [title[:9] for title in titles] == ["AP (area)", "AP (voc07"]
+    tables = report(tmp_path).tables
+    assert [cell.paper for cell in tables["voc2007_test_paper_paper_area"].rows[0][1]] == [None]
+    assert [cell.runs for cell in dict(tables["table1"].rows)["RobustDet*"]] == [1, 0, 0, 0, 0]
+
+
+def test_a_table_of_the_paper_is_filled_for_each_split_by_itself(tmp_path: Path):
+    write(tmp_path / "a", ap=0.7)
+    write(tmp_path / "b", "pgd_cls", ap=0.5, checkpoint_sha256="b", split="VOC2012 val", date="2026-02-01")
+    tables = {name: table for name, table in report(tmp_path).tables.items() if name.startswith("table1")}
+    found = {name: [cell.ours for cell in dict(table.rows)["RobustDet*"][:2]] for name, table in tables.items()}
+    assert found == {
+        "table1_voc2007_test": [pytest.approx(70), None],
+        "table1_voc2012_val": [None, pytest.approx(50)],
+    }
+    assert tables["table1_voc2012_val"].title.endswith("(ours on VOC2012 val, suite=paper, protocol=paper)")
+    Page(render(report(tmp_path), FLAGS))
+
+
+def test_a_checkpoints_own_tables_hold_all_its_records(tmp_path: Path):
+    """Though its run was at hand in one evaluation and not in the other."""
+    write(tmp_path / "a", "clean", ap=0.7)
+    write(tmp_path / "copied", "pgd_cls", ap=0.5, training_recipe=None, date="2026-02-01")
+    (one,) = group(find([tmp_path]).evaluated)
+    assert [cell.ours for cell in one.per_class(one.checkpoints[0]).rows[0][1]] == pytest.approx([80, 80])
 
 
 def test_per_class_precision_is_marked_like_the_mean(tmp_path: Path):
@@ -275,7 +303,7 @@ def test_every_table_is_written_three_ways_and_every_record_is_a_line(outputs: P
     kinds = Counter(file.suffix for file in files)
     assert kinds[".md"] == kinds[".tex"] == kinds[".csv"] - 1 > 4
     assert "46.1 (45.9)" in (tmp_path / "tables" / "table1.md").read_text()
-    assert "(suite=paper, protocol=paper)" in (tmp_path / "tables" / "table1.tex").read_text()
+    assert "(ours on VOC2007 test, suite=paper, protocol=paper)" in (tmp_path / "tables" / "table1.tex").read_text()
     lines = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "records.csv").read_text())))
     assert len(lines) == len(find([outputs]).evaluated)
     (dag,) = [line for line in lines if line["attack"] == "dag"]
@@ -305,7 +333,7 @@ def test_the_page_needs_nothing_beside_itself_and_its_links_lead_somewhere(outpu
 def test_the_page_says_it_all(outputs: Path):
     page = Page(render(report(outputs), FLAGS))
     for part in (
-        "Table 1: mAP (VOC07, 11-point) on PASCAL VOC 2007 test (suite=paper, protocol=paper)",
+        "Table 1: mAP (VOC07, 11-point) on PASCAL VOC 2007 test (ours on VOC2007 test, suite=paper, protocol=paper)",
         "AP (voc07) on VOC2007 test (suite=paper, protocol=authors)",
         "RobustDet* 74.8 paper 74.8 46.1 paper 45.9 48.8 paper 49.1 34.4 paper 48.0 29.2 ⚑a paper 56.6",
         "⚑a outside_ball : changed by more than ε = 8/255",

@@ -69,7 +69,7 @@ def test_the_yaml_holds_the_papers_numbers(name):
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_table_can_be_filled_and_written(path):
     table = spec(path.stem)
-    filled = fill(table, [record(table.rows[0].experiment, "clean", 0.5)])
+    filled = fill(table, [replace(record(table.rows[0].experiment, "clean", 0.5), ap_rule=table.rule)])
     for write in (to_markdown, to_latex, to_csv):
         assert "50.0" in write(filled)
         assert "Clean" in write(filled)
@@ -117,6 +117,7 @@ def test_what_may_not_enter_a_table_does_not():
         record("voc_std", "clean", 0.9, tabled=False),
         record("voc_std", "clean", 0.9, suite="reliable"),
         record("voc_std", "clean", 0.9, protocol="authors"),
+        replace(record("voc_std", "clean", 0.9), ap_rule="area"),
     ]
     assert row(fill(spec("table1"), strangers), "SSD")[0].ours is None
 
@@ -131,6 +132,41 @@ def test_the_newest_whole_record_counts():
     for given in (records, records[::-1]):
         cell = row(fill(spec("table1"), given), "SSD")[0]
         assert (cell.ours, cell.spread, cell.runs) == (pytest.approx(70), None, 1)
+
+
+def test_a_row_is_of_one_training_and_says_when_there_are_more():
+    older = {"training_recipe": "x", "date": "2026-01-01"}
+    records = [
+        record("voc_std", "clean", 0.77, **older),
+        record("voc_std", "pgd_cls", 0.018, **older),
+        record("voc_std", "clean", 0.10, training_recipe="y", date="2026-02-01"),
+        record("voc_std", "cwa", 0.012, training_recipe="x", date="2026-03-01", images=64),
+    ]
+    note = "voc_std was trained or evaluated in 2 ways that differ in more than the seed: the newest is shown"
+    for table, title in ((fill(spec("table1"), records), "SSD"), (summary(records), "voc_std")):
+        clean, *attacked = row(table, title)
+        assert clean.ours == pytest.approx(10)
+        assert [cell.ours for cell in attacked] == [None] * len(attacked)
+        assert table.notes[-1] == note
+    unknown = [replace(r, run=replace(r.run, training_recipe=None, checkpoint_sha256=str(r.date))) for r in records]
+    assert [cell.ours for cell in row(fill(spec("table1"), unknown), "SSD")][1:] == [None] * 4
+
+
+def test_a_row_is_of_one_split_and_one_rule_of_average_precision():
+    for changed in ({"split": "VOC2012 val", "split_size": 5823, "images": 5823}, {"data": "VOC 2012"}):
+        records = [record("voc_std", "clean", 0.7, **changed), record("voc_std", "pgd_cls", 0.1, date="2026-02-01")]
+        table = summary(records)
+        assert [cell.ours for cell in row(table, "voc_std")] == [None, pytest.approx(10)]
+        assert "in 2 ways" in table.notes[0]
+    area = replace(of_seed(1, 0.9), ap_rule="area")
+    cell = row(summary([area, of_seed(0, 0.7, date="2026-02-01")]), "voc_std")[0]
+    assert (cell.ours, cell.runs) == (pytest.approx(70), 1)
+
+
+def test_a_table_is_of_one_split():
+    elsewhere = record("voc_cfr", "clean", 0.7, split="VOC2012 val")
+    with pytest.raises(ValueError, match="table table1: a table is of one split, got records of VOC2007 test, VOC2012"):
+        fill(spec("table1"), [record("voc_std", "clean", 0.7), elsewhere])
 
 
 def of_seed(seed, value, recipe="x", **changes):
@@ -232,6 +268,7 @@ def test_errors_name_the_file_and_the_row():
         "title": "T",
         "suite": "paper",
         "protocol": "paper",
+        "rule": "voc07",
         "columns": {"clean": "Clean"},
         "rows": [{"title": "SSD", "experiment": "voc_std", "paper": [1.0, 2.0]}],
     }
@@ -241,3 +278,5 @@ def test_errors_name_the_file_and_the_row():
         read_spec({**good, "colums": {}}, "t.yaml")
     with pytest.raises(ValueError, match=r"t\.yaml: not a table: 'rows'"):
         read_spec({"name": "t"}, "t.yaml")
+    with pytest.raises(ValueError, match=r"t\.yaml: not a table: .*'rule'"):
+        read_spec({key: value for key, value in good.items() if key != "rule"}, "t.yaml")

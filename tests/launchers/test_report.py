@@ -11,11 +11,15 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from robustdet.analysis.table import TableSpec
+from src.building import table_specs
 from src.composition import CONF, check
 from src.report import report
 from tests.analysis.evaluations import write, write_everything
+from tests.evaluation import scenes
 
 BROWSER = next(
     filter(
@@ -94,6 +98,15 @@ def test_empty_outputs_are_a_clear_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no records .*: nothing to report"):
         report(configuration(f"folders=[{tmp_path}]", f"output={tmp_path / 'report'}"))
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("spec", table_specs(), ids=lambda spec: spec.name)
+def test_a_tables_rule_is_that_of_its_data(spec: TableSpec, tmp_path: Path):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [f"experiment={spec.rows[0].experiment}", f"protocol={spec.protocol}", f"paths.data={tmp_path}"]
+        cfg = hydra.compose("evaluate", overrides)
+    metric = instantiate(cfg.protocol.metrics[instantiate(cfg.data).metric], num_classes=3)
+    assert metric(*scenes.scene(5, 3, 0, difficult=0)).rule == spec.rule
 
 
 @in_browser

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from robustdet.evaluation.record import Record
+from robustdet.evaluation.record import Record, RunInfo
 
 WIDE = 8  # columns that a terminal has room for
 
@@ -23,15 +23,20 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """What a table shows: ``columns`` maps attacks to titles; only records of this suite and protocol enter."""
+    """What a table shows: ``columns`` maps attacks to titles; only records of suite, protocol and AP ``rule`` enter."""
 
     name: str
     title: str
     suite: str
     protocol: str
+    rule: str
     columns: dict[str, str]
     rows: list[RowSpec]
     notes: Sequence[str] = ()
+
+    def admits(self, record: Record) -> bool:
+        run = record.run
+        return run.tabled and (run.suite, run.protocol, record.ap_rule) == (self.suite, self.protocol, self.rule)
 
     def paper(self, experiment: str, attack: str) -> float | None:
         """The paper's number, percent, where it has one."""
@@ -63,6 +68,10 @@ class Table:
     notes: Sequence[str] = ()
 
     @property
+    def has_ours(self) -> bool:
+        return any(cell.ours is not None for _, cells in self.rows for cell in cells)
+
+    @property
     def has_paper(self) -> bool:
         return any(cell.paper is not None for _, cells in self.rows for cell in cells)
 
@@ -82,25 +91,24 @@ def read_spec(content: Mapping[str, Any], source: str) -> TableSpec:
 
 
 def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
-    """The table of ``spec`` from those records that belong in it; a row with no number at all is left out."""
-    eligible = [
-        record
-        for record in records
-        if record.run.tabled and (record.run.suite, record.run.protocol) == (spec.suite, spec.protocol)
-    ]
+    """The table of ``spec`` from those records that belong in it; a row with no number at all is left out.
+
+    Raises ValueError where they are of several splits, whose numbers do not compare.
+    """
+    experiments = [row.experiment for row in spec.rows]
+    eligible = [record for record in records if spec.admits(record) and record.run.experiment in experiments]
+    splits = sorted({record.run.split for record in eligible})
+    if len(splits) > 1:
+        raise ValueError(f"table {spec.name}: a table is of one split, got records of {', '.join(splits)}")
     footnotes = _Footnotes()
-    rows = [
-        (
-            row.title,
-            [
-                _cell(_of(eligible, row.experiment, attack), spec.paper(row.experiment, attack), footnotes)
-                for attack in spec.columns
-            ],
-        )
-        for row in spec.rows
-    ]
-    shown = [(title, cells) for title, cells in rows if any(c.ours is not None or c.paper is not None for c in cells)]
-    return Table(spec.title, list(spec.columns.values()), shown, footnotes.texts, [*spec.notes, *_seeds_note(shown)])
+    rows = []
+    for row in spec.rows:
+        ours = _row(eligible, row.experiment)
+        cells = [_cell(_of(ours, attack), spec.paper(row.experiment, attack), footnotes) for attack in spec.columns]
+        if any(cell.ours is not None or cell.paper is not None for cell in cells):
+            rows.append((row.title, cells))
+    notes = [*spec.notes, *_seeds_note(rows), *_newest_notes(eligible, experiments)]
+    return Table(spec.title, list(spec.columns.values()), rows, footnotes.texts, notes)
 
 
 def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: str = "Result") -> Table:
@@ -113,14 +121,17 @@ def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: s
     titles = {attack: title for spec in reversed(specs) for attack, title in spec.columns.items()}
     footnotes = _Footnotes()
     rows = []
-    for experiment in dict.fromkeys(record.run.experiment for record in records):
-        found = [_of(records, experiment, attack) for attack in attacks]
+    experiments = list(dict.fromkeys(record.run.experiment for record in records))
+    for experiment in experiments:
+        ours = _row(records, experiment)
+        found = [_of(ours, attack) for attack in attacks]
         papers = [_paper(of, specs) for of in found]
         rows.append((experiment, [_cell(of, paper, footnotes) for of, paper in zip(found, papers, strict=True)]))
-    columns, notes = [titles.get(attack, attack) for attack in attacks], _seeds_note(rows)
+    columns = [titles.get(attack, attack) for attack in attacks]
+    notes = [*_seeds_note(rows), *_newest_notes(records, experiments)]
     if len(columns) > WIDE:
-        experiments, cells = zip(*rows, strict=True)
-        columns, rows = list(experiments), list(zip(columns, map(list, zip(*cells, strict=True)), strict=True))
+        cells = zip(*(cells for _, cells in rows), strict=True)
+        columns, rows = experiments, list(zip(columns, map(list, cells), strict=True))
     return Table(title, columns, rows, footnotes.texts, notes)
 
 
@@ -144,21 +155,32 @@ class _Footnotes:
         return mark
 
 
-def _of(records: Iterable[Record], experiment: str, attack: str) -> list[Record]:
-    """The newest record, on a whole split if there is one, and the newest of each run that differs only in its seed."""
-    of_attack = [r for r in records if (r.run.experiment, r.attack) == (experiment, attack)]
-    if not of_attack:
-        return []
-    ordered = sorted(of_attack, key=lambda record: (not record.partial, record.date))
-    same = [record for record in ordered if _but_for_seed(record) == _but_for_seed(ordered[-1])]
+def _row(records: Iterable[Record], experiment: str) -> list[Record]:
+    """All records that may stand in one row with the experiment's newest (on a whole split if there is one)."""
+    found = sorted((record for record in records if record.run.experiment == experiment), key=_precedence)
+    return [record for record in found if _but_for_seed(record) == _but_for_seed(found[-1])]
+
+
+def _of(row: Iterable[Record], attack: str) -> list[Record]:
+    """Of a row the newest record under this attack, and the newest of each other run under the very same attack."""
+    found = sorted((record for record in row if record.attack == attack), key=_precedence)
+    same = [record for record in found if _extent(record) == _extent(found[-1])]
     return list({record.run.training_seed: record for record in same}.values())
 
 
-def _but_for_seed(record: Record) -> tuple[Any, ...]:
-    """All that two records must share to be averaged. A checkpoint that comes without its run stands for itself."""
+def _precedence(record: Record) -> tuple[bool, str]:
+    return not record.partial, record.date
+
+
+def _but_for_seed(record: Record) -> tuple[RunInfo, str]:
+    """All that the records of a row share. A checkpoint that comes without its run stands for itself."""
     identity = record.run.checkpoint_sha256 if record.run.training_recipe is None else None
-    run = replace(record.run, seed=0, training_seed=None, checkpoint=None, checkpoint_sha256=identity)
-    return run, record.attack_settings, record.num_images
+    return replace(record.run, seed=0, training_seed=None, checkpoint=None, checkpoint_sha256=identity), record.ap_rule
+
+
+def _extent(record: Record) -> tuple[Any, int]:
+    """What records of a row under one attack must share besides, to be averaged."""
+    return record.attack_settings, record.num_images
 
 
 def _cell(records: Sequence[Record], paper: float | None, footnotes: _Footnotes) -> Cell:
@@ -183,6 +205,19 @@ def _seeds_note(rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
     if not runs:
         return []
     return [f"±: 95 % interval of the mean over seeds (Student's t, {' or '.join(map(str, runs))} runs)"]
+
+
+def _newest_notes(records: Sequence[Record], experiments: Iterable[str]) -> list[str]:
+    """For each experiment of which `_row` leaves records out."""
+    notes = []
+    for experiment in experiments:
+        kinds = {_but_for_seed(record) for record in records if record.run.experiment == experiment}
+        if len(kinds) > 1:
+            notes.append(
+                f"{experiment} was trained or evaluated in {len(kinds)} ways that differ in more than the seed: "
+                "the newest is shown"
+            )
+    return notes
 
 
 def _paper(records: Sequence[Record], specs: Sequence[TableSpec]) -> float | None:

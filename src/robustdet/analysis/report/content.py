@@ -11,7 +11,7 @@ from pathlib import Path
 
 from robustdet.analysis.rendering import to_csv, to_latex, to_markdown
 from robustdet.analysis.report.findings import Evaluated, Findings
-from robustdet.analysis.report.groups import Group, group, newest_only, provenance
+from robustdet.analysis.report.groups import Group, group, provenance, slug
 from robustdet.analysis.report.pareto import Sweep, training_sweeps
 from robustdet.analysis.table import Table, TableSpec, fill
 
@@ -25,14 +25,10 @@ fabricated_clean fabricated flags seconds date file
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper with ours beside it."""
+    """A table of the paper with ours beside it, under the name of its files."""
 
-    spec: TableSpec
+    name: str
     table: Table
-
-    @property
-    def has_ours(self) -> bool:
-        return any(cell.ours is not None for _, cells in self.table.rows for cell in cells)
 
 
 @dataclass(frozen=True)
@@ -59,15 +55,22 @@ class Report:
 
     @cached_property
     def paper_tables(self) -> list[PaperTable]:
-        tables = []
-        for spec in self.specs:
-            records = [r for g in self.groups if g.fits(spec) for r in g.records]
-            table = fill(spec, records)
-            ours = [r for r in records if r.run.experiment in {row.experiment for row in spec.rows}]
-            title = f"{table.title} ({provenance(spec.suite, spec.protocol)})"
-            table = replace(table, title=title, notes=[*table.notes, *newest_only(ours)])
-            tables.append(PaperTable(spec, table))
-        return tables
+        return [paper for spec in self.specs for paper in self._filled(spec)]
+
+    def _filled(self, spec: TableSpec) -> list[PaperTable]:
+        """A table for each split that ours are of; the paper's numbers alone where there is none."""
+        setting = provenance(spec.suite, spec.protocol)
+        filled = {one.split: fill(spec, one.records) for one in self.groups if one.fits(spec)}
+        ours = {split: table for split, table in filled.items() if table.has_ours}
+        if not ours:
+            return [PaperTable(spec.name, _retitled(fill(spec, []), setting))]
+        return [
+            PaperTable(
+                spec.name if len(ours) == 1 else f"{spec.name}_{slug(split)}",
+                _retitled(table, f"ours on {split}, {setting}"),
+            )
+            for split, table in ours.items()
+        ]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -93,13 +96,17 @@ class Report:
     @property
     def tables(self) -> dict[str, Table]:
         """Every table by the name of its files; those not for comparison say so in it."""
-        named = {paper.spec.name: paper.table for paper in self.paper_tables if paper.has_ours}
+        named = {paper.name: paper.table for paper in self.paper_tables if paper.table.has_ours}
         for one in self.groups:
             named[one.key] = one.average_precision(self.specs)
             if one.each_checkpoint is not None:
                 named[f"{one.key}_each_checkpoint"] = one.each_checkpoint
             named |= {f"{one.key}_per_class_{c.experiment}_{c.hash}": one.per_class(c) for c in one.checkpoints}
         return named
+
+
+def _retitled(table: Table, setting: str) -> Table:
+    return replace(table, title=f"{table.title} ({setting})")
 
 
 def write_tables(report: Report, folder: Path) -> list[Path]:

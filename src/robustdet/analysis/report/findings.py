@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -127,10 +127,14 @@ def _read(files: Iterable[Path], read: Callable[[Path], Found], damaged: list[Da
 
 
 def newest(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
-    """One of each weights, split, suite, protocol and attack: the newest, and one on the whole split before others."""
-    best: dict[tuple[str | None, ...], Evaluated] = {}
+    """One of each weights, attack and `setting`: the newest, and one on the whole split before others."""
+    best: dict[tuple[Any, ...], Evaluated] = {}
     for found in sorted(evaluated, key=lambda found: (not found.record.partial, found.record.date)):
         run = found.record.run
-        key = (run.experiment, run.checkpoint_sha256, run.split, run.suite, run.protocol, found.record.attack)
-        best[key] = found
+        best[run.experiment, run.checkpoint_sha256, found.record.attack, *setting(found.record)] = found
     return list(best.values())
+
+
+def setting(record: Record) -> tuple[str, str, str, bool, str]:
+    """What numbers must share to stand side by side: split, suite, protocol, whether tabled, rule of AP."""
+    return record.run.split, record.run.suite, record.run.protocol, record.run.tabled, record.ap_rule

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from robustdet.analysis.report.findings import Evaluated
+from robustdet.analysis.report.findings import Evaluated, setting
 from robustdet.analysis.report.pareto import Sweep, sweeps
 from robustdet.analysis.table import Table, TableSpec, summary
 from robustdet.evaluation.record import Record
@@ -43,7 +43,7 @@ class Group:
     def key(self) -> str:
         """Names the group in links and file names."""
         parts = ["" if self.tabled else "not for comparison", self.split, self.suite, self.protocol, self.rule]
-        return "_".join(re.findall(r"[a-z0-9]+", " ".join(parts).lower()))
+        return slug(" ".join(parts))
 
     @property
     def records(self) -> list[Record]:
@@ -51,7 +51,7 @@ class Group:
 
     def fits(self, spec: TableSpec) -> bool:
         """Whether these records may enter that table."""
-        return self.tabled and (spec.suite, spec.protocol) == (self.suite, self.protocol)
+        return spec.admits(self.records[0])  # and so all of them: they share what it looks at
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
@@ -76,9 +76,7 @@ class Group:
     def average_precision(self, specs: Sequence[TableSpec]) -> Table:
         """AP of every experiment under every attack, beside the paper's where the paper has this very setting."""
         fitting = [spec for spec in specs if self.fits(spec)]
-        return self._named(
-            summary(self.records, fitting, f"AP ({self.rule}) on {self.split}"), *newest_only(self.records)
-        )
+        return self._named(summary(self.records, fitting, f"AP ({self.rule}) on {self.split}"))
 
     @property
     def each_checkpoint(self) -> Table | None:
@@ -86,7 +84,7 @@ class Group:
         if len(self.checkpoints) == len({checkpoint.experiment for checkpoint in self.checkpoints}):
             return None
         records = [
-            replace(found.record, run=replace(found.record.run, experiment=checkpoint.name))
+            _of_weights(found.record, checkpoint.name)
             for checkpoint in self.checkpoints
             for found in checkpoint.evaluated
         ]
@@ -95,7 +93,7 @@ class Group:
     def per_class(self, checkpoint: Checkpoint) -> Table:
         """AP of each class: classes down, attacks across. A class without objects has no row."""
         records = [
-            replace(found.record, map=value, run=replace(found.record.run, experiment=name))
+            replace(_of_weights(found.record, name), map=value)
             for found in checkpoint.evaluated
             for name, value in found.record.per_class.items()
             if value is not None
@@ -104,11 +102,15 @@ class Group:
         attacks_down = bool(records) and table.columns[0] != records[0].attack  # as `summary` lays out many attacks
         return self._named(_transposed(table) if attacks_down else table)
 
-    def _named(self, table: Table, *notes: str) -> Table:
+    def _named(self, table: Table) -> Table:
         """With suite and protocol in its title: no number may be without."""
         warning = "" if self.tabled else "; not for comparison"
-        title = f"{table.title} ({provenance(self.suite, self.protocol)}{warning})"
-        return replace(table, title=title, notes=[*table.notes, *notes])
+        return replace(table, title=f"{table.title} ({provenance(self.suite, self.protocol)}{warning})")
+
+
+def slug(text: str) -> str:
+    """For links and file names."""
+    return "_".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def provenance(suite: str, protocol: str) -> str:
@@ -133,9 +135,13 @@ def group(evaluated: Iterable[Evaluated], specs: Sequence[TableSpec] = ()) -> li
 
     groups: dict[tuple[str, str, str, bool, str], list[Evaluated]] = {}
     for found in sorted(evaluated, key=order):
-        run = found.record.run
-        groups.setdefault((run.split, run.suite, run.protocol, run.tabled, found.record.ap_rule), []).append(found)
+        groups.setdefault(setting(found.record), []).append(found)
     return [Group(*key, groups[key]) for key in sorted(groups)]
+
+
+def _of_weights(record: Record, title: str) -> Record:
+    """For a table whose rows stand for weights, not for their training: ``title`` is the row's."""
+    return replace(record, run=replace(record.run, experiment=title, training_recipe=None))
 
 
 def _transposed(table: Table) -> Table:
@@ -146,18 +152,6 @@ def _transposed(table: Table) -> Table:
 
 def _place(name: str, names: Sequence[str]) -> int:
     return names.index(name) if name in names else len(names)
-
-
-def newest_only(records: Iterable[Record]) -> list[str]:
-    """A note for each experiment that was trained with several recipes: a table's row shows the newest alone."""
-    recipes: dict[str, set[str | None]] = {}
-    for record in records:
-        recipes.setdefault(record.run.experiment, set()).add(record.run.training_recipe)
-    return [
-        f"{experiment} was trained in {len(of)} ways that differ in more than the seed: the newest is shown"
-        for experiment, of in recipes.items()
-        if len(of) > 1
-    ]
 
 
 def describe(settings: Any) -> str:
