@@ -24,7 +24,7 @@ def measure(setting: Setting) -> list[Row]:
     def routing_detached() -> None:
         with torch.no_grad():
             routing = robust.aid(images)
-        bare(lambda leaf: robust(leaf, routing=routing), images)
+        bare(lambda leaf: executed(robust, "auto")(leaf, routing=routing), images)
 
     works: dict[str, Any] = {
         "SSD": lambda: bare(plain, images),

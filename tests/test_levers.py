@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from robustdet.attacks import MTD, LInf
 from robustdet.defences.aa_conv import AAConv2d
@@ -88,26 +92,43 @@ def test_recomputing_changes_nothing_at_all(execution: str, channels_last: bool)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations():
-    def kept(model: Any) -> int:
-        """Bytes that the graph of one update holds on to, each storage once, parameters apart."""
-        model.requires_grad_(True)
-        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        storages: dict[int, int] = {}
+class Made(TorchDispatchMode):
+    """Remembers, without holding, every tensor that an operation makes."""
 
-        def pack(saved: Tensor) -> Tensor:
-            storage = saved.untyped_storage()
-            if storage.data_ptr() not in own:
-                storages[storage.data_ptr()] = storage.nbytes()
-            return saved
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[weakref.ref[Tensor]] = []
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            raw = model(images(8))
-        del raw
-        return sum(storages.values())
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        result = operation(*arguments, **(keywords or {}))
+        self.tensors += [weakref.ref(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        return result
 
-    model = build_detector("tiny_robust_ssd")
-    assert kept(with_levers(model, recompute=True)) < 0.5 * kept(model)
+
+def held(model: Any) -> int:
+    """Bytes that the graph of one forward keeps alive, each storage once, parameters apart."""
+    leaf = images(8).requires_grad_()
+    with Made() as made:
+        raw = model(leaf)
+    gc.collect()
+    alive = [tensor for tensor in (reference() for reference in made.tensors) if tensor is not None]
+    own = {tensor.untyped_storage().data_ptr() for tensor in (leaf, *model.parameters(), *model.buffers())}
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in alive}
+    assert raw.cls_logits.requires_grad
+    return sum(size for pointer, size in storages.items() if pointer not in own)
+
+
+@pytest.mark.parametrize("execution", ["grouped", "per_image"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str, channels_last: bool):
+    learning = build_detector("tiny_robust_ssd", [f"execution={execution}"]).requires_grad_(True)
+    lighter = with_levers(learning, recompute=True, channels_last=channels_last)
+    assert held(lighter) < 0.25 * held(with_levers(learning, channels_last=channels_last))
+    assert all(layer.recompute for layer in lighter.backbone.layers if isinstance(layer, AAConv2d))
+    frozen = with_levers(learning, channels_last=channels_last).requires_grad_(False)
+    mixed = 8 * 4 * sum(layer.weight[0].numel() for layer in frozen.modules() if isinstance(layer, AAConv2d))
+    saved = held(frozen) - held(with_levers(frozen, recompute=True, channels_last=channels_last))
+    assert saved == pytest.approx(mixed, rel=0.02)  # bytes of the kernels of 8 images
 
 
 def test_recomputing_names_a_backbone_that_it_does_not_know():

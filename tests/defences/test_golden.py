@@ -108,7 +108,11 @@ class PerPositive(DetectorVictim):
     @contextmanager
     def borrow(self, targets: Targets) -> Iterator[Any]:
         with super().borrow(targets) as model:
-            yield SimpleNamespace(losses=lambda images: per_positive(model.losses(images)))
+
+            def losses(images: torch.Tensor) -> DetectionLosses:
+                return per_positive(model.losses(images))
+
+            yield SimpleNamespace(losses=losses, localization=lambda images: losses(images).localization)
 
 
 def per_positive(losses: DetectionLosses) -> DetectionLosses:

@@ -144,14 +144,17 @@ class AAConv2d(nn.Module):
 
 
 @contextmanager
-def _mixing_again(
-    layer: AAConv2d, weight: Float[Tensor, "B out in kh kw"], vectors: Float[Tensor, "B K"]
-) -> Iterator[None]:
-    """Inside, where ``layer.recompute`` says so, the graph keeps no mixed kernel: its backward mixes them again."""
+def _mixing_again(layer: AAConv2d, convolved: Float[Tensor, "..."], vectors: Float[Tensor, "B K"]) -> Iterator[None]:
+    """Inside, where ``layer.recompute`` says so, the graph does not keep ``convolved``, the mixed kernels in any shape:
+    its backward mixes them again.
+
+    Of nested hooks PyTorch calls the innermost alone, so a checkpoint around this would keep everything else: who
+    checkpoints sets ``recompute`` to False.
+    """
     if not layer.recompute or torch.compiler.is_compiling():
         yield
         return
-    storage, each, vectors = weight.untyped_storage().data_ptr(), layer.weight[0].numel(), vectors.detach()
+    storage, each, vectors = convolved.untyped_storage().data_ptr(), layer.weight[0].numel(), vectors.detach()
 
     def pack(saved: Tensor) -> Any:
         if saved.untyped_storage().data_ptr() != storage:
@@ -164,7 +167,7 @@ def _mixing_again(
         first, shape, stride, dtype = kept
         with torch.no_grad():
             again = layer.mixed_weight(vectors[first : first + shape.numel() // each])
-        return again.as_strided(shape, stride).to(dtype)
+        return torch.empty_strided(shape, stride, dtype=dtype, device=again.device).copy_(again.reshape(shape))
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
@@ -173,13 +176,11 @@ def _mixing_again(
 def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
     """One convolution for the batch: the images become groups, each with its own kernel."""
     weight, bias = layer.mixed(vectors)
-    with _mixing_again(layer, weight, vectors):
-        y = layer.convolve(
-            x.reshape(1, -1, *x.shape[2:]).contiguous(),  # in channels-last layout, a grouped convolution in double
-            weight.flatten(0, 1).contiguous(),  # precision was seen to give wrong gradients (torch 2.15, CPU)
-            None if bias is None else bias.flatten(),
-            len(x) * layer.groups,
-        )
+    # in channels-last layout, a grouped convolution in double precision was seen to give wrong gradients (2.15, CPU)
+    images, kernels = x.reshape(1, -1, *x.shape[2:]).contiguous(), weight.flatten(0, 1).contiguous()
+    del weight  # where the layout made a copy of it
+    with _mixing_again(layer, kernels, vectors):
+        y = layer.convolve(images, kernels, None if bias is None else bias.flatten(), len(x) * layer.groups)
     return y.view(len(x), -1, *y.shape[2:])
 
 

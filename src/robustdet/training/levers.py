@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -102,5 +103,21 @@ class RecomputedLayers(PlannedLayers):
 
     def _passes(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """What surrounds a block's first and second pass: by the second, the routing cell has been emptied."""
-        cells = [layer.routing for layer in self.layers.modules() if isinstance(layer, AAConv2d)]
-        return nullcontext(), cells[0].use(cells[0].vectors) if cells else nullcontext()
+        layers = [layer for layer in self.layers.modules() if isinstance(layer, AAConv2d)]
+        if not layers:
+            return nullcontext(), nullcontext()
+        cell = layers[0].routing
+        return _mixing_once(layers), _mixing_once(layers, cell.use(cell.vectors))
+
+
+@contextmanager
+def _mixing_once(layers: list[AAConv2d], routing: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """The block's checkpoint drops the mixed kernels with all else; the layers' own hooks would be in its way."""
+    for layer in layers:
+        layer.recompute = False
+    try:
+        with routing or nullcontext():
+            yield
+    finally:
+        for layer in layers:
+            layer.recompute = True
