@@ -31,17 +31,15 @@ def continued(cfg: DictConfig) -> Path | None:
 
     Raises:
         FileNotFoundError: no such file, or no unfinished run of these settings for `ckpt_path=last`.
-        FileExistsError: a new run would be written into the folder of a finished one.
+        FileExistsError: a new run would be written into the folder of another one.
     """
-    settings = fingerprint(cfg)
-    folder = Path(cfg.paths.run)
+    settings, folder = fingerprint(cfg), Path(cfg.paths.run)
     if cfg.ckpt_path == "last":
         folder = newest_unfinished(Path(cfg.paths.outputs), settings, cfg.name)
     elif cfg.ckpt_path is not None:
         return _from_file(cfg, Path(cfg.ckpt_path), settings)
     elif not is_unfinished(folder, settings):
-        if (folder / RUN_FILE).is_file():
-            raise FileExistsError(f"{folder} holds a finished run, which is not overwritten: choose another paths.run")
+        refuse_used(folder, settings)
         return None
     cfg.paths.run = str(folder)
     checkpoint = newest_checkpoint(folder)
@@ -59,6 +57,19 @@ def _from_file(cfg: DictConfig, file: Path, settings: str) -> Path:
     else:
         say(f"A new run that starts from the state in {file}: no unfinished run of these settings is around it")
     return file
+
+
+def refuse_used(folder: Path, settings: str) -> None:
+    """FileExistsError where another run has been: its checkpoints, curves and record would be mixed with this one's."""
+    if (folder / RUN_FILE).is_file():
+        raise FileExistsError(f"{folder} holds a finished run, which is not overwritten: choose another paths.run")
+    if (folder / MARK).is_file() and not is_unfinished(folder, settings):
+        name = read_json(folder / MARK)["experiment"]
+        raise FileExistsError(
+            f"{folder} holds an unfinished run of {name} with other settings: choose another paths.run"
+        )
+    if not (folder / MARK).is_file() and newest_checkpoint(folder):
+        raise FileExistsError(f"{folder} holds checkpoints of an unknown run: choose another paths.run")
 
 
 def newest_unfinished(outputs: Path, settings: str, name: str) -> Path:

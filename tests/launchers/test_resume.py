@@ -9,10 +9,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.clean_stage import fingerprint
 from src.resume import MARK, continued, mark_finished, mark_unfinished
@@ -148,13 +149,29 @@ def test_slurms_signals_save_and_the_job_goes_on_when_it_is_started_again(
     assert len(missing) <= 1  # Lightning logs an update after the hook that saves
 
 
-def test_which_run_goes_on(compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]):
-    cfg = compose("train", *RUN)
-    outputs = Path(cfg.paths.outputs)
+Configured = Callable[..., DictConfig]
 
-    def configured(folder: str, *overrides: str) -> DictConfig:
-        return compose("train", *RUN, f"paths.run={outputs / folder}", *overrides)
 
+@pytest.fixture
+def configured(compose: Callable[..., DictConfig]) -> Configured:
+    """``configured(folder, …)``: the settings of a run in a folder under outputs, with overrides."""
+    base = compose("train", *RUN)
+
+    def of(folder: str, *overrides: str) -> DictConfig:
+        run = f"paths.run={Path(base.paths.outputs) / folder}"
+        return cast(DictConfig, OmegaConf.merge(base, OmegaConf.from_dotlist([run, *overrides])))
+
+    return of
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_which_run_goes_on(configured: Configured, capsys: pytest.CaptureFixture[str]):
+    outputs = Path(configured("new").paths.outputs)
     with pytest.raises(FileNotFoundError, match=r"ckpt_path=last: no unfinished run of shapes_cfr with these settings"):
         continued(configured("new", "ckpt_path=last"))
     for number, folder in enumerate(("old", "newer", "other")):
@@ -171,8 +188,7 @@ def test_which_run_goes_on(compose: Callable[..., DictConfig], capsys: pytest.Ca
         continued(configured("new", "ckpt_path=last"))
 
     file = outputs / "other" / "checkpoints" / "step_4.ckpt"
-    file.parent.mkdir()
-    file.touch()
+    touch(file)
     same = configured("new", "seed=7", f"ckpt_path={file}")
     assert continued(same) == file
     assert same.paths.run == str(outputs / "other")
@@ -180,9 +196,20 @@ def test_which_run_goes_on(compose: Callable[..., DictConfig], capsys: pytest.Ca
     assert continued(elsewhere) == file
     assert elsewhere.paths.run == str(outputs / "new")
     assert "A new run that starts from the state in" in capsys.readouterr().out
-    (outputs / "old" / "run.json").write_text("{}")
-    with pytest.raises(FileExistsError, match=r"old holds a finished run, which is not overwritten"):
-        continued(configured("old"))
+
+
+def test_no_run_starts_in_the_folder_of_another(configured: Configured):
+    outputs = Path(configured("new").paths.outputs)
+    mark_unfinished(configured("killed", "seed=7"))
+    touch(outputs / "killed" / "checkpoints" / "last.ckpt", outputs / "unknown" / "checkpoints" / "last.ckpt")
+    touch(outputs / "finished" / "checkpoints" / "final.ckpt", outputs / "finished" / "run.json")
+    for folder, text in {
+        "finished": "a finished run, which is not overwritten",
+        "killed": "an unfinished run of shapes_cfr with other settings",
+        "unknown": "checkpoints of an unknown run",
+    }.items():
+        with pytest.raises(FileExistsError, match=f"{folder} holds {text}: choose another paths.run"):
+            continued(configured(folder))
 
 
 def test_the_number_of_processes_is_part_of_the_settings(compose: Callable[..., DictConfig]):
