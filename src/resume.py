@@ -2,8 +2,9 @@
 
 `ckpt_path=last` goes on with the newest unfinished run of the same settings under `paths.outputs`; `ckpt_path=FILE`
 with the unfinished run that the file lies in, if its settings are these, else a new run starts from the state in the
-file. A command whose own folder holds an unfinished run of its settings goes on with that: a job that SLURM starts
-again. Nothing can tell a run that was killed from one that is still at work: never go on with the latter.
+file. But a command whose own folder holds an unfinished run of its settings goes on with the newest checkpoint there,
+whatever file it once started from: a job that SLURM starts again. Nothing can tell a run that was killed from one that
+is still at work: never go on with the latter.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def continued(cfg: DictConfig) -> Path | None:
     settings, folder = fingerprint(cfg), Path(cfg.paths.run)
     if cfg.ckpt_path == "last":
         folder = newest_unfinished(Path(cfg.paths.outputs), settings, cfg.name)
-    elif cfg.ckpt_path is not None:
+    elif cfg.ckpt_path is not None and not (is_unfinished(folder, settings) and newest_checkpoint(folder)):
         return _from_file(cfg, Path(cfg.ckpt_path), settings)
     elif not is_unfinished(folder, settings):
         refuse_used(folder, settings)
@@ -55,6 +56,7 @@ def _from_file(cfg: DictConfig, file: Path, settings: str) -> Path:
         cfg.paths.run = str(run)
         say(f"Going on with the run in {run}: {file}")
     else:
+        refuse_used(Path(cfg.paths.run), settings)
         say(f"A new run that starts from the state in {file}: no unfinished run of these settings is around it")
     return file
 

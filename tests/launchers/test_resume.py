@@ -198,7 +198,26 @@ def test_which_run_goes_on(configured: Configured, capsys: pytest.CaptureFixture
     assert "A new run that starts from the state in" in capsys.readouterr().out
 
 
-def test_no_run_starts_in_the_folder_of_another(configured: Configured):
+def test_a_command_that_started_from_a_file_goes_on_with_its_own_run(configured: Configured, tmp_path: Path):
+    file = tmp_path / "elsewhere" / "checkpoints" / "final.ckpt"
+    touch(file)
+    again = configured("mine", f"ckpt_path={file}")
+    assert continued(again) == file
+    mark_unfinished(again)
+    assert continued(again) == file  # killed before its first checkpoint
+    own = Path(again.paths.run) / "checkpoints" / "last.ckpt"
+    touch(own)
+    assert continued(again) == own
+    file.unlink()
+    assert continued(again) == own
+    assert again.paths.run == str(own.parent.parent)
+
+
+@pytest.mark.parametrize("start_from_file", [False, True])
+def test_no_run_starts_in_the_folder_of_another(start_from_file: bool, configured: Configured, tmp_path: Path):
+    file = tmp_path / "elsewhere" / "checkpoints" / "final.ckpt"
+    touch(file)
+    given = [f"ckpt_path={file}"] if start_from_file else []
     outputs = Path(configured("new").paths.outputs)
     mark_unfinished(configured("killed", "seed=7"))
     touch(outputs / "killed" / "checkpoints" / "last.ckpt", outputs / "unknown" / "checkpoints" / "last.ckpt")
@@ -209,7 +228,7 @@ def test_no_run_starts_in_the_folder_of_another(configured: Configured):
         "unknown": "checkpoints of an unknown run",
     }.items():
         with pytest.raises(FileExistsError, match=f"{folder} holds {text}: choose another paths.run"):
-            continued(configured(folder))
+            continued(configured(folder, *given))
 
 
 def test_the_number_of_processes_is_part_of_the_settings(compose: Callable[..., DictConfig]):
