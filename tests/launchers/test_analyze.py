@@ -186,3 +186,13 @@ def test_predict_looks_with_one_detector(compose: Compose, checkpoint: Callable[
     paths = f"[{checkpoint('shapes_std')},{checkpoint('shapes_mtd')}]"
     with pytest.raises(ValueError, match=r"src\.predict looks with one detector, got 2: shapes_std, shapes_mtd"):
         predict(compose("predict", f"ckpt_path={paths}", "image=photo.jpg"), "pgd_cls")
+
+
+@pytest.mark.parametrize("names", [("a/1.jpg", "b/1.jpg"), ("1.jpg", "1.png")])
+def test_photographs_of_one_name_are_refused_before_any_work(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path, names: tuple[str, str]
+):
+    one, other = (str(tmp_path / name) for name in names)
+    cfg = compose("predict", f"ckpt_path={checkpoint('shapes_std')}", f"image=[{one},{other}]")
+    with pytest.raises(ValueError, match=rf"image: what is found in {one} and {other} would be written to the same"):
+        predict(cfg, "pgd_cls")
