@@ -1,12 +1,25 @@
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.optim import SGD
 
-from robustdet.analysis.figures.loss_change import KINDS, PATHS, Influence, LossChanges, learn, notes, pairs
+from robustdet.analysis.figures.loss_change import (
+    KINDS,
+    PATHS,
+    SMALL,
+    Influence,
+    LossChanges,
+    draw_panel,
+    learn,
+    notes,
+    pairs,
+)
 from robustdet.analysis.figures.observation import attacked
+from robustdet.analysis.figures.style import Look
 from tests.analysis.figures.conftest import SIZE
 from tests.attacks import fakes
 
@@ -85,3 +98,13 @@ def test_too_few_images_for_a_pair(build_study, pgd):
 def test_notes_count_the_images_whose_loss_rises():
     rows = [Influence("A", "adv", "clean", str(i), change) for i, change in enumerate([0.1, 0.3, -0.2, 0.2])]
     assert notes(rows) == ["A, adv → clean: the loss of 75 % of 4 images rises, by +0.100 on average"]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_no_image_falls_out_of_the_histogram(sign):
+    """A reach for which sinh(arcsinh(reach)) is rounded towards zero."""
+    reaches = np.random.default_rng(0).uniform(0.1, 10, 100)
+    reach = next(r for r in reaches if SMALL * np.sinh(np.arcsinh(r / SMALL)) < r)
+    axes = Figure().subplots()
+    draw_panel(axes, sign * np.array([reach, reach / 3, 0.01]), Look("black", "o", "-"), reach)
+    assert sum(sum(patch.get_data().values) for patch in axes.patches) == pytest.approx(100)

@@ -169,6 +169,7 @@ def draw(rows: Sequence[Influence], text: str) -> Figure:
 def draw_panel(axes: Axes, changes: Float[np.ndarray, " n"], look: Look, reach: float) -> None:
     """A histogram of changes: rises in full colour, falls pale."""
     edges = SMALL * np.sinh(np.linspace(-1, 1, BINS + 1) * np.arcsinh(reach / SMALL))
+    edges[0], edges[-1] = -reach, reach  # exactly: rounding must not leave the most extreme image out
     shares = 100 * np.histogram(changes, edges)[0] / len(changes)
     falls = edges[1:] <= 1e-9
     axes.stairs(np.where(falls, shares, 0), edges, fill=True, color=look.colour, alpha=0.35)
