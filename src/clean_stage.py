@@ -1,8 +1,8 @@
 """The clean detector that adversarial training starts from: found finished, trained first, or read from a file.
 
 Of several jobs that start at once, one trains it and the others wait. A finished run is recognised by a fingerprint of
-everything that decides its weights (data, model, method, optimiser, schedule, number of updates, seed), so that a short
-trial run is never mistaken for the real clean stage.
+everything that decides its weights (data, model, method, optimiser, schedule, number of updates, seed, overrides of its
+own clean stage), so that a short trial run is never mistaken for the real clean stage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ def fingerprint(cfg: DictConfig) -> str:
     """Hex digest of the part of a training config that decides the weights it ends with."""
     settings = plain(cfg)
     decisive: dict[str, Any] = {key: settings[key] for key in DECISIVE}
-    decisive["warm_start"] = {key: settings["warm_start"][key] for key in ("experiment", "ckpt_path")}
+    start = settings["warm_start"]
+    decisive["warm_start"] = {key: start[key] for key in ("experiment", "ckpt_path")}
+    has_stage = start["experiment"] is not None and start["ckpt_path"] is None
+    if has_stage and start["overrides"]:  # else they decide nothing
+        decisive["warm_start"]["overrides"] = start["overrides"]
     decisive["data"] = {key: value for key, value in settings["data"].items() if key not in IRRELEVANT}
     decisive["data"]["root"] = str(Path(settings["data"]["root"]).resolve())
     decisive["trainer"] = {key: settings["trainer"].get(key) for key in TRAINER_KEYS}
@@ -54,6 +58,14 @@ def write_run(folder: Path, described: dict[str, Any]) -> None:
     partial = folder / f"{RUN_FILE}.partial"
     partial.write_text(json.dumps(described, indent=2) + "\n")
     os.replace(partial, folder / RUN_FILE)
+
+
+def run_that_ended_with(checkpoint: Path) -> dict[str, Any] | None:
+    """The ``run.json`` of the finished run whose result this file is; None for an earlier state, or anyone else's."""
+    checkpoint = checkpoint.resolve()
+    file = checkpoint.parent.parent / RUN_FILE
+    run = read_json(file) if file.is_file() else None
+    return run if run is not None and file.parent / run["checkpoint"] == checkpoint else None
 
 
 def find_finished(outputs: Path, wanted: str) -> Path | None:

@@ -28,18 +28,23 @@ from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch, Detector
 from src.building import Experiment, build, build_trainer, logging_of, plain, prepare, table_specs
-from src.clean_stage import fingerprint
+from src.clean_stage import fingerprint, run_that_ended_with
 from src.composition import launcher
 from src.resume import say
 
 
 def evaluation_folder(cfg: DictConfig) -> Path:
-    """In the folder of the run that wrote the checkpoint, else in `outputs/<name>/<file>`: `evaluation/<suite>`."""
+    """In the folder of the run that wrote the checkpoint, else in `outputs/<name>/<file>`: `evaluation/<suite>`.
+
+    The protocol follows where it is not the paper's, the file where the run did not end with it.
+    """
     checkpoint = Path(cfg.ckpt_path).resolve()
-    inside = checkpoint.parent.name == "checkpoints"
-    run = checkpoint.parent.parent if inside else Path(cfg.paths.outputs) / cfg.name / checkpoint.stem
-    suite = cfg.suite.name if cfg.protocol.name == "paper" else f"{cfg.suite.name}_{cfg.protocol.name}"
-    return run / "evaluation" / suite
+    protocol = [] if cfg.protocol.name == "paper" else [cfg.protocol.name]
+    if checkpoint.parent.name != "checkpoints":
+        run, file = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem, []
+    else:
+        run, file = checkpoint.parent.parent, [] if run_that_ended_with(checkpoint) else [checkpoint.stem]
+    return run / "evaluation" / "_".join([cfg.suite.name, *protocol, *file])
 
 
 def load_weights(cfg: DictConfig, experiment: Experiment) -> Path:
@@ -74,11 +79,14 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunIn
 
 
 def training_of(checkpoint: Path) -> dict[str, Any]:
-    """Seed and recipe (see `RunInfo`) of the run in whose folder the checkpoint lies; nothing where it lies in none."""
-    config = checkpoint.resolve().parent.parent / "config.yaml"
-    if not config.is_file():
+    """Seed and recipe (see `RunInfo`) of the run that ended with this checkpoint.
+
+    Nothing where no run did, nor for a pruned one: such weights are no seed among others.
+    """
+    run = run_that_ended_with(checkpoint)
+    if run is None or run.get("fingerprint") is None:
         return {}
-    cfg = cast(DictConfig, OmegaConf.load(config))
+    cfg = cast(DictConfig, OmegaConf.load(checkpoint.resolve().parent.parent / "config.yaml"))
     seed, cfg.seed, cfg.data.seed = cfg.seed, 0, 0
     return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from robustdet.attacks.sight import what_it_sees
-from src.building import build
-from src.evaluate import fitting_attacks, training_of
+from src.building import build, save_config
+from src.clean_stage import fingerprint
+from src.evaluate import evaluation_folder, fitting_attacks, training_of
 
 
 @pytest.mark.parametrize("experiment", ["shapes_std", "shapes_robustdet"])
@@ -36,17 +38,58 @@ def test_one_override_adds_a_surrogate(compose: Callable[..., DictConfig]):
         fitting_attacks(cfg, build(cfg).model)
 
 
-def trained(cfg: DictConfig, folder: Path) -> dict[str, object]:
-    folder.mkdir()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-    return training_of(folder / "checkpoints" / "final.ckpt")
+def finished(cfg: DictConfig, run: Path, **described: object) -> Path:
+    """The checkpoint of a run that says it ended so, with two earlier states beside it; none holds weights."""
+    (run / "checkpoints").mkdir(parents=True)
+    save_config(cfg, run)
+    for name in ("step_5.ckpt", "last.ckpt", "final.ckpt"):
+        (run / "checkpoints" / name).touch()
+    content = {"checkpoint": "checkpoints/final.ckpt", "fingerprint": fingerprint(cfg), **described}
+    (run / "run.json").write_text(json.dumps(content))
+    return run / "checkpoints" / "final.ckpt"
 
 
 def test_runs_that_differ_only_in_their_seed_have_one_recipe(compose: Callable[..., DictConfig], tmp_path: Path):
     one, other, longer = (
-        trained(compose("train", "experiment=shapes_std", *overrides), tmp_path / name)
+        training_of(finished(compose("train", "experiment=shapes_std", *overrides), tmp_path / name))
         for name, overrides in {"a": ["seed=1"], "b": ["seed=2"], "c": ["seed=1", "trainer.max_steps=11"]}.items()
     )
     assert (one["training_seed"], other["training_seed"]) == (1, 2)
     assert one["training_recipe"] == other["training_recipe"] != longer["training_recipe"]
+
+
+def test_only_what_a_run_ended_with_is_a_seed_of_its_recipe(compose: Callable[..., DictConfig], tmp_path: Path):
+    cfg = compose("train", "experiment=shapes_std")
+    final = finished(cfg, tmp_path / "whole")
+    assert training_of(final)
+    for earlier in ("step_5.ckpt", "last.ckpt"):
+        assert training_of(final.with_name(earlier)) == {}
+    assert training_of(finished(cfg, tmp_path / "pruned", fingerprint=None)) == {}
+    interrupted = finished(cfg, tmp_path / "interrupted")
+    (tmp_path / "interrupted" / "run.json").unlink()
+    assert training_of(interrupted) == {}
     assert training_of(tmp_path / "elsewhere" / "final.ckpt") == {}
+
+
+def test_a_shortened_clean_stage_is_part_of_a_recipe(compose: Callable[..., DictConfig]):
+    short = 'warm_start.overrides=["trainer.max_steps=5"]'
+    warm, std, file = ["experiment=shapes_mtd_warm"], ["experiment=shapes_std"], "warm_start.ckpt_path=clean.ckpt"
+    whole, shortened = (fingerprint(compose("train", *warm, *more)) for more in ([], [short]))
+    assert whole != shortened
+    for without_stage in (std, [*warm, file]):
+        assert fingerprint(compose("train", *without_stage)) == fingerprint(compose("train", *without_stage, short))
+
+
+def test_every_checkpoint_of_a_run_has_records_of_its_own(compose: Callable[..., DictConfig], tmp_path: Path):
+    final = finished(compose("train", "experiment=shapes_std"), tmp_path / "run")
+
+    def folder(checkpoint: Path, *overrides: str) -> Path:
+        return evaluation_folder(
+            compose("evaluate", "experiment=shapes_std", "suite=quick", f"ckpt_path={checkpoint}", *overrides)
+        )
+
+    assert folder(final) == tmp_path / "run" / "evaluation" / "quick"
+    assert folder(final, "protocol=authors") == tmp_path / "run" / "evaluation" / "quick_authors"
+    assert folder(final.with_name("step_5.ckpt")) == tmp_path / "run" / "evaluation" / "quick_step_5"
+    elsewhere = tmp_path / "downloads" / "ssd.ckpt"
+    assert folder(elsewhere) == tmp_path / "outputs" / "shapes_std" / "ssd" / "evaluation" / "quick"

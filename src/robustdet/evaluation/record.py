@@ -20,9 +20,9 @@ from robustdet.evaluation.objects import ObjectCounts
 class RunInfo:
     """What was evaluated. A suite that is not ``tabled`` (quick) never enters a table of results.
 
-    ``seed`` is the attacks'. ``training_seed`` is that of the run which wrote the checkpoint, ``training_recipe`` a
-    digest of everything else that decided its weights; runs of one recipe differ in nothing but their seeds. Both are
-    None for a checkpoint that comes without its run.
+    ``seed`` is the attacks'. ``training_seed`` is that of the run which ended with the checkpoint, ``training_recipe``
+    a digest of everything else that decided its weights; runs of one recipe differ in nothing but their seeds. Both are
+    None for a checkpoint that no finished run ended with: an earlier state, a pruned run's, one without its run.
     """
 
     experiment: str
