@@ -31,6 +31,7 @@ from src.building import Experiment, build, build_trainer, logging_of, plain, pr
 from src.clean_stage import fingerprint, run_that_ended_with
 from src.composition import launcher
 from src.resume import say
+from src.surrogate import with_contents
 
 
 def evaluation_folder(cfg: DictConfig) -> Path:
@@ -129,7 +130,7 @@ def evaluate(cfg: DictConfig) -> list[Record]:
         "split": run.split,
     }
     attacks = {"clean": None, **fitting_attacks(cfg, experiment.model)}
-    suite = SuiteEvaluator(attacks, fields["suite"]["attacks"], folder, settings, cfg.seed)
+    suite = SuiteEvaluator(attacks, with_contents(fields["suite"]["attacks"]), folder, settings, cfg.seed)
     trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
     say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
     with logging_of(trainer, cfg):

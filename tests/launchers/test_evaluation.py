@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from robustdet.attacks.sight import what_it_sees
+from robustdet.evaluation.environment import file_sha256
+from robustdet.evaluation.record import Record
 from src.building import build, save_config
 from src.clean_stage import fingerprint
-from src.evaluate import evaluation_folder, fitting_attacks, training_of
+from src.evaluate import evaluate, evaluation_folder, fitting_attacks, training_of
 
 
 @pytest.mark.parametrize("experiment", ["shapes_std", "shapes_robustdet"])
@@ -36,6 +39,41 @@ def test_one_override_adds_a_surrogate(compose: Callable[..., DictConfig]):
     cfg = compose("evaluate", "experiment=shapes_std", "suite=reliable", override)
     with pytest.raises(Exception, match=r"the surrogate missing\.ckpt needs .*missing\.ckpt, which does not exist"):
         fitting_attacks(cfg, build(cfg).model)
+
+
+def save_weights(cfg: DictConfig, file: Path) -> Path:
+    """Initial ones, which depend on the seed."""
+    torch.save({"state_dict": {f"model.{key}": value for key, value in build(cfg).model.state_dict().items()}}, file)
+    return file
+
+
+def test_a_surrogate_is_known_by_its_content(compose: Callable[..., DictConfig], tmp_path: Path):
+    seeds = [compose("train", "experiment=shapes_std", f"seed={seed}") for seed in range(3)]
+    victim, surrogate = (save_weights(cfg, finished(cfg, tmp_path / f"{cfg.seed}")) for cfg in seeds[:2])
+    transfer = [
+        "+attack@suite.attacks.transfer=transfer",
+        "suite.attacks.transfer.attack.steps=1",
+        f"suite.attacks.transfer.surrogate.ckpt_path={surrogate}",
+    ]
+    only = ["suite=quick", "~suite.attacks.pgd_cls", "~suite.attacks.pgd_loc", "suite.max_images=3", "pictures=0"]
+    command = ["experiment=shapes_std", f"ckpt_path={victim}", *only, *transfer]
+
+    def evaluated() -> tuple[Record, set[str]]:
+        """The record of transfer, and what is stored: one folder for each attack with all its settings."""
+        (record,) = (one for one in evaluate(compose("evaluate", *command)) if one.attack == "transfer")
+        return record, {file.name for file in (tmp_path / "0" / "evaluation" / "quick" / "detections").iterdir()}
+
+    first, stored = evaluated()
+    assert sorted(name.partition("-")[0] for name in stored) == ["clean", "transfer"]
+    assert first.attack_settings["surrogate"]["sha256"] == file_sha256(surrogate)
+    again, same = evaluated()
+    assert (again.seconds, same) == (first.seconds, stored)  # nothing was measured again
+    save_weights(seeds[2], surrogate)
+    other, more = evaluated()
+    assert [name.partition("-")[0] for name in more - stored] == ["transfer"]
+    assert other.attack_settings["surrogate"]["sha256"] == file_sha256(surrogate)
+    assert other.attacked_losses != first.attacked_losses
+    assert other.clean_losses == first.clean_losses
 
 
 def finished(cfg: DictConfig, run: Path, **described: object) -> Path:
