@@ -355,6 +355,15 @@ def test_the_page_says_it_all(outputs: Path):
     assert any(r"\caption{Table 1" in text for text in downloads)
 
 
+def test_the_page_shows_a_mean_over_seeds_and_says_what_the_interval_is(tmp_path: Path):
+    for seed, ap in enumerate((0.70, 0.74, 0.75)):
+        write(tmp_path / str(seed), "clean", ap, training_seed=seed, checkpoint_sha256=str(seed) * 64)
+    text = Page(render(report(tmp_path), FLAGS)).text
+    assert "RobustDet* 73.0 ± 6.6 paper 74.8" in text  # 6.6: see test_table.py
+    assert "the true mean over seeds lies within ± of it with 95 % confidence (Student's t)." in text
+    assert "spread over checkpoints" not in text
+
+
 def test_text_of_records_is_never_markup(tmp_path: Path):
     write(tmp_path, experiment="<script>alert(1)</script>", flags=["<b>bold</b>"], num_images=10)
     page = Page(render(report(tmp_path), FLAGS))

@@ -74,7 +74,7 @@ def to_csv(table: Table) -> str:
 
 
 def _cell_text(cell: Cell) -> str:
-    """``45.9 ± 0.4* (46.1)``: ours, its spread over checkpoints, marks, the paper's."""
+    """``45.9 ± 0.4* (46.1)``: ours, its interval over seeds, marks, the paper's."""
     text = ABSENT if cell.ours is None else f"{cell.ours:.1f}"
     if cell.spread is not None:
         text += f" ± {cell.spread:.1f}"
