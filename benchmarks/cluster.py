@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,16 @@ CASES = [
     *(Case(TINY, 16, kernels, 96) for kernels in (1, 8)),
     *(Case(TINY, 16, 4, size) for size in (192, 288)),
 ]
+
+
+# The paper's updates of 32 images, classes, and MB an image (archive size / images)
+DATA = (("VOC", 40_000, 20, 0.11), ("COCO", 120_000, 80, 0.16))
+
+
+def parameters(case: Case, classes: int) -> int:
+    setting = Setting(torch.device("cpu"), **settings(torch.device("cpu"), quick=True))
+    model = setting.build(case.model, f"num_kernels={case.kernels}", num_classes=classes)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def measure(case: Case) -> Cost:
@@ -125,7 +135,7 @@ def plan(
         "gpus": gpus,
         "updates": updates / gpus,
         "step_seconds": step,
-        "communication_share": communication / step,
+        "communication": communication,
         "hours": updates / gpus * step / 3600,
         "gpu_hours": updates * step / 3600,
         "clean_images_per_second_and_node": images / 2 * min(gpus, cluster.gpus_per_node) / step,
@@ -157,14 +167,18 @@ def main() -> None:
             flush=True,
         )
     largest = Case(FULL, 8, 4, 300)
-    print("\n| data | GPUs | updates | s/step | of it communication | hours | GPU-hours | clean images/s and node |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, updates in (("VOC", 40_000), ("COCO", 120_000)):
+    columns = ["data", "GPUs", "updates", "s/update", "of it communication", "hours", "GPU-hours"]
+    columns += ["clean images/s and node", "MB/s and node"]
+    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for name, updates, classes, megabytes in DATA:
+        cost = replace(costs[largest], parameters=parameters(largest, classes))
         for gpus in (1, 8, 64):
-            p = plan(costs[largest], largest.images, updates, gpus, Cluster(args.teraflops))
+            p = plan(cost, largest.images, updates, gpus, Cluster(args.teraflops))
+            clean, step, waiting = p["clean_images_per_second_and_node"], p["step_seconds"], p["communication"]
             print(
-                f"| {name} | {gpus} | {p['updates']:.0f} | {p['step_seconds']:.3f} | {p['communication_share']:.0%} | "
-                f"{p['hours']:.1f} | {p['gpu_hours']:.0f} | {p['clean_images_per_second_and_node']:.0f} |"
+                f"| {name} | {gpus} | {p['updates']:,.0f} | {step:.3f} | "
+                f"{1000 * waiting:.0f} ms, {waiting / step:.0%} | {p['hours']:.1f} | "
+                f"{p['gpu_hours']:.1f} | {clean:.0f} | {clean * megabytes:.0f} |"
             )
 
 

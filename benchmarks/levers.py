@@ -11,7 +11,7 @@ from benchmarks.rows import Row
 from benchmarks.setting import Setting
 from benchmarks.steps import bare, scalar
 from benchmarks.timing import interleaved
-from robustdet.training.levers import Levers
+from robustdet.training.levers import Levers, factors_of_10_bits
 
 
 def measure(setting: Setting, compiled: bool) -> list[Row]:
@@ -41,10 +41,18 @@ def effect(setting: Setting, name: str, levers: dict[str, bool], work: Callable[
     Levers(**off).apply(without)
     Levers(**off | levers).apply(with_lever)
     images = setting.batch_of(setting.batch, without.input_size).images
-    works = {"without": lambda: work(without, images), "with": lambda: work(with_lever, images)}
+    rounded = levers.get("tf32")
+
+    def lifted() -> None:
+        with factors_of_10_bits(rounded):
+            work(with_lever, images)
+
+    works = {"without": lambda: work(without, images), "with": lifted}
     seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)
     with torch.no_grad():
-        one, other = without(images).cls_logits, with_lever(images).cls_logits
+        one = without(images).cls_logits
+        with factors_of_10_bits(rounded):
+            other = with_lever(images).cls_logits
     difference = float((one - other).abs().max() / one.abs().max())
     kind = "forward + input-backward" if work is bare else "forward + full backward"
     note = f"{name}, batch {setting.batch}, {kind}; largest difference of a logit / largest logit: {difference:.0e}"
@@ -58,8 +66,12 @@ def bfloat16(setting: Setting) -> Row:
     images = setting.batch_of(setting.batch, model.input_size).images
 
     def mixed() -> None:
+        model.requires_grad_(True)
         with torch.autocast(setting.device.type, torch.bfloat16):
-            update(model, images)
+            value = scalar(model(images))
+        value.backward()
+        model.requires_grad_(False)
+        model.zero_grad()
 
     works = {"without": lambda: update(model, images), "with": mixed}
     seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)

@@ -34,12 +34,12 @@ class Setting:
     ap_images: int
     repeats: int
 
-    def build(self, name: str, *overrides: str) -> Any:
+    def build(self, name: str, *overrides: str, num_classes: int = 20) -> Any:
         """The network on the device, in evaluation mode, its parameters asking for no gradient."""
         torch.manual_seed(0)
         with initialize_config_dir(str(CONF / "model"), version_base=None):
             config = compose(name, overrides=list(overrides))
-        return instantiate(config, num_classes=20).to(self.device).eval().requires_grad_(False)
+        return instantiate(config, num_classes=num_classes).to(self.device).eval().requires_grad_(False)
 
     def batch_of(self, count: int, size: int, objects: int = 3, seed: int = 0) -> Batch:
         """``count`` images of noise, each with ``objects`` random boxes."""

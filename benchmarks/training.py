@@ -62,8 +62,10 @@ def overhead(setting: Setting) -> list[Row]:
         "training step": step,
     }
     seconds = interleaved(works, max(1, setting.repeats - 2), setting.device)
-    # the attack's forwards mine as well: three times on half of the images, once on all for the update
-    share = (1.5 * seconds["assignment"] + 2.5 * seconds["mining"] + seconds["triplets"]) / seconds["training step"]
+    # an update matches all images, and the replay its half once in 20 updates; the attack's three forwards of that half
+    # mine as well as the update's
+    matching, mining = (1 + 0.5 / 20) * seconds["assignment"], 2.5 * seconds["mining"]
+    share = (matching + mining + seconds["triplets"]) / seconds["training step"]
     note = f"{setting.cfr_model}, {images} images, replay: as often as a step does them"
     title = "target assignment + mining + triplet loss / a training step"
     return [

@@ -9,8 +9,10 @@ import sys
 import weakref
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -181,21 +183,30 @@ def test_the_fused_optimiser_is_within_rounding(name: str, optimizer: Any):
     torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-6)
 
 
-def test_tf32_is_set_where_it_is_asked_for_and_left_alone_elsewhere(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # put back afterwards
-    try:
-        for asked, expected in ((None, ("highest", True)), (True, ("high", True)), (False, ("highest", False))):
-            Levers(channels_last=False, tf32=asked).apply(nn.Module())
-            assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == expected
-    finally:
-        torch.set_float32_matmul_precision("highest")
+@pytest.mark.parametrize("end", ["teardown", "exception"])
+def test_tf32_is_set_for_a_run_and_put_back_after_it(end: str):
+    def switches() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before, trainer, module = switches(), Mock(spec=pl.Trainer), Mock(spec=pl.LightningModule, model=nn.Module())
+    for asked, expected in ((None, before), (True, ("high", True)), (False, ("highest", False))):
+        levers = Levers(channels_last=False, tf32=asked)
+        levers.setup(trainer, module, "fit")
+        assert switches() == expected
+        if end == "teardown":
+            levers.teardown(trainer, module, "fit")
+        else:
+            levers.on_exception(trainer, module, OSError())
+        assert switches() == before
 
 
 def test_levers_are_yaml_values_with_the_defaults_of_the_code():
     conf = Path(__file__).parents[1] / "conf"
     values = dict(OmegaConf.load(conf / "callbacks/levers.yaml").levers.items())
     assert values.pop("_target_") == "robustdet.training.levers.Levers"
-    assert vars(Levers(**values)) == vars(Levers())
+    one, other = Levers(**values), Levers()
+    assert values.keys() == {"channels_last", "recompute", "compile", "tf32"}
+    assert all(getattr(one, name) == getattr(other, name) for name in values)
     assert {OmegaConf.load(conf / f"optimizer/{name}.yaml").fused for name in ("sgd", "adamw")} == {None}
     assert OmegaConf.load(conf / "trainer/default.yaml").precision == "32-true"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -43,14 +43,20 @@ class Levers(pl.Callback):
         self.recompute = recompute
         self.compile = compile
         self.tf32 = tf32
+        self.switches = ExitStack()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.switches.enter_context(factors_of_10_bits(self.tf32))
         self.apply(pl_module.model)  # type: ignore[arg-type]
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.switches.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.switches.close()
+
     def apply(self, model: nn.Module) -> None:
-        if self.tf32 is not None:
-            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
-            torch.backends.cudnn.allow_tf32 = self.tf32
+        """All but ``tf32``, which is no property of a model."""
         if self.channels_last:
             lay_channels_last(model)
         if self.recompute:
@@ -63,6 +69,22 @@ class Levers(pl.Callback):
     def prepare_compilation() -> None:
         """MTD asks one forward for two gradients, which a compiled graph refuses once it gave its buffers away."""
         torch._functorch.config.donated_buffer = False
+
+
+@contextmanager
+def factors_of_10_bits(allowed: bool | None) -> Iterator[None]:
+    """The process-wide switches of TF32, which the next job of a sweep finds as they were; None leaves them alone."""
+    if allowed is None:
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def lay_channels_last(model: nn.Module) -> None:
