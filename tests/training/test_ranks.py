@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ConstantLR
 
 from robustdet import ranks
 from robustdet.attacks.objectives import a_cls
 from robustdet.attacks.pgd import PGD
 from robustdet.attacks.threat import LInf
 from robustdet.defences.schedules import Full
-from robustdet.defences.standard import detection_parts
+from robustdet.defences.standard import Standard, detection_parts
 from robustdet.defences.triplet_loss import AllTriplets
+from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, DetectionLosses, Detections, Target
 from tests.defences.conftest import golden_targets
@@ -40,7 +44,8 @@ def losses_of(rows: Tensor, weight: Tensor, positives: Tensor) -> tuple[Tensor, 
 
 def in_one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
+    init = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2, timeout=timedelta(seconds=300))
     weight = WEIGHT.clone().requires_grad_()
     aid, det = losses_of(ROWS[rank::2], weight, POSITIVES[rank::2])
     (aid + det).backward()
@@ -52,7 +57,11 @@ def in_one_of_two(rank: int, folder: Path) -> None:
         "objects": ranks.gathered_objects({"rank": rank}),
         "at_zero": ranks.objects_at_rank_zero(rank),
         "rank": ranks.rank(),
-        "validation": validation_of(["b", "a", "c"] if rank == 0 else ["d", "e", "b"]).compute(),
+        "validation": logged_of(validation_of(["b", "a", "c"] if rank == 0 else ["d", "e", "b"])),
+        "of one image": logged_of(one_routed := validation_of(["a"] if rank == 0 else [])),
+        "routing of one image": one_routed.routing,
+        "of none": logged_of(validation_of([])),
+        "together": ranks.gathered_objects("all the same"),  # nobody is left behind in a message
     }
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -72,13 +81,30 @@ def validation_of(ids: list[str]) -> Validation:
         scores = torch.tensor([score + 0.01, score] if image_id in "ce" else [score])
         validation.targets[image_id] = Target(box, torch.ones(1, dtype=torch.int64), no, no, image_id, (90, 90))
         validation.clean[image_id] = Detections(found, scores, torch.ones(len(found), dtype=torch.int64))
+        validation._routing["clean"][image_id] = torch.tensor([0.25, 0.75])
     return validation
+
+
+def logged_of(validation: Validation) -> dict[str, float]:
+    """What the module makes of it at the end of a validation."""
+    logged: dict[str, float] = {}
+    module = DetectionModule(torch.nn.Identity(), Standard(), SGD, ConstantLR, 0, validation)
+    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    module.on_validation_epoch_end()
+    return logged
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(in_one_of_two, args=(folder,), nprocs=2)
+    other = mp.get_context("spawn").Process(target=in_one_of_two, args=(1, folder))
+    other.start()  # one more process is enough, imports take it seconds
+    threads = torch.get_num_threads()
+    try:
+        in_one_of_two(0, folder)
+    finally:
+        torch.set_num_threads(threads)
+        other.join()
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -107,7 +133,15 @@ def test_they_share_and_gather(both: list[dict[str, Any]]):
 def test_validation_counts_an_image_once_and_equals_a_single_process(both: list[dict[str, Any]]):
     alone = validation_of(["a", "b", "c", "d", "e"]).compute()
     assert 0.5 < alone["AP50_clean"] < 1
-    assert both[0]["validation"] == both[1]["validation"] == alone
+    assert both[0]["validation"] == both[1]["validation"] == {"val/AP50_clean": alone["AP50_clean"]}
+
+
+def test_validation_of_fewer_images_than_processes_leaves_nobody_waiting(both: list[dict[str, Any]]):
+    for found in both:
+        assert found["of one image"] == {"val/AP50_clean": 1.0}
+        assert found["routing of one image"]["clean"].tolist() == [[0.25, 0.75]]
+        assert found["of none"] == {}
+        assert found["together"] == ["all the same"] * 2
 
 
 def test_alone_everything_is_the_identity():

@@ -72,7 +72,7 @@ class DetectionModule(pl.LightningModule):
             self.validation.update(self.model, batch)
 
     def on_validation_epoch_end(self) -> None:
-        if self.validation is not None and self.validation.targets:
+        if self.validation is not None:
             scores = self.validation.compute()  # the same in every process
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
 

@@ -68,16 +68,18 @@ class Validation:
         return dict(zip(ids, (found.to("cpu") for found in model.detect(raw)), strict=True))
 
     def compute(self) -> dict[str, float]:
-        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1].
+        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1]; nothing of no image.
 
-        The same in every process; all of them must call it.
+        The same in every process; all of them must call it, one that has seen no image as well.
         """
         targets, clean, attacked = (_merged(mine) for mine in (self.targets, self.clean, self.attacked))
-        self.routing = {name: torch.stack(list(_merged(mine).values())) for name, mine in self._routing.items() if mine}
+        routing = {name: _merged(mine) for name, mine in self._routing.items()}
+        self.routing = {name: torch.stack(list(rows.values())) for name, rows in routing.items() if rows}
         found = {"AP50_clean": clean} | ({"AP50_attacked": attacked} if self.attack is not None else {})
         self.scores = {
             name: voc_average_precision(detections, targets, self.num_classes, rule="area")
             for name, detections in found.items()
+            if targets
         }
         return {name: score.mean for name, score in self.scores.items()}
 
