@@ -26,12 +26,12 @@ from robustdet.evaluation.record import Record, RunInfo, write_record
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
-from robustdet.types import Attack, Batch, Detector
+from robustdet.types import Attack, Batch
 from src.building import Experiment, build, build_trainer, logging_of, plain, prepare, table_specs
 from src.clean_stage import fingerprint, run_that_ended_with
 from src.composition import launcher
 from src.resume import say
-from src.surrogate import with_contents
+from src.surrogate import require_same_task, surrogates, with_contents
 
 
 def evaluation_folder(cfg: DictConfig) -> Path:
@@ -92,15 +92,20 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
 
 
-def fitting_attacks(cfg: DictConfig, detector: Detector) -> dict[str, Attack | None]:
-    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate."""
+def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> dict[str, Attack | None]:
+    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate.
+
+    Raises ValueError for a surrogate of other classes or another input size.
+    """
     attacks, left_out = {}, {}
     for name, node in cfg.suite.attacks.items():
         if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
             left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
             continue
+        for surrogate in surrogates({} if node is None else plain(node)):
+            require_same_task(surrogate["ckpt_path"], experiment)
         attack = None if node is None else instantiate(node)
-        if what_it_sees(attack) == "discriminator" and not hasattr(detector, "aid"):
+        if what_it_sees(attack) == "discriminator" and not hasattr(experiment.model, "aid"):
             left_out[name] = "this detector has no discriminator"
             continue
         attacks[name] = attack
@@ -129,7 +134,7 @@ def evaluate(cfg: DictConfig) -> list[Record]:
         "root": str(Path(cfg.data.root).resolve()),
         "split": run.split,
     }
-    attacks = {"clean": None, **fitting_attacks(cfg, experiment.model)}
+    attacks = {"clean": None, **fitting_attacks(cfg, experiment)}
     suite = SuiteEvaluator(attacks, with_contents(fields["suite"]["attacks"]), folder, settings, cfg.seed)
     trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
     say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
-from src.building import build
+from src.building import Experiment, build
 
 
 def trained_detector(ckpt_path: str | Path) -> nn.Module:
@@ -21,14 +22,33 @@ def trained_detector(ckpt_path: str | Path) -> nn.Module:
     Raises:
         FileNotFoundError: no such checkpoint, or no config.yaml in the folder that its ``checkpoints/`` is in.
     """
+    detector = build(config_of(ckpt_path)).model
+    detector.load_state_dict(load_checkpoint(ckpt_path).state_dict)
+    return detector.eval()
+
+
+def require_same_task(ckpt_path: str | Path, victim: Experiment) -> None:
+    """Raises ValueError where the surrogate knows other classes than the victim, or takes images of another size."""
+    cfg = config_of(ckpt_path)
+    ours, classes = victim.data.classes, instantiate(cfg.data).classes
+    if classes != ours:
+        text = (
+            f"{len(classes)} classes ({', '.join(classes[:3])}, …), the victim {len(ours)} ({', '.join(ours[:3])}, …)"
+        )
+        raise ValueError(f"the surrogate {ckpt_path} knows {text}: they must be the same, in the same order")
+    size = cfg.model.input_size
+    if size != victim.model.input_size:
+        text = f"images of {size} pixels, the victim of {victim.model.input_size}"
+        raise ValueError(f"the surrogate {ckpt_path} takes {text}")
+
+
+def config_of(ckpt_path: str | Path) -> DictConfig:
     path = Path(ckpt_path).resolve()
     config = path.parent.parent / "config.yaml"
     for file in (path, config):
         if not file.is_file():
             raise FileNotFoundError(f"the surrogate {ckpt_path} needs {file}, which does not exist")
-    detector = build(OmegaConf.load(config)).model  # type: ignore[arg-type]
-    detector.load_state_dict(load_checkpoint(path).state_dict)
-    return detector.eval()
+    return cast(DictConfig, OmegaConf.load(config))
 
 
 def surrogates(fields: Any) -> Iterator[dict[str, Any]]:

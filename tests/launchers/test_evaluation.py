@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ def test_a_detector_meets_the_attacks_that_fit_it(
     experiment: str, compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
 ):
     cfg = compose("evaluate", f"experiment={experiment}", "suite=reliable")
-    attacks = fitting_attacks(cfg, build(cfg).model)
+    attacks = fitting_attacks(cfg, build(cfg))
     said = capsys.readouterr().out
     routed = experiment == "shapes_robustdet"
     assert ("discriminator" in {what_it_sees(attack) for attack in attacks.values()}) is routed
@@ -38,13 +40,26 @@ def test_one_override_adds_a_surrogate(compose: Callable[..., DictConfig]):
     override = "suite.attacks.transfer.surrogate.ckpt_path=missing.ckpt"
     cfg = compose("evaluate", "experiment=shapes_std", "suite=reliable", override)
     with pytest.raises(Exception, match=r"the surrogate missing\.ckpt needs .*missing\.ckpt, which does not exist"):
-        fitting_attacks(cfg, build(cfg).model)
+        fitting_attacks(cfg, build(cfg))
 
 
 def save_weights(cfg: DictConfig, file: Path) -> Path:
     """Initial ones, which depend on the seed."""
     torch.save({"state_dict": {f"model.{key}": value for key, value in build(cfg).model.state_dict().items()}}, file)
     return file
+
+
+def test_a_surrogate_of_another_task_is_refused(compose: Callable[..., DictConfig], tmp_path: Path):
+    checkpoint = finished(compose("train", "experiment=shapes_std"), tmp_path / "surrogate")
+    override = f"suite.attacks.transfer.surrogate.ckpt_path={checkpoint}"
+    cfg = compose("evaluate", "experiment=shapes_std", "suite=reliable", override)
+    animals = replace(build(cfg), data=SimpleNamespace(classes=["cat", "dog"]))
+    text = r"final\.ckpt knows \d+ classes \(\w+, \w+, \w+, …\), the victim 2 \(cat, dog, …\): they must be the same"
+    with pytest.raises(ValueError, match=text):
+        fitting_attacks(cfg, animals)
+    larger = build(compose("evaluate", "experiment=shapes_std", "model.input_size=128"))
+    with pytest.raises(ValueError, match=r"final\.ckpt takes images of 96 pixels, the victim of 128"):
+        fitting_attacks(cfg, larger)
 
 
 def test_a_surrogate_is_known_by_its_content(compose: Callable[..., DictConfig], tmp_path: Path):
