@@ -85,15 +85,15 @@ def against_torchvision(setting: Setting) -> list[Row]:
 def pgd(setting: Setting) -> list[Row]:
     model = setting.build(setting.model)
     batch = setting.batch_of(setting.batch, model.input_size)
-    attack = PGD(a_cls, BALL, 1, "2/255")
+    attack = PGD(a_cls, BALL, setting.steps, "2/255")
     generators = image_generators(0, [target.image_id for target in batch.targets])
     works = {
-        "one PGD step": lambda: attack(DetectorVictim(model), batch.images, batch.targets, generators),
+        "PGD": lambda: attack(DetectorVictim(model), batch.images, batch.targets, generators),
         "forward + input-backward": lambda: bare(model, batch.images),
     }
     seconds = interleaved(works, setting.repeats, setting.device)
-    ratio = seconds["one PGD step"] / seconds["forward + input-backward"]
-    note = f"{setting.model}, batch {setting.batch}, borrowing and matching included"
+    ratio = seconds["PGD"] / setting.steps / seconds["forward + input-backward"]
+    note = f"{setting.model}, batch {setting.batch}, mean of {setting.steps} steps with their borrowing and matching"
     return [Row("attack", "one PGD step / forward + input-backward", ratio, bound=1.05, note=note, seconds=seconds)]
 
 
