@@ -28,10 +28,11 @@ from src.composition import CONF
 RUN_FILE = "run.json"
 DECISIVE = ("model", "method", "optimizer", "scheduler", "seed")
 IRRELEVANT = {"num_workers", "eval_batch_size", "download", "pin_memory"}  # to the weights
-TRAINER_KEYS = ("max_steps", "max_epochs", "limit_train_batches", "precision", "gradient_clip_val")
+TRAINER_KEYS = ("max_steps", "max_epochs", "limit_train_batches", "precision", "gradient_clip_val",
+                "accumulate_grad_batches")  # fmt: skip
 # Overrides of this command that concern the clean stage as well; `warm_start.overrides` adds others.
 PASSED_ON = ("data=", "data.root=", "data.source", "data.download=", "data.num_workers=", "model.weights=", "protocol=",
-             "trainer=", "trainer.", "paths.", "seed=", "logger=", "callbacks=")  # fmt: skip
+             "trainer=", "trainer.", "paths.outputs=", "paths.data=", "seed=", "logger=", "callbacks=")  # fmt: skip
 
 
 def fingerprint(cfg: DictConfig) -> str:

@@ -9,12 +9,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.training.module import DetectionModule
 from src.clean_stage import fingerprint
 from src.resume import MARK, continued, mark_finished, mark_unfinished
 from src.train import train
@@ -39,6 +40,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+Configured = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def configured(compose: Callable[..., DictConfig]) -> Configured:
+    """``configured(folder, …)``: the settings of a run in a folder under outputs, with overrides."""
+    base = compose("train", *RUN)
+
+    def of(folder: str, *overrides: str) -> DictConfig:
+        run = f"paths.run={Path(base.paths.outputs) / folder}"
+        return cast(DictConfig, OmegaConf.merge(base, OmegaConf.from_dotlist([run, *overrides])))
+
+    return of
 
 
 STRAIGHT: list[Path] = []
@@ -116,6 +132,42 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     assert json.loads((run / "run.json").read_text())["updates"] == 9
 
 
+MOMENTS = {  # a hook of the module, and the updates that have been made when it is called
+    "in an update": ("training_step", 4),
+    "before a validation": ("training_step", 3),
+    "in a validation": ("on_validation_epoch_end", 4),
+    "in the last update of an epoch": ("training_step", 5),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("ending", ["error", "SIGTERM"])
+def test_a_run_that_ends_at_any_moment_goes_on_and_leaves_no_gap(
+    ending: str,
+    moment: str,
+    configured: Configured,
+    straight: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    hook, updates = MOMENTS[moment]
+    original = getattr(DetectionModule, hook)
+
+    def ends(module: DetectionModule, *arguments: Any) -> Any:
+        if module.global_step == updates:
+            if ending == "error":
+                raise RuntimeError("the power is off")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(module, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionModule, hook, ends)
+        with pytest.raises(RuntimeError if ending == "error" else SystemExit):
+            train(configured("run"))
+    assert_same(train(configured("run")), straight)
+    assert curve(Path(configured("run").paths.run)) == curve(straight.parent.parent)
+
+
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
 def test_slurms_signals_save_and_the_job_goes_on_when_it_is_started_again(
     name: str,
@@ -147,21 +199,6 @@ def test_slurms_signals_save_and_the_job_goes_on_when_it_is_started_again(
     logged, missing = steps(run), set(steps(straight.parent.parent)) - set(steps(run))
     assert logged == sorted(set(logged))
     assert len(missing) <= 1  # Lightning logs an update after the hook that saves
-
-
-Configured = Callable[..., DictConfig]
-
-
-@pytest.fixture
-def configured(compose: Callable[..., DictConfig]) -> Configured:
-    """``configured(folder, …)``: the settings of a run in a folder under outputs, with overrides."""
-    base = compose("train", *RUN)
-
-    def of(folder: str, *overrides: str) -> DictConfig:
-        run = f"paths.run={Path(base.paths.outputs) / folder}"
-        return cast(DictConfig, OmegaConf.merge(base, OmegaConf.from_dotlist([run, *overrides])))
-
-    return of
 
 
 def touch(*files: Path) -> None:
@@ -234,3 +271,5 @@ def test_no_run_starts_in_the_folder_of_another(start_from_file: bool, configure
 def test_the_number_of_processes_is_part_of_the_settings(compose: Callable[..., DictConfig]):
     alone, two = (compose("train", "experiment=shapes_std", f"trainer={name}") for name in ("cpu", "ddp_cpu"))
     assert fingerprint(alone) != fingerprint(two)
+    summed = compose("train", "experiment=shapes_std", "trainer=cpu", "+trainer.accumulate_grad_batches=2")
+    assert fingerprint(alone) != fingerprint(summed)

@@ -15,9 +15,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.training.pruning import CURVE, MedianPruning
+from src.clean_stage import stage_config
 from src.composition import CONF, check
 from src.sweeps import objectives, processes
 
@@ -162,6 +164,19 @@ def test_sweepers_and_launchers_compose(override: str, plugin: str):
     assert cfg.hydra.runtime.choices[group] == name
     chosen = cfg.hydra.sweeper if group == "hparams_search" else cfg.hydra.launcher
     assert chosen._target_.startswith(f"hydra_plugins.{plugin}.")
+
+
+def test_the_clean_stage_of_a_search_knows_nothing_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    given = ["experiment=shapes_cfr", "hparams_search=loss_weights", f"paths.study={tmp_path}", "loss.gamma=0.5"]
+    given += [f"paths.outputs={tmp_path}", "seed=7", "trainer=cpu"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", [*given, "paths.run=run"], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: Mock(overrides=Mock(task=given)))
+    stage = stage_config(cfg)
+    assert (stage.name, stage.seed, stage.paths.outputs) == ("shapes_std", 7, str(tmp_path))
+    assert "study" not in stage.paths
 
 
 def wandb_sweep() -> dict:
