@@ -47,11 +47,11 @@ def quick(cfg: DictConfig) -> None:
 
 @pytest.fixture
 def checkpoint(compose: Compose, tmp_path: Path) -> Callable[[str], Path]:
-    """A run's folder as training leaves it, without the training."""
+    """A run's folder as training leaves it, without the training. Few detections an image: drawing them takes long."""
 
     def written(experiment: str, run: str = "run") -> Path:
         folder = tmp_path / experiment / run
-        cfg = compose("train", f"experiment={experiment}", f"paths.run={folder}")
+        cfg = compose("train", f"experiment={experiment}", f"paths.run={folder}", "protocol.max_detections=8")
         save_config(cfg, folder)
         path = folder / "checkpoints" / "final.ckpt"
         path.parent.mkdir()
