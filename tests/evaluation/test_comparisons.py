@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from robustdet.attacks.sight import what_it_sees
@@ -96,6 +98,13 @@ def test_chance_is_no_culprit():
     assert not clearly_lower(entry("a", 15), entry("b", 5))
     assert not clearly_lower(entry("a", 15), entry("b", 16))  # one image of 20 may be chance
     assert loss_share(entry("a", 5, loss=2.0), [entry("b", 5), entry("c", 5, loss=2.0)]) == 0
+
+
+def test_an_image_without_a_rival_says_nothing():
+    square, rival = entry("square", 5, loss=2.0), entry("pgd", 5)
+    half = dict(list(rival.outcomes.items())[:10])
+    assert loss_share(square, [replace(rival, outcomes=half)]) == 1.0
+    assert loss_share(square, [replace(rival, outcomes={})]) == 0.0
 
 
 def test_an_attack_says_what_it_sees_or_is_taken_for_a_white_box():

@@ -13,7 +13,7 @@ from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.record import read_records, write_record
 from robustdet.types import Batch
 from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
-from tests.evaluation.records import RUN
+from tests.evaluation.records import RECORD, RUN
 
 EPSILON = "40/255"
 ATTACKS = {
@@ -31,8 +31,7 @@ def evaluator(folder, **changes):
 
 def measured(suite, metric=None):
     """Records without what differs from run to run."""
-    environment = describe_environment("cpu")
-    records = suite.records(metric or VocMetric(3), RUN, environment, CLASSES)
+    records = suite.records(metric or VocMetric(3), RUN, RECORD.environment, CLASSES)  # one environment: HEAD may move
     return [{**vars(r), "seconds": 0, "images_per_second": 0, "date": ""} for r in records]
 
 
@@ -121,6 +120,19 @@ def test_other_settings_start_afresh(detector, tmp_path, change):
     assert evaluator(tmp_path).evaluate_batch(detector, batch) == 12
     fresh = 8 if "attack_settings" in change else 12  # clean images do not depend on an attack's fields
     assert evaluator(tmp_path, **change).evaluate_batch(detector, batch) == fresh
+
+
+def test_an_attack_added_on_fewer_images_is_compared_on_these_alone(detector, tmp_path):
+    (batch,) = quadrant_batches(12, 12)
+    few = Batch(batch.images[:7], batch.targets[:7])
+    names = ("clean", "noise")
+    evaluator(tmp_path, attacks={name: ATTACKS[name] for name in names}).evaluate_batch(detector, batch)
+    added = evaluator(tmp_path)
+    assert added.evaluate_batch(detector, few) == 7  # of pgd_cls alone
+    alone = evaluator(tmp_path / "alone")
+    alone.evaluate_batch(detector, few)
+    assert [one["num_images"] for one in measured(added)] == [7, 7, 7, 7]
+    assert measured(added) == measured(alone)
 
 
 def test_records_survive_the_way_to_the_disk_and_back(detector, tmp_path):

@@ -152,12 +152,15 @@ def clearly_lower(a: Entry, b: Entry) -> bool:
 
 
 def loss_share(entry: Entry, rivals: Sequence[Entry]) -> float:
-    """Share of the images with objects where ``entry`` finds a higher whole loss than each of ``rivals``."""
-    images = [name for name, outcome in entry.outcomes.items() if outcome.measures["positives"] > 0]
-    wins = [
-        _loss(entry.outcomes[name]) > max(_loss(rival.outcomes[name]) for rival in rivals if name in rival.outcomes)
-        for name in images
-    ]
+    """Share of the images with objects where ``entry`` finds a higher whole loss than each of ``rivals``.
+
+    An image that no rival has is left out.
+    """
+    wins = []
+    for name, outcome in entry.outcomes.items():
+        others = [_loss(rival.outcomes[name]) for rival in rivals if name in rival.outcomes]
+        if others and outcome.measures["positives"] > 0:
+            wins.append(_loss(outcome) > max(others))
     return sum(wins) / len(wins) if wins else 0.0
 
 

@@ -93,13 +93,15 @@ class SuiteEvaluator:
     def records(
         self, metric: Metric, run: RunInfo, environment: Environment, class_names: Sequence[str]
     ) -> list[Record]:
-        """One record per attack, from everything that is stored, in the suite's order; then one of the worst case.
+        """One record per attack, in the suite's order; then one of the worst case. All are of the same images.
 
+        These are all images that are stored under every attack: those asked for last, and more where an earlier
+        evaluation of the same attacks asked for more.
         The worst case is over clean images and the attacks inside the ball that most attacks of the suite promise;
         there is none when they are fewer than two.
         """
         targets = self._targets.read()
-        outcomes = {name: store.read() for name, store in self._outcomes.items()}
+        outcomes = of_shared_images({name: store.read() for name, store in self._outcomes.items()})
         epsilons = {name: declared_epsilon(attack) for name, attack in self.attacks.items()}
         settings = {name: self.attack_settings.get(name) for name in self.attacks}
         sees = {name: what_it_sees(attack) for name, attack in self.attacks.items()}
@@ -147,6 +149,15 @@ class SuiteEvaluator:
             Outcome(detections, {**numbers, "seconds": seconds})
             for detections, numbers in zip(found, measures, strict=True)
         ]
+
+
+def of_shared_images(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
+    """The outcomes of those images that every attack has."""
+    shared = set.intersection(*(set(of_attack) for of_attack in outcomes.values()))
+    return {
+        name: {image_id: outcome for image_id, outcome in of_attack.items() if image_id in shared}
+        for name, of_attack in outcomes.items()
+    }
 
 
 def declared_epsilon(attack: Attack | None) -> float | None:
