@@ -53,6 +53,13 @@ class Rounding(QuadrantDetector):
         return super().forward((images * 32).round() / 32)
 
 
+class Detached(QuadrantDetector):
+    """Cuts the image off: no attack can even ask for a gradient."""
+
+    def forward(self, images, generator=None):
+        return super().forward(images.detach())
+
+
 class Randomised(QuadrantDetector):
     """Sees other images each time."""
 
@@ -112,6 +119,15 @@ def test_rounding_of_the_input_is_flagged(tmp_path):
     beaten = [name for name, of_attack in flags.items() if "beaten_by_black_box" in of_attack]
     assert len(beaten) == 1
     assert "loss_beaten_by_black_box" in flags[beaten[0]]
+
+
+def test_a_detector_without_any_gradient_is_evaluated_and_flagged(tmp_path):
+    flags = flags_of(Detached(), tmp_path)
+    assert all("no_gradient" in of_attack for of_attack in flags.values())
+    for name in ("pgd_1", "pgd_10", "eps_20", "eps_40", "eps_255"):
+        assert "loss_not_raised" in flags[name]
+    assert "survives_any_change" in flags["eps_255"]
+    assert any("beaten_by_black_box" in of_attack for of_attack in flags.values())  # Square runs and finds it out
 
 
 def test_a_random_forward_pass_is_flagged(tmp_path):

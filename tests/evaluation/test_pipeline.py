@@ -4,9 +4,10 @@ import json
 import pytest
 import torch
 
-from robustdet.attacks import PGD, LInf
+from robustdet.attacks import PGD, LInf, Transfer
 from robustdet.attacks.noise import Noise
 from robustdet.attacks.objectives import a_cls
+from robustdet.attacks.victim import DetachedError
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.metric import CocoMetric, VocMetric
 from robustdet.evaluation.pipeline import SuiteEvaluator
@@ -198,6 +199,17 @@ def test_a_suite_without_clean_images_is_refused(tmp_path):
 def test_a_detector_in_training_mode_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match=r"training mode: call .eval\(\)"):
         evaluator(tmp_path).evaluate_batch(QuadrantDetector().train(), quadrant_batches(3, 3)[0])
+
+
+def test_a_surrogate_without_a_gradient_is_no_fault_of_the_victim(detector, tmp_path):
+    class Detached(QuadrantDetector):
+        def forward(self, images, generator=None):
+            return super().forward(images.detach())
+
+    transfer = Transfer(Detached(), ATTACKS["pgd_cls"])
+    suite = evaluator(tmp_path, attacks={"clean": None, "transfer": transfer}, attack_settings={})
+    with pytest.raises(DetachedError):
+        suite.evaluate_batch(detector, quadrant_batches(3, 3)[0])
 
 
 def test_the_same_attacked_image_can_be_made_again(detector, tmp_path):

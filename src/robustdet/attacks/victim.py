@@ -111,15 +111,21 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
+class DetachedError(RuntimeError):
+    """What an attack climbs does not depend on the images by differentiable operations: it cannot be made."""
+
+
 def input_gradient(values: Float[Tensor, "B"], images: Images, retain_graph: bool = False) -> Images:
     """Gradient of every image's value to that image, and to nothing else.
 
     Raises:
-        RuntimeError: the values do not depend on the images by differentiable operations.
+        DetachedError: the values do not depend on the images by differentiable operations.
     """
-    if not values.requires_grad:
-        raise RuntimeError("the attack's objective does not depend on the images: the victim detached its gradient")
-    (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=retain_graph)
+    gradient = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise DetachedError("the attack's objective does not depend on the images: the victim detached its gradient")
     return gradient
 
 

@@ -13,7 +13,7 @@ import torch
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.sight import what_it_sees
-from robustdet.attacks.victim import DetectorVictim
+from robustdet.attacks.victim import DetachedError, DetectorVictim
 from robustdet.evaluation.comparisons import Entry, suite_flags
 from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.measuring import VERSION, measure
@@ -74,12 +74,20 @@ class SuiteEvaluator:
         return evaluated
 
     def attack(self, name: str, detector: Detector, batch: Batch) -> Images:
-        """The images of this batch under one attack of the suite: the same ones in any batch, at any time."""
+        """The images of this batch under one attack of the suite: the same ones in any batch, at any time.
+
+        As they were where the victim gives the attack no gradient at all; `no_gradient` flags it.
+        """
         attack = self.attacks[name]
         if attack is None:
             return batch.images
         generators = image_generators(self.seed, [target.image_id for target in batch.targets], name)
-        return attack(DetectorVictim(detector), batch.images, batch.targets, generators)
+        try:
+            return attack(DetectorVictim(detector), batch.images, batch.targets, generators)
+        except DetachedError:
+            if what_it_sees(attack) == "nothing":  # of the victim: another detector is to blame
+                raise
+            return batch.images
 
     def look(self, detector: Detector, batch: Batch) -> dict[str, tuple[Images, list[Detections]]]:
         """Images and detections of this batch under each attack, to be shown; nothing is stored."""
