@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from argparse import Namespace
+from itertools import takewhile
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
@@ -12,7 +13,7 @@ from pytorch_lightning.loggers.csv_logs import CSVLogger, ExperimentWriter
 
 
 class AppendingCSVLogger(CSVLogger):
-    """Keeps the rows that are in ``metrics.csv`` already, up to the step that the first new row belongs to.
+    """Keeps the rows that are in ``metrics.csv`` already, up to the one that the first new row repeats.
 
     Later ones are of updates that were made after the last checkpoint and are now made again.
     """
@@ -39,16 +40,21 @@ class _AppendingWriter(ExperimentWriter):
 
     def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
         if not self.begun and os.path.isfile(self.metrics_file_path) and step is not None:
-            self._keep_before(step)
+            self._keep_before(step, metrics_dict)
         self.begun = True
         super().log_metrics(metrics_dict, step)
 
-    def _keep_before(self, step: int) -> None:
+    def _keep_before(self, step: int, metrics: dict[str, Any]) -> None:
+        def is_before(row: dict[str, str]) -> bool:
+            if not (row.get("step") or "").isdigit():  # a killed run may have left half a line
+                return False
+            repeated = any(row.get(name) for name in metrics if name != "epoch")
+            return int(row["step"]) < step or (int(row["step"]) == step and not repeated)
+
         with open(self.metrics_file_path, newline="") as file:
             reader = csv.DictReader(file)
             self.metrics_keys = list(reader.fieldnames or [])
-            # a killed run may have left half a line, whose step is then missing
-            rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+            rows = list(takewhile(is_before, reader))
         with open(self.metrics_file_path, "w", newline="") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()

@@ -3,7 +3,8 @@
 SIGTERM (SLURM pre-empts or cancels the job, somebody says `kill`): save and stop. SIGUSR1 (what
 `#SBATCH --signal=SIGUSR1@120` sends when the time is nearly up): save, `scontrol requeue`, stop. Lightning's own
 handler saves in the middle of whatever an update is doing, where half the weights may have changed and other processes
-wait inside a collective; here the update is finished first, and all processes stop after the same one.
+wait inside a collective; here the update is finished first, and the validation that belongs to it, and all processes
+stop after the same one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from robustdet.ranks import averaged, world_size
+from robustdet.training.checkpoint import is_validated_now
 
 
 class Preemption(pl.Callback):
@@ -45,15 +47,24 @@ class Preemption(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not is_validated_now(trainer) and self._save_if_told(trainer, pl_module):
+            trainer._logger_connector.update_train_step_metrics()  # Lightning logs an update after this hook
+            raise SystemExit(0)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and self._save_if_told(trainer, pl_module):
+            raise SystemExit(0)
+
+    def _save_if_told(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         stop, requeue = self._agreed(pl_module.device)
-        if not stop or trainer.global_step == 0:
-            return
+        if not stop or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or nothing is left to do
+            return False
         trainer.save_checkpoint(self.checkpoint)
         if trainer.is_global_zero:
             print(f"Told to stop: the state after {trainer.global_step} updates is in {self.checkpoint}", flush=True)
             if requeue:
                 requeue_slurm_job()
-        raise SystemExit(0)
+        return True
 
     def _agreed(self, device: torch.device) -> tuple[bool, bool]:
         if world_size() == 1:

@@ -1,0 +1,31 @@
+"""When the state is saved: after the validation of an update, never between the two.
+
+Lightning does not make up for a validation that the process did not live to finish. A state saved before it would, gone
+on with, leave a gap in every curve; from one saved after it, the updates since the last look are made again, and then
+looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+
+def is_validated_now(trainer: pl.Trainer) -> bool:
+    """Whether a validation belongs to the last update."""
+    return sum(trainer.num_val_batches) > 0 and trainer.global_step % int(trainer.val_check_interval) == 0
+
+
+class CheckpointAfterValidation(ModelCheckpoint):
+    """Lightning's, of which ``every_n_train_steps`` waits for the validation of that update where there is one."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not is_validated_now(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_batch_end(trainer, pl_module, None, None, -1)
