@@ -81,6 +81,18 @@ def test_dag_accumulates_until_no_default_box_finds_its_object():
     assert torch.equal(attacked[2], images[2])
 
 
+def test_dag_answers_for_the_targets_that_are_left():
+    detector, (images, targets) = fakes.detector(), fakes.batch()
+    victim, attack = DetectorVictim(detector), DAG(PixelRange(), steps=600)
+    attacked = attack(victim, images, targets, generators())
+    with victim.borrow(targets) as model, torch.no_grad():
+        before, after = (attack.objective(model, x).tolist() for x in (images, attacked))
+        logits, labels = model.predict(images).cls_logits, model.assignment.labels
+    for value, of_boxes, true in zip(before, logits.tolist(), labels.tolist(), strict=True):
+        assert -value == sum(row.index(max(row)) == label > 0 for row, label in zip(of_boxes, true, strict=True))
+    assert after == [attack.highest] * 3
+
+
 def test_an_image_that_is_done_is_not_asked_again():
     detector, (images, targets) = fakes.detector(), fakes.batch()
     expected = [

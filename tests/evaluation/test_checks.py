@@ -95,6 +95,16 @@ def test_an_attack_with_an_objective_answers_for_that_alone():
     ]
 
 
+def test_where_an_objective_cannot_rise_it_is_not_asked_to():
+    done = {"objective_clean": 0.0, "objective": 0.0, "objective_highest": 0.0, "classification": 0.1}
+    climbed, failed = done | {"objective_clean": -3.0}, done | {"objective_clean": -3.0, "objective": -3.0}
+    assert flags(done, done, done, climbed) == []
+    assert flags(*[done] * 4) == []
+    assert flags(done, done, climbed, failed) == [
+        "loss_not_raised: the attack's own objective rose in only 50.0 % of the images with objects"
+    ]
+
+
 def test_what_does_not_ask_the_victim_need_not_raise_its_loss():
     assert attack_flags(CLEAN, outcomes(*[{"classification": 0.1, "localization": 0.1}] * 4), 8 / 255, "nothing") == []
 

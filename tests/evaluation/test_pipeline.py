@@ -1,10 +1,11 @@
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from robustdet.attacks import PGD, LInf, Transfer
+from robustdet.attacks import DAG, PGD, LInf, Transfer
 from robustdet.attacks.noise import Noise
 from robustdet.attacks.objectives import a_cls
 from robustdet.attacks.victim import DetachedError
@@ -134,6 +135,23 @@ def test_an_attack_added_on_fewer_images_is_compared_on_these_alone(detector, tm
     alone.evaluate_batch(detector, few)
     assert [one["num_images"] for one in measured(added)] == [7, 7, 7, 7]
     assert measured(added) == measured(alone)
+
+
+def test_dag_is_not_blamed_for_images_where_nothing_was_found(tmp_path):
+    class HalfBlind(QuadrantDetector):
+        def forward(self, images, generator=None):
+            raw = super().forward(images)
+            penalty = torch.tensor([100.0, 0, 0, 0])  # says background wherever there is no red
+            red = raw.cls_logits.argmax(-1, keepdim=True) == 1
+            return replace(raw, cls_logits=raw.cls_logits + ~red * penalty)
+
+    suite = evaluator(tmp_path, attacks={"clean": None, "dag": DAG(LInf(EPSILON), 60, "2/255")}, attack_settings={})
+    for batch in quadrant_batches(12, 12):
+        suite.evaluate_batch(HalfBlind().eval(), batch)
+    clean, dag = measured(suite)
+    assert 0 < clean["objects"].found_clean < clean["objects"].objects
+    assert dag["loss_rose"]["objective"] == 1.0
+    assert dag["flags"] == []
 
 
 def test_records_survive_the_way_to_the_disk_and_back(detector, tmp_path):

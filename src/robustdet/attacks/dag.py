@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robustdet.attacks.threat import PixelFraction, Threat, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_detector
-from robustdet.types import Images, Targets, Victim
+from robustdet.types import BorrowedVictim, Images, Targets, Victim
 
 
 class DAG:
@@ -21,6 +21,8 @@ class DAG:
     fraction of the pixel range); an image stops when it has no target left, at the latest after ``steps``. The paper
     bounds nothing but the pixel range; ``threat`` may be a ball.
     """
+
+    highest = 0.0  # objective: no target is left
 
     def __init__(self, threat: Threat, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
         self.threat = threat
@@ -39,7 +41,7 @@ class DAG:
             for _ in range(self.steps):
                 current = adversarial[running].requires_grad_()
                 logits, label = detector.predict(current).cls_logits, true[running]
-                right = (label > 0) & (logits.argmax(dim=-1) == label)
+                right = finds_its_object(logits, label)
                 going = right.any(dim=1)
                 if not going.any():
                     break
@@ -49,6 +51,17 @@ class DAG:
                 adversarial[running] = self.threat.project(moved, images[running])
                 running = running[going]
         return adversarial
+
+    def objective(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+        """What it answers for: minus the number of targets that are left."""
+        detector = require_detector(model, "DAG")
+        logits = detector.predict(images).cls_logits
+        return -finds_its_object(logits, detector.assignment.labels).sum(dim=1).to(logits)
+
+
+def finds_its_object(logits: Float[Tensor, "B P C_plus_1"], label: Int[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
+    """Whether a default box is classified as the object it is assigned to."""
+    return (label > 0) & (logits.argmax(dim=-1) == label)
 
 
 def draw_for_boxes(labels: Int[Tensor, "B P"], generators: Sequence[torch.Generator]) -> Int[Tensor, "B P"]:

@@ -140,14 +140,16 @@ def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome
 
 
 def loss_rose(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict[str, float]:
-    """For each loss, and for the attack's objective if it has one, the share of images where the attack raised it,
-    among those with objects to be found.
+    """For each loss, and for the attack's objective if it has one, the share of images where the attack raised it.
+
+    Among those with objects to be found, but for those where the objective was as high as it can be from the start.
     """
-    pairs = [(losses(clean[name]), losses(outcome)) for name, outcome in _with_objects(attacked).items()]
+    asked = {name: outcome for name, outcome in _with_objects(attacked).items() if not _at_its_highest(outcome)}
+    pairs = [(losses(clean[name]), losses(outcome)) for name, outcome in asked.items()]
     if not pairs:
         return {}
     shares = {name: sum(b[name] > a[name] for a, b in pairs) / len(pairs) for name in LOSSES}
-    climbed = [o.measures for o in _with_objects(attacked).values() if "objective" in o.measures]
+    climbed = [o.measures for o in asked.values() if "objective" in o.measures]
     if len(climbed) == len(pairs):
         shares["objective"] = sum(m["objective"] > m["objective_clean"] for m in climbed) / len(climbed)
     return shares
@@ -170,6 +172,11 @@ def _identical(a: Outcome, b: Outcome) -> bool:
 
 def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
+
+
+def _at_its_highest(outcome: Outcome) -> bool:
+    measures = outcome.measures
+    return "objective_highest" in measures and measures["objective_clean"] >= measures["objective_highest"]
 
 
 def _flag(

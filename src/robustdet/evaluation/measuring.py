@@ -10,7 +10,7 @@ from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.types import Attack, Batch, BorrowedVictim, Detections, Detector, Images, RawPredictions
 
-VERSION = 2  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 3  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
 def measure(
@@ -68,9 +68,9 @@ def objective_measures(
     detector: Detector, attack: Attack | None, clean: Batch, images: Images
 ) -> dict[str, Float[Tensor, "B"]]:
     """What an attack with an ``objective`` climbs: its value on the clean images (``objective_clean``) and on
-    ``images`` (``objective``).
+    ``images`` (``objective``); ``objective_highest`` where the attack knows a ``highest`` that it can reach.
     """
-    objective = getattr(attack, "objective", None)
+    objective, highest = getattr(attack, "objective", None), getattr(attack, "highest", None)
     if objective is None:
         return {}
 
@@ -78,7 +78,10 @@ def objective_measures(
         return objective(model, at).double()
 
     with DetectorVictim(detector).borrow(clean.targets) as model, torch.no_grad():
-        return {"objective_clean": value(model, clean.images), "objective": value(model, images)}
+        measures = {"objective_clean": value(model, clean.images), "objective": value(model, images)}
+    if highest is not None:
+        measures["objective_highest"] = torch.full_like(measures["objective"], highest)
+    return measures
 
 
 def _flat(raw: RawPredictions) -> Float[Tensor, "B values"]:

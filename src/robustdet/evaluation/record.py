@@ -45,8 +45,8 @@ class Record:
     """AP in [0, 1]; a class without objects has none. ``perturbation`` is in 1/255 except for shares.
 
     Losses are means over these images of the losses per positive default box; ``loss_rose`` is the share of images
-    with objects whose loss the attack raised (empty for clean images), "objective" what the attack itself climbs. A
-    mean that is not finite is null, and flagged.
+    with objects whose loss the attack raised (empty for clean images), "objective" what the attack itself climbs, where
+    that could rise. A mean that is not finite is null, and flagged.
 
     ``objects`` counts what became of single objects. ``gradients`` are of the whole loss to the input, at the images
     that the attack made (at the clean ones for "clean"), over images with objects: mean share of the values that are
