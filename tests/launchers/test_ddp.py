@@ -52,10 +52,8 @@ def test_two_halves_of_a_batch_are_one(overrides: list[str], compose: Callable[.
     two = tmp_path / "two" / "checkpoints" / "final.ckpt"
     finish(start("train", *in_two(whole, tmp_path / "two", *overrides)))
     first, second = (torch.load(path, weights_only=True)["state_dict"] for path in (alone, two))
-    moved = 0.0
     for name in first:
         torch.testing.assert_close(second[name], first[name], rtol=1e-3, atol=2e-5, msg=name)
-        moved += float((first[name] - first[name].mean()).abs().sum())
     expected, found = curve(alone, "train/L_"), curve(two, "train/L_")
     assert {"train/L_cls", "train/L_loc", "train/L_det"} <= expected.keys()
     for name in expected.keys() - {"train/L_det_clean", "train/L_det_adv"}:
