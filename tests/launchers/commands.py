@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +53,36 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, output
     return output
+
+
+def as_rank(rank: int, port: int, command: Callable[[DictConfig], Any], cfg: DictConfig) -> str:
+    """Calls a command as one of two processes that somebody else has started, as torchrun does; what it printed."""
+    torch.set_num_threads(1)
+    given = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    said = StringIO()
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    try:
+        with patch.dict(os.environ, {name: str(value) for name, value in given.items()}), redirect_stdout(said):
+            command(cfg)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()  # the other one, if it waits for this, ends as well
+    return said.getvalue()
+
+
+class Pair:
+    """Two processes: this one, and another that is started once for many commands, for its imports take seconds."""
+
+    def __init__(self) -> None:
+        self.other = ProcessPoolExecutor(1, get_context("spawn"))
+
+    def run(self, command: Callable[[DictConfig], Any], cfg: DictConfig) -> str:
+        """What both printed; an error of either."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        theirs = self.other.submit(as_rank, 1, port, command, cfg)
+        return as_rank(0, port, command, cfg) + theirs.result()
 
 
 class PlainTrunk(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,28 @@ from robustdet.evaluation.record import read_records
 from src.evaluate import evaluate
 from src.resume import MARK, newest_checkpoint
 from src.train import train
-from tests.launchers.commands import FEW, finish, start
+from tests.launchers.commands import FEW, Pair, finish, start
 from tests.launchers.test_resume import assert_same, steps, wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
-RUN = [*FEW, "trainer.max_steps=5", "trainer.val_check_interval=5", "optimizer=sgd", "schedule.updates_per_source=3"]
+RUN = [*FEW, "trainer.max_steps=4", "trainer.val_check_interval=4", "optimizer=sgd", "schedule.updates_per_source=3"]
 SHARED = [
     *RUN,
     "experiment=shapes_robustdet",
     "protocol.replay_step_sizes=[4/255]",  # each process would draw its own
     "model.aid.trunk._target_=tests.launchers.commands.PlainTrunk",
 ]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    pair, threads = Pair(), torch.get_num_threads()
+    yield pair
+    pair.other.shutdown()
+    torch.set_num_threads(threads)
 
 
 def in_two(cfg: DictConfig, run: Path, *overrides: str) -> list[str]:
@@ -46,11 +54,12 @@ def curve(checkpoint: Path, prefix: str = "") -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("overrides", [[*RUN, "experiment=shapes_std"], SHARED], ids=["standard", "robustdet"])
-def test_two_halves_of_a_batch_are_one(overrides: list[str], compose: Callable[..., DictConfig], tmp_path: Path):
-    whole = compose("train", *overrides, "data.batch_size=8")
-    alone = train(whole)
+def test_two_halves_of_a_batch_are_one(
+    overrides: list[str], compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair
+):
+    alone = train(compose("train", *overrides, "data.batch_size=8"))
     two = tmp_path / "two" / "checkpoints" / "final.ckpt"
-    finish(start("train", *in_two(whole, tmp_path / "two", *overrides)))
+    pair.run(train, compose("train", *overrides, f"paths.run={tmp_path / 'two'}", "trainer=ddp_cpu"))
     first, second = (torch.load(path, weights_only=True)["state_dict"] for path in (alone, two))
     for name in first:
         torch.testing.assert_close(second[name], first[name], rtol=1e-3, atol=2e-5, msg=name)
@@ -61,17 +70,17 @@ def test_two_halves_of_a_batch_are_one(overrides: list[str], compose: Callable[.
 
 
 def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
-    compose: Callable[..., DictConfig], tmp_path: Path
+    compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair
 ):
-    cfg = compose("train", *RUN, "experiment=shapes_std", "trainer.max_steps=40", "trainer.val_check_interval=40")
-    checkpoint = train(cfg)
+    longer = ["trainer.max_steps=40", "trainer.val_check_interval=40"]
+    checkpoint = train(compose("train", *RUN, "experiment=shapes_std", *longer))
     other = tmp_path / "copy" / "checkpoints" / "final.ckpt"
     other.parent.mkdir(parents=True)
     shutil.copy(checkpoint, other)
     evaluation = [line for line in FEW if line.startswith("data.")] + ["experiment=shapes_std", "suite=quick"]
     evaluation += ["suite.max_images=6", "pictures=0"]
     alone = evaluate(compose("evaluate", *evaluation, f"ckpt_path={checkpoint}"))
-    output = finish(start("evaluate", *in_two(cfg, tmp_path / "unused", *evaluation, f"ckpt_path={other}")))
+    output = pair.run(evaluate, compose("evaluate", *evaluation, "trainer=ddp_cpu", f"ckpt_path={other}"))
     assert output.count("Average precision under attack") == 1
     together = {record.attack: record for record in read_records([other.parent.parent])}
     assert together.keys() == {record.attack for record in alone}
@@ -81,14 +90,14 @@ def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
     assert alone[0].map > 0
 
 
-def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path):
+def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair):
     """Replay keeps another batch in each process; both are in the checkpoint, and so are the clean stage's files."""
-    settings = [*RUN, "experiment=shapes_cfr", "trainer.max_steps=9", "trainer.val_check_interval=3"]
+    settings = [*RUN, "experiment=shapes_cfr", "trainer.max_steps=5", "trainer.val_check_interval=2"]
     cfg = compose("train", *settings)
-    finish(start("train", *in_two(cfg, tmp_path / "straight", *settings)))
+    pair.run(train, compose("train", *settings, "trainer=ddp_cpu", f"paths.run={tmp_path / 'straight'}"))
     run = Path(cfg.paths.outputs) / "killed"
     process = start("train", *in_two(cfg, run, *settings))
-    wait_for(lambda: 4 in steps(run), process)
+    wait_for(lambda: 2 in steps(run), process)
     process.kill()
     process.communicate(timeout=60)  # the other process, which waits for it, ends as well
     assert (run / MARK).is_file()
@@ -96,7 +105,7 @@ def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConf
     images = [part["method"]["schedule"]["images"] for part in state["processes"]]
     assert len(images) == 2
     assert not torch.equal(*images)
-    output = finish(start("train", *in_two(cfg, tmp_path / "new", *settings, "ckpt_path=last")))
+    output = pair.run(train, compose("train", *settings, "trainer=ddp_cpu", "ckpt_path=last"))
     assert output.count(f"Going on with the run in {run}") == 1
     assert_same(run / "checkpoints" / "final.ckpt", tmp_path / "straight" / "checkpoints" / "final.ckpt")
 
