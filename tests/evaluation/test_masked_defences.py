@@ -141,3 +141,14 @@ def test_a_discriminator_without_a_gradient_is_flagged(tmp_path):
     del honest["eps_255"]  # makes images of one colour, where roughness has no slope
     assert not any("no_routing_gradient" in of_attack for of_attack in honest.values())
     assert all("no_routing_gradient" in of_attack for of_attack in hidden.values())
+
+
+def test_a_single_kernel_has_nothing_to_route(tmp_path):
+    class OneKernel(QuadrantDetector):
+        def forward(self, images, generator=None):
+            raw = super().forward(images)
+            alone = images.mean(dim=(1, 2, 3))[:, None].softmax(dim=1)
+            return RoutedPredictions(raw.cls_logits, raw.bbox_regression, raw.default_boxes, alone)
+
+    flags = flags_of(OneKernel(), tmp_path)
+    assert flags == {name: [] for name in flags}

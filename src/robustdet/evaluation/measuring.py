@@ -47,14 +47,14 @@ def gradient_measures(detector: Detector, clean: Batch, images: Images) -> dict[
 
     - ``gradient_zero``, ``gradient_not_finite``: share of the values that are exactly zero, that are NaN or infinite;
     - ``routing_gradient_zero``: the same as the first for the discriminator's π (its mean kernel number Σ k π_k), where
-      the detector routes.
+      the detector routes among two kernels or more.
     """
     with DetectorVictim(detector).borrow(clean.targets) as model:
         pixels = images.detach().requires_grad_()
         raw = model.predict(pixels)
         routing = getattr(raw, "routing", None)
         measures = {}
-        if routing is not None:
+        if routing is not None and routing.shape[1] > 1:  # the π of one kernel is 1 whatever the image
             kernels = torch.arange(routing.shape[1], dtype=routing.dtype, device=routing.device)
             measures["routing_gradient_zero"] = _share(_gradient(routing @ kernels, pixels) == 0)
         gradient = _gradient(model.losses_of(raw).total, pixels)
