@@ -154,6 +154,30 @@ def test_dag_is_not_blamed_for_images_where_nothing_was_found(tmp_path):
     assert dag["flags"] == []
 
 
+def test_rounding_that_depends_on_the_batch_is_no_change_at_zero(tmp_path):
+    class Rounded(QuadrantDetector):
+        def forward(self, images, generator=None):  # as float32 convolutions do in batches of different sizes
+            raw = super().forward(images)
+            return replace(raw, cls_logits=raw.cls_logits + 1e-6 * len(images))
+
+    class Remembering(QuadrantDetector):
+        def forward(self, images, generator=None):
+            raw = super().forward(images)
+            return replace(raw, cls_logits=raw.cls_logits + 1e-6 * self.images_seen)
+
+    def flags(kind, folder):
+        changes = {"attacks": {"clean": None, "zero": Noise(LInf("0/255"))}, "attack_settings": {}}
+        detector = kind().eval()
+        (batch,) = quadrant_batches(4, 4)
+        evaluator(folder, attacks={"clean": None}, attack_settings={}).evaluate_batch(detector, batch)
+        for one in quadrant_batches(4, 1):  # gone on with in smaller batches
+            evaluator(folder, **changes).evaluate_batch(detector, one)
+        return [flag.partition(":")[0] for flag in measured(evaluator(folder, **changes))[1]["flags"]]
+
+    assert flags(Rounded, tmp_path / "rounded") == []
+    assert flags(Remembering, tmp_path / "remembering") == ["random_forward", "differs_at_zero"]
+
+
 def test_records_survive_the_way_to_the_disk_and_back(detector, tmp_path):
     suite = evaluator(tmp_path)
     for batch in quadrant_batches(6, 6):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
-
-import torch
 
 from robustdet.evaluation.store import Outcome
 
@@ -61,7 +59,7 @@ def attack_flags(
     if epsilon is not None:
         flags.append(outside_ball(attacked, epsilon))
     if clean is not None and epsilon == 0:
-        flags.append(differs_at_zero(clean, attacked))
+        flags.append(differs_at_zero(attacked))
     elif clean is not None and sees != "nothing":
         flags.append(loss_not_raised(clean, attacked))
     return [raised for raised in flags if raised is not None]
@@ -118,10 +116,9 @@ def no_routing_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
     )
 
 
-def differs_at_zero(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> str | None:
-    """An attack that may change nothing has to leave the detections as they are, to the bit."""
-    differing = [name for name, outcome in attacked.items() if not _identical(outcome, clean[name])]
-    return _counted("differs_at_zero", "ε = 0 changed the detections", differing, len(attacked))
+def differs_at_zero(outcomes: Mapping[str, Outcome]) -> str | None:
+    """An attack that may change nothing has to leave the predictions as they were before it, to the bit."""
+    return _flag("differs_at_zero", "ε = 0 changed the predictions", outcomes, lambda m: m["as_expected"] == 0)
 
 
 def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome], least: float = 0.99) -> str | None:
@@ -165,11 +162,6 @@ def losses(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def _identical(a: Outcome, b: Outcome) -> bool:
-    pairs = ((getattr(a.detections, name), getattr(b.detections, name)) for name in ("boxes", "scores", "labels"))
-    return all(torch.equal(one, other) for one, other in pairs)
-
-
 def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
 
@@ -182,11 +174,8 @@ def _at_its_highest(outcome: Outcome) -> bool:
 def _flag(
     name: FlagName, sentence: str, outcomes: Mapping[str, Outcome], wrong: Callable[[dict[str, float]], bool]
 ) -> str | None:
-    return _counted(name, sentence, [key for key, one in outcomes.items() if wrong(one.measures)], len(outcomes))
-
-
-def _counted(name: FlagName, sentence: str, culprits: Sequence[str], images: int) -> str | None:
     """The flag with the number of images that are wrong and one of them by name; None when there is none."""
+    culprits = [key for key, outcome in outcomes.items() if wrong(outcome.measures)]
     if not culprits:
         return None
-    return flag(name, f"{sentence} (in {len(culprits)} of {images} images, such as {culprits[0]})")
+    return flag(name, f"{sentence} (in {len(culprits)} of {len(outcomes)} images, such as {culprits[0]})")

@@ -13,13 +13,24 @@ from robustdet.types import Attack, Batch, BorrowedVictim, Detections, Detector,
 VERSION = 3  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
+def predictions(detector: Detector, images: Images) -> Float[Tensor, "B values"]:
+    """All that the network says of each image, in one row."""
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        return _flat(detector(images))
+
+
 def measure(
-    detector: Detector, attack: Attack | None, clean: Batch, images: Images
+    detector: Detector,
+    attack: Attack | None,
+    clean: Batch,
+    images: Images,
+    expected: Float[Tensor, "B values"] | None = None,
 ) -> tuple[list[Detections], list[dict[str, float]]]:
     """Detections on ``images``, made from ``clean`` by ``attack``, and per image:
 
     - ``classification``, ``localization``: the losses per positive default box; ``positives``: number of these boxes;
     - ``finite``: pixels, predictions and losses are; ``repeats``: a second forward pass gave the same bits (1 or 0);
+    - ``as_expected``: the predictions are the ``expected`` ones, to the bit (1 or 0), where there are such;
     - those of :func:`gradient_measures`, of :func:`objective_measures` and of
       :func:`~robustdet.evaluation.perturbation.perturbation_measures`.
     """
@@ -27,17 +38,19 @@ def measure(
         raw = detector(images)
         losses = detector.losses(raw, detector.assign(clean.targets))
         found = [detections.to("cpu") for detections in detector.detect(raw)]
-        predictions, again = _flat(raw), _flat(detector(images))
+    now, again = _flat(raw), predictions(detector, images)
     measures = {
         "classification": losses.each_per_positive(losses.classification),
         "localization": losses.each_per_positive(losses.localization),
         "positives": losses.num_positives,
-        "finite": torch.cat([predictions, images.flatten(1)], 1).isfinite().all(dim=1) & losses.total.isfinite(),
-        "repeats": _same(predictions, again),
+        "finite": torch.cat([now, images.flatten(1)], 1).isfinite().all(dim=1) & losses.total.isfinite(),
+        "repeats": _same(now, again),
         **gradient_measures(detector, clean, images),
         **objective_measures(detector, attack, clean, images),
         **perturbation_measures(clean.images, images),
     }
+    if expected is not None:
+        measures["as_expected"] = _same(now, expected)
     columns = {key: values.tolist() for key, values in measures.items()}
     return found, [{key: float(values[row]) for key, values in columns.items()} for row in range(len(found))]
 
