@@ -158,12 +158,12 @@ def test_rounding_that_depends_on_the_batch_is_no_change_at_zero(tmp_path):
     class Rounded(QuadrantDetector):
         def forward(self, images, generator=None):  # as float32 convolutions do in batches of different sizes
             raw = super().forward(images)
-            return replace(raw, cls_logits=raw.cls_logits + 1e-6 * len(images))
+            return replace(raw, cls_logits=raw.cls_logits * (1 + 1e-6 * len(images)))
 
     class Remembering(QuadrantDetector):
         def forward(self, images, generator=None):
             raw = super().forward(images)
-            return replace(raw, cls_logits=raw.cls_logits + 1e-6 * self.images_seen)
+            return replace(raw, cls_logits=raw.cls_logits * (1 + 1e-6 * self.images_seen))
 
     def flags(kind, folder):
         changes = {"attacks": {"clean": None, "zero": Noise(LInf("0/255"))}, "attack_settings": {}}

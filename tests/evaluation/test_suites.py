@@ -77,10 +77,32 @@ def test_the_rows_of_sanity_differ_in_one_field():
     assert rows("steps", int) == [["total_steps_1", "total_steps_10", "total_steps_50"]]
     assert rows("threat.epsilon", pixel_fraction) == [[f"total_eps_{e}" for e in (0, 2, 4, 8, 16, 64, 255)]]
     assert rows("step_size", pixel_fraction) == [
-        ["total_fine", "total_steps_50"],
+        ["total_fine", "pgd_total_fine", "total_steps_50"],
         ["cls_step_2", "cls_step_8"],
         ["loc_step_2", "loc_step_8"],
     ]
+
+
+@pytest.mark.parametrize("name", ["adaptive", "reliable"])
+def test_adaptive_attacks_have_plain_rivals_of_equal_means(name):
+    """So that finer steps or more tries alone cannot beat the discriminator's defence."""
+    attacks = OmegaConf.to_container(compose(name).attacks, resolve=True)
+    fools = attacks["aid_fool_worst"]["attacks"].values()
+    assert all(fields["attack"]["objective"]["weight"] > 0 for fields in fools)  # 0 would be a plain attack
+
+    def means(pgd):
+        return pgd["steps"], pgd["step_size"]
+
+    total = attacks["pgd_total"]["objective"]
+    plain = {
+        means(fields)
+        for fields in attacks.values()
+        if fields and fields.get("objective") == total and "step_size" in fields
+    }
+    adaptive = [fields for fields in (*attacks.values(), *fools) if fields and "routing" in fields]
+    assert len(adaptive) == 11
+    assert {means(fields["attack"]) for fields in adaptive} <= plain
+    assert attacks["apgd_total"]["restarts"] >= len(fools)
 
 
 def test_one_field_of_one_attack_can_be_changed():
