@@ -159,3 +159,11 @@ def test_the_divergence_is_that_of_torch_and_finite_at_zero():
     torch.testing.assert_close(kl_divergence(p, q), expected)
     assert (kl_divergence(p, p) == 0).all()
     assert kl_divergence(torch.eye(4), torch.eye(4).flip(0)).isfinite().all()
+
+
+@pytest.mark.parametrize(("nats", "pulls"), [(1.0, True), (80.0, True), (95.0, False)])
+def test_the_divergence_pulls_as_far_as_float32_can_tell(nats, pulls):
+    logits = torch.tensor([[0.0, nats]], requires_grad=True)
+    kl_divergence(torch.tensor([[1.0, 0.0]]), logits.softmax(dim=1)).sum().backward()
+    assert (logits.grad[0, 0] < -0.7) == pulls
+    assert pulls or (logits.grad == 0).all()

@@ -116,7 +116,8 @@ class FoolDiscriminator:
     """Raises the loss while the discriminator is made to take the image for the clean one; to be run by `Adaptive`.
 
     The whole loss per positive default box - ``weight`` · KL(π of the reference ‖ π). Unlike the Jensen-Shannon
-    divergence, this one pulls however far the two are apart. An image without objects is left alone.
+    divergence, this one pulls however far the two are apart, as long as π stays above float32's smallest normal number,
+    e⁻⁸⁷: a discriminator more certain than that gives no gradient. An image without objects is left alone.
     """
 
     def __init__(self, weight: float | int = 1.0) -> None:
@@ -134,7 +135,10 @@ class FoolDiscriminator:
 
 
 def kl_divergence(p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
-    """Σ p log(p / q), natural logarithm; probabilities below the smallest normal number count as that number."""
+    """Σ p log(p / q), natural logarithm; probabilities below the smallest normal number count as that number.
+
+    They have no gradient, then: only π is known here, not the logits behind it.
+    """
     tiny = torch.finfo(p.dtype).tiny
     return (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum(dim=1)
 
