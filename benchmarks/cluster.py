@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.executions import executed
+from benchmarks.memory import resident
 from benchmarks.setting import Setting, settings
 from robustdet.defences.aa_conv import AAConv2d
 
 FULL, TINY = "robust_ssd300_cfr", "tiny_robust_ssd_cfr"
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def measure(case: Case) -> Cost:
     start = time.process_time()
     step()
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    peak = resident(peak=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(seconds, peak, counter.total / 1e12, parameters)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.memory import resident
 from benchmarks.rows import Row
 from benchmarks.setting import Setting, doubling
 from benchmarks.steps import BALL
@@ -111,12 +112,9 @@ def peak(setting: Setting, images: int) -> float:
     if setting.device.type == "cuda":
         step()
         return torch.cuda.max_memory_allocated(setting.device) / 2**30
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    parameters = sum(parameter.nbytes for parameter in step.model.parameters()) / 2**30
+    before = resident(peak=False) - sum(parameter.nbytes for parameter in step.model.parameters()) / 2**30
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20 + parameters
+    return resident(peak=True) - before
 
 
 if __name__ == "__main__":
