@@ -6,6 +6,7 @@ where it was interrupted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -137,6 +138,9 @@ def evaluate(cfg: DictConfig) -> list[Record]:
     attacks = {"clean": None, **fitting_attacks(cfg, experiment)}
     suite = SuiteEvaluator(attacks, with_contents(fields["suite"]["attacks"]), folder, settings, cfg.seed)
     trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
+    if cfg.suite.max_images is not None and trainer.limit_test_batches == 1.0:  # the progress bar's end, too
+        share = math.ceil(cfg.suite.max_images / trainer.world_size)
+        trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
     say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
     with logging_of(trainer, cfg):
         trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), experiment.data, verbose=False)

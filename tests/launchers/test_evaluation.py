@@ -62,7 +62,9 @@ def test_a_surrogate_of_another_task_is_refused(compose: Callable[..., DictConfi
         fitting_attacks(cfg, larger)
 
 
-def test_a_surrogate_is_known_by_its_content(compose: Callable[..., DictConfig], tmp_path: Path):
+def test_a_surrogate_is_known_by_its_content(
+    compose: Callable[..., DictConfig], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     seeds = [compose("train", "experiment=shapes_std", f"seed={seed}") for seed in range(3)]
     victim, surrogate = (save_weights(cfg, finished(cfg, tmp_path / f"{cfg.seed}")) for cfg in seeds[:2])
     transfer = [
@@ -79,6 +81,7 @@ def test_a_surrogate_is_known_by_its_content(compose: Callable[..., DictConfig],
         return record, {file.name for file in (tmp_path / "0" / "evaluation" / "quick" / "detections").iterdir()}
 
     first, stored = evaluated()
+    assert "evaluating  1/1 " in "".join(capfd.readouterr())  # of the two batches there are
     assert sorted(name.partition("-")[0] for name in stored) == ["clean", "transfer"]
     assert first.attack_settings["surrogate"]["sha256"] == file_sha256(surrogate)
     again, same = evaluated()
