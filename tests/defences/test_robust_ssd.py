@@ -127,6 +127,7 @@ def test_features_are_sampled_and_decoded_only_with_a_generator(robustdet_star: 
         assert not torch.allclose(one.cls_logits, other.cls_logits)
         torch.testing.assert_close(one.mean, other.mean)
         assert one.mean.shape == one.log_variance.shape == (3, 64, 12, 12)
+        assert one.mean.min() < 0  # no ReLU has worked on it in place
         assert one.reconstruction.shape == images.shape
         robustdet_star.decoder.forward = lambda z: pytest.fail("the decoder ran")
         exact = robustdet_star(images)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -23,8 +25,21 @@ def test_vgg_has_the_indices_everybody_knows() -> None:
     assert backbone.sources == {22: 512, 34: 1024}
 
 
-def test_no_relu_works_in_place() -> None:
-    assert not any(layer.inplace for layer in PlannedLayers(VGG, width=0.05).modules() if isinstance(layer, nn.ReLU))
+def test_relus_in_place_change_no_bit() -> None:
+    one = PlannedLayers("8 8^ M 6^ 4")
+    other = copy.deepcopy(one)
+    for layer in other.modules():
+        if isinstance(layer, nn.ReLU):
+            assert layer.inplace
+            layer.inplace = False
+    said, gradients = [], []
+    for layers in (one, other):
+        x = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        end, sources = layers(x)
+        said.append([end, *sources])
+        gradients.append(torch.autograd.grad(sum(one.square().sum() for one in said[-1]), [x, *layers.parameters()]))
+    for first, second in zip([*said[0], *gradients[0]], [*said[1], *gradients[1]], strict=True):
+        assert torch.equal(first, second)
 
 
 def test_tokens_become_layers() -> None:

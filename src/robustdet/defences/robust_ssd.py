@@ -156,6 +156,7 @@ def insert_cfr(layers: nn.Sequential, cfr: CFR) -> Decoder:
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(f"CFR replaces a convolution, but layer {cfr.tap} of the backbone is {conv}")
     layers[cfr.tap] = GaussianConv(conv, log_variance_like(conv), cfr.log_variance_max)
+    layers[cfr.tap + 1] = nn.ReLU()  # not in place: the mean before it is wanted as well
     return Decoder(conv.out_channels, math.prod(_stride(layer) for layer in [*layers[: cfr.tap], conv]))
 
 

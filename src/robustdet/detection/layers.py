@@ -26,7 +26,7 @@ class PlannedLayers(nn.Module):
     =========  =====================================================================================================
 
     ``width`` multiplies all channels. ``layers`` is flat, so that VGG16's indices are those everybody knows (conv4_3
-    is 21, its ReLU 22). No ReLU works in place: what stands before one may be needed after.
+    is 21, its ReLU 22). ReLUs work in place, as VGG16's do: a twentieth of the time.
     """
 
     def __init__(self, plan: str, in_channels: int = 3, width: float | int = 1) -> None:
@@ -39,7 +39,7 @@ class PlannedLayers(nn.Module):
                 layers.append(_POOLS[token]())
                 continue
             convolution, is_source = _convolution(token, in_channels, width, plan)
-            layers += [convolution, nn.ReLU()]
+            layers += [convolution, nn.ReLU(inplace=True)]
             in_channels = convolution.out_channels
             if is_source:
                 self.sources[len(layers) - 1] = in_channels
