@@ -26,7 +26,7 @@ demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes 
 test: setup ## run the test suite, a process per core (no network needed)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-bench: setup ## measure the speed of this machine: about 7 minutes on two CPU cores; BENCH=--quick: one minute
+bench: setup ## measure the speed of this machine: about 9 minutes on two CPU cores; BENCH=--quick: one minute
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 lint: setup ## check style and types
