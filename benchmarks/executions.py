@@ -41,7 +41,7 @@ def measure(setting: Setting) -> list[Row]:
             f"RobustDet ({name}) / (SSD + AID)",
             seconds[name] / floor,
             bound=1.25 if name == "auto" else None,
-            note=note + {"auto": "; an exact gradient to π is a third pass: floor 1.5"}.get(name, ""),
+            note=note + {"auto": "; an exact gradient to π is a third pass: 1.5 by arithmetic"}.get(name, ""),
             seconds={key: seconds[key] for key in (name, "SSD", "AID")},
         )
         for name in ("auto", "auto, routing detached", *EXECUTIONS)
