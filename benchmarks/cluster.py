@@ -104,8 +104,7 @@ def measure(case: Case) -> Cost:
     step()
     seconds = time.process_time() - start
     peak = resident(peak=True)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(seconds, peak, counter.total / 1e12, parameters)
+    return Cost(seconds, peak, counter.total / 1e12, sum(parameter.numel() for parameter in model.parameters()))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from robustdet.defences.schedules import Replay
 from robustdet.types import Batch, RawPredictions
 
 BALL = LInf("8/255")
-# Bounds here are a few percent: three turns, as elsewhere, would not tell them from noise, hence four more
+MORE_TURNS = 4  # bounds here are a few percent, which the three turns of other parts would not tell from noise
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -68,7 +68,7 @@ def against_torchvision(setting: Setting) -> list[Row]:
         "ours, with backward": lambda: bare(ours, images),
         "torchvision, with backward": their_gradient,
     }
-    seconds = interleaved(works, setting.repeats + 4, setting.device)
+    seconds = interleaved(works, setting.repeats + MORE_TURNS, setting.device)
     note = f"batch {setting.reference_batch}, backbone and heads"
     return [
         Row(
@@ -92,7 +92,7 @@ def pgd(setting: Setting) -> list[Row]:
         "PGD": lambda: attack(DetectorVictim(model), batch.images, batch.targets, generators),
         "forward + input-backward": lambda: bare(model, batch.images),
     }
-    seconds = interleaved(works, setting.repeats + 4, setting.device)
+    seconds = interleaved(works, setting.repeats + MORE_TURNS, setting.device)
     ratio = seconds["PGD"] / setting.steps / seconds["forward + input-backward"]
     note = f"{setting.model}, batch {setting.batch}, mean of {setting.steps} steps with their borrowing and matching"
     return [Row("attack", "one PGD step / forward + input-backward", ratio, bound=1.05, note=note, seconds=seconds)]
@@ -123,7 +123,7 @@ def mtd(setting: Setting) -> list[Row]:
         works[name] = lambda attack=attack: attack(DetectorVictim(model), images, targets, generators)
     replay = Replay(MTD(BALL, 20, "2/255"), updates_per_source=10_000, step_sizes=["2/255"])
     works["a replay step"] = lambda: replay.next(model, Batch(images, targets), torch.Generator())
-    seconds = interleaved(works, setting.repeats + 4, setting.device)
+    seconds = interleaved(works, setting.repeats + MORE_TURNS, setting.device)
     floor, first = seconds[f"2 {passes}"], seconds["first forward"]
     where = f"{setting.model}, batch {setting.batch}"
     note = f"{where}, mean of {setting.steps} steps, less the attack's first forward"

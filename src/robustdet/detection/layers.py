@@ -26,7 +26,7 @@ class PlannedLayers(nn.Module):
     =========  =====================================================================================================
 
     ``width`` multiplies all channels. ``layers`` is flat, so that VGG16's indices are those everybody knows (conv4_3
-    is 21, its ReLU 22). ReLUs work in place, as VGG16's do: a twentieth of the time.
+    is 21, its ReLU 22). ReLUs work in place: a twentieth of SSD300's forward pass on a CPU.
     """
 
     def __init__(self, plan: str, in_channels: int = 3, width: float | int = 1) -> None:

@@ -38,7 +38,7 @@ class MultiBoxLoss:
         return self._smooth_l1(raw, assignment).sum(dim=1)
 
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
-        """Both losses of every default box."""
+        """Both losses of every default box, in single precision at least."""
         logits, labels = raw.cls_logits, assignment.labels
         cross_entropy = F.cross_entropy(_full(logits).flatten(0, 1), labels.flatten(), reduction="none")
         return BoxLosses(cross_entropy.view_as(labels), self._smooth_l1(raw, assignment))

@@ -14,8 +14,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 
 def is_validated_now(trainer: pl.Trainer) -> bool:
-    """Whether a validation belongs to the last update."""
-    return sum(trainer.num_val_batches) > 0 and trainer.global_step % int(trainer.val_check_interval) == 0
+    """Whether Lightning will validate after the batch that just ended.
+
+    Its own answer: ``val_check_interval`` counts batches, which are more than updates where gradients are accumulated,
+    or is a fraction of an epoch.
+    """
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
 
 
 class CheckpointAfterValidation(ModelCheckpoint):
