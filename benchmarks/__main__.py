@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks import evaluation, executions, levers, rows, scaling, steps, training
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
+from robustdet.processor import fast_processor
 
 PARTS = ("steps", "executions", "training", "evaluation", "levers", "scaling")
 
@@ -76,7 +77,7 @@ def measure(setting: Setting, parts: tuple[str, ...], compiled: bool, console: C
 
 def main() -> None:
     args = arguments()
-    torch.set_flush_denormal(True)  # as training and evaluation do
+    fast_processor()  # as training and evaluation do
     setting, console = chosen(args), Console()
     description = describe(setting)
     console.print(f"Measuring {description['machine']}; writing to {args.output}")

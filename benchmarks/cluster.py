@@ -19,6 +19,7 @@ from benchmarks.executions import executed
 from benchmarks.memory import resident
 from benchmarks.setting import Setting, settings
 from robustdet.defences.aa_conv import AAConv2d
+from robustdet.processor import fast_processor
 
 FULL, TINY = "robust_ssd300_cfr", "tiny_robust_ssd_cfr"
 
@@ -82,7 +83,7 @@ def measure(case: Case) -> Cost:
     """Two steps in this process, the first counted, the second timed. A fresh process has no earlier peak."""
     from benchmarks.training import method
 
-    torch.set_flush_denormal(True)
+    fast_processor()
     device = torch.device("cpu")
     setting = Setting(device, **settings(device, quick=True))
     model = setting.build(case.model, f"num_kernels={case.kernels}", f"input_size={case.size}")

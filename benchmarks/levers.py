@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from benchmarks.memory import resident
 from benchmarks.rows import Row
 from benchmarks.setting import Setting
-from benchmarks.steps import bare, scalar
+from benchmarks.steps import BALL, bare, scalar
 from benchmarks.timing import interleaved
+from robustdet.attacks import PGD, BFloat16, DetectorVictim, image_generators
+from robustdet.attacks.objectives import a_cls
+from robustdet.processor import fast_processor
 from robustdet.training.levers import Levers, factors_of_10_bits
 
 
@@ -20,7 +28,9 @@ def measure(setting: Setting, compiled: bool) -> list[Row]:
         effect(setting, setting.robust_model, {"recompute": True}, update),
         *(effect(setting, setting.model, {"compile": True}) for _ in range(compiled)),
         bfloat16(setting),
+        *(attack_in_bfloat16(setting, name) for name in (setting.model, setting.robust_model)),
         fused(setting),
+        kept_memory(setting),
     ]
     if setting.device.type == "cuda":
         return [*rows, effect(setting, setting.model, {"tf32": True})]
@@ -61,7 +71,7 @@ def effect(setting: Setting, name: str, levers: dict[str, bool], work: Callable[
 
 
 def bfloat16(setting: Setting) -> Row:
-    """Autocast of an update, which is what ``trainer.precision=bf16-mixed`` does; an attack never runs under it."""
+    """Autocast of an update, which is what ``trainer.precision=bf16-mixed`` does."""
     model = setting.build(setting.model)
     images = setting.batch_of(setting.batch, model.input_size).images
 
@@ -94,3 +104,48 @@ def fused(setting: Setting) -> Row:
     seconds = interleaved(works, setting.repeats + 2, setting.device)
     note = f"SGD on {setting.robust_model}, one update of all parameters"
     return Row("lever", "fused optimiser / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)
+
+
+def attack_in_bfloat16(setting: Setting, name: str) -> Row:
+    model = setting.build(name)
+    batch = setting.batch_of(setting.batch, model.input_size)
+    generators = image_generators(0, [target.image_id for target in batch.targets])
+    attack = PGD(a_cls, BALL, setting.steps, "2/255")
+    works = {
+        key: lambda attack=attack: attack(DetectorVictim(model), batch.images, batch.targets, generators)
+        for key, attack in (("without", attack), ("with", BFloat16(attack)))
+    }
+    seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)
+    note = f"{name}, batch {setting.batch}, {setting.steps} steps of PGD; its strength: see the docs"
+    return Row("lever", "bf16 attack / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)
+
+
+def kept_memory(setting: Setting) -> Row:
+    """Each side in processes of its own: what an allocator keeps, it keeps for good."""
+    title, described = "keep_memory / without", json.dumps(asdict(setting) | {"device": str(setting.device)})
+    if setting.device.type != "cpu":
+        return Row("lever", title, None, note="a CPU's")
+    found: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+    for _ in range(2):
+        for key, values in found.items():
+            command = [sys.executable, "-m", "benchmarks.levers", described, key]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            values.append(tuple(map(float, done.stdout.split()[-2:])))
+    seconds = {key: min(value for value, _ in values) for key, values in found.items()}
+    memory = {key: max(value for _, value in values) for key, values in found.items()}
+    note = f"{setting.model}, batch {setting.aa_batch}, forward + input-backward; peak memory "
+    note += f"{memory['with']:.1f} instead of {memory['without']:.1f} GiB"
+    return Row("lever", title, seconds["with"] / seconds["without"], note=note, seconds=seconds)
+
+
+def one_side(setting: Setting, keep: bool) -> None:
+    fast_processor(keep)
+    model = setting.build(setting.model)
+    images = setting.batch_of(setting.aa_batch, model.input_size).images
+    seconds = interleaved({"work": lambda: bare(model, images)}, setting.repeats, setting.device)
+    print(seconds["work"], resident(peak=True))
+
+
+if __name__ == "__main__":
+    read = json.loads(sys.argv[1])
+    one_side(Setting(**read | {"device": torch.device(read["device"])}), sys.argv[2] == "with")

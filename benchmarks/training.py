@@ -19,6 +19,7 @@ from robustdet.attacks import MTD
 from robustdet.defences.robustdet import LossWeights, RobustDet
 from robustdet.defences.schedules import Replay
 from robustdet.defences.triplet_loss import AllTriplets
+from robustdet.processor import fast_processor
 from robustdet.types import Batch, RawPredictions
 
 
@@ -119,5 +120,5 @@ def peak(setting: Setting, images: int) -> float:
 
 if __name__ == "__main__":
     fields = json.loads(sys.argv[1])
-    torch.set_flush_denormal(True)
+    fast_processor()
     print(peak(Setting(**fields | {"device": torch.device(fields["device"])}), int(sys.argv[2])))

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.data.datamodule import DetectionDataModule
+from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
 from src.composition import CONF
@@ -41,13 +42,10 @@ class Experiment:
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Process-wide settings: seeds, silence of libraries about what is harmless, and no denormal floats.
-
-    These slow untrained networks on CPUs many times over.
-    """
+    """Process-wide settings: seeds, silence of libraries about what is harmless, and a fast processor."""
     quieten()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    torch.set_flush_denormal(True)
+    fast_processor(cfg.keep_memory)
 
 
 def build(cfg: DictConfig) -> Experiment:

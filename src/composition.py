@@ -27,8 +27,8 @@ HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
 COMMON = {
-    "name", "seed", "ckpt_path", "paths", "protocol", "data", "model", "attack", "loss", "method", "optimizer",
-    "schedule", "scheduler", "trainer", "logger", "callbacks",
+    "name", "seed", "keep_memory", "ckpt_path", "paths", "protocol", "data", "model", "attack", "loss", "method",
+    "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives"},

@@ -10,13 +10,15 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from robustdet.processor import fast_processor
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @pytest.fixture(autouse=True)
 def deterministic() -> None:
     torch.manual_seed(0)
-    torch.set_flush_denormal(True)
+    fast_processor()
 
 
 @pytest.fixture(scope="session")

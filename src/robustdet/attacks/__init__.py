@@ -2,6 +2,7 @@
 
 from robustdet.attacks.adaptive import Adaptive, FoolDiscriminator, OneHot
 from robustdet.attacks.apgd import APGD
+from robustdet.attacks.bfloat16 import BFloat16
 from robustdet.attacks.cwa import ClassWise
 from robustdet.attacks.dag import DAG
 from robustdet.attacks.dag_authors import DAGAuthors
@@ -22,6 +23,7 @@ __all__ = [
     "MTD",
     "PGD",
     "Adaptive",
+    "BFloat16",
     "ClassWise",
     "DAGAuthors",
     "DetectorVictim",

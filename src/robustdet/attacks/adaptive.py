@@ -15,14 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.attacks.threat import Threat, check_images
-from robustdet.attacks.victim import require_detector
+from robustdet.attacks.victim import Altered, require_detector
 from robustdet.types import (
-    Assignment,
     Attack,
     BorrowedDetector,
     BorrowedVictim,
-    BoxLosses,
-    DetectionLosses,
     Images,
     Targets,
     Victim,
@@ -152,32 +149,16 @@ class _ReroutedVictim:
     @contextmanager
     def borrow(self, targets: Targets) -> Iterator[BorrowedDetector]:
         with self.victim.borrow(targets) as model:
-            routed = cast(RoutedDetector, model)
-            yield _Rerouted(routed, self.routing, self.reference, routed.assignment, routed.targets)
+            yield _Rerouted(cast(RoutedDetector, model), self.routing, self.reference)
 
 
-@dataclass
-class _Rerouted:
+class _Rerouted(Altered):
     model: RoutedDetector
-    routing: Routing
-    reference: Float[Tensor, "B K"]
-    assignment: Assignment
-    targets: Targets
+
+    def __init__(self, model: RoutedDetector, routing: Routing, reference: Float[Tensor, "B K"]) -> None:
+        super().__init__(model)
+        self.routing = routing
+        self.reference = reference
 
     def predict(self, images: Images) -> Any:
         return self.model.predict(images, self.routing(self.model, images, self.reference))
-
-    def losses_of(self, raw: Any) -> DetectionLosses:
-        return self.model.losses_of(raw)
-
-    def localization_of(self, raw: Any) -> Float[Tensor, "B"]:
-        return self.model.localization_of(raw)
-
-    def box_losses_of(self, raw: Any) -> BoxLosses:
-        return self.model.box_losses_of(raw)
-
-    def losses(self, images: Images) -> DetectionLosses:
-        return self.losses_of(self.predict(images))
-
-    def localization(self, images: Images) -> Float[Tensor, "B"]:
-        return self.localization_of(self.predict(images))

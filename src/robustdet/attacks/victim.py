@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,32 @@ class _Borrowed:
 
     def box_losses_of(self, raw: RawPredictions) -> BoxLosses:
         return self.detector.box_losses(raw, self.assignment)
+
+    def losses(self, images: Images) -> DetectionLosses:
+        return self.losses_of(self.predict(images))
+
+    def localization(self, images: Images) -> Float[Tensor, "B"]:
+        return self.localization_of(self.predict(images))
+
+
+class Altered(ABC):
+    """A borrowed detector that a subclass makes predict otherwise; what predictions are worth is the model's to say."""
+
+    def __init__(self, model: BorrowedDetector) -> None:
+        self.model = model
+        self.assignment, self.targets = model.assignment, model.targets
+
+    @abstractmethod
+    def predict(self, images: Images) -> RawPredictions: ...
+
+    def losses_of(self, raw: RawPredictions) -> DetectionLosses:
+        return self.model.losses_of(raw)
+
+    def localization_of(self, raw: RawPredictions) -> Float[Tensor, "B"]:
+        return self.model.localization_of(raw)
+
+    def box_losses_of(self, raw: RawPredictions) -> BoxLosses:
+        return self.model.box_losses_of(raw)
 
     def losses(self, images: Images) -> DetectionLosses:
         return self.losses_of(self.predict(images))

@@ -22,7 +22,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Execution: TypeAlias = Literal["auto", "grouped", "per_image", "basis"]
-BASIS_CELLS = 25  # up to this many output cells an image, K convolutions cost less than making its kernel
+BASIS_CELLS = 36  # up to this many output cells an image, K convolutions cost less than making its kernel
+GROUPED_CELLS = 32 * 32  # up to this many, a CPU is faster at all images' channels together than at each image's
+BLOCK = 8  # a CPU's convolutions are fast at numbers of channels that this divides
 
 
 class Routing:
@@ -210,16 +212,23 @@ EXECUTIONS: dict[str, Callable[[AAConv2d, Tensor, Tensor], Tensor]] = {
 
 
 def fastest(layer: AAConv2d, x: Tensor) -> str:
-    """The execution that took the least time for forward + gradients to input and routing, parameters frozen.
+    """The execution that takes the least time for forward + gradients to input and routing, parameters frozen.
 
-    Measured at SSD300's layer shapes, K = 4, two CPU threads, batch 8: `basis` wins where a kernel has few cells to
-    visit (5x5: 2.4 ms against 3.8 and 5.2), because no kernel per image is made; elsewhere it pays for its K-fold
-    arithmetic and `per_image` wins over `grouped` (conv4_3: 0.42 s against 0.51; 38x38 head: 0.08 against 0.22). At
-    batch 1 the latter two are the same convolution. On other devices `grouped` saves the B launches (not measured).
+    Measured layer by layer with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64; the
+    order was the same where kernels ask for gradients too. `basis` wins where a kernel has few cells to visit (5x5:
+    2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its K-fold arithmetic.
+    `grouped` and `per_image` are equal at most of SSD300's layers; small ones want `grouped` (24x24, 32 channels: 1.9
+    against 4.2 ms), odd numbers of channels (class head at 38x38: 88 against 215 ms) and large maps (conv1_2: 0.48
+    against 0.63 s) `per_image`. At batch 1 they are the same convolution. On other devices `grouped` saves the B
+    launches (not measured).
     """
-    if x.shape[2] * x.shape[3] <= BASIS_CELLS * math.prod(layer.stride):
+    cells = x.shape[2] * x.shape[3]
+    if cells <= BASIS_CELLS * math.prod(layer.stride):
         return "basis"
-    return "per_image" if x.device.type == "cpu" and len(x) > 1 else "grouped"
+    if x.device.type != "cpu" or len(x) == 1:
+        return "grouped"
+    blocked = layer.in_channels % BLOCK == 0 and layer.out_channels % BLOCK == 0
+    return "grouped" if blocked and cells <= GROUPED_CELLS else "per_image"
 
 
 def convert_convolutions(
