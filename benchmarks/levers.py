@@ -130,7 +130,8 @@ def kept_memory(setting: Setting) -> Row:
         for key, values in found.items():
             command = [sys.executable, "-m", "benchmarks.levers", described, key]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            values.append(tuple(map(float, done.stdout.split()[-2:])))
+            taken, peak = map(float, done.stdout.split()[-2:])
+            values.append((taken, peak))
     seconds = {key: min(value for value, _ in values) for key, values in found.items()}
     memory = {key: max(value for _, value in values) for key, values in found.items()}
     note = f"{setting.model}, batch {setting.aa_batch}, forward + input-backward; peak memory "

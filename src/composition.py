@@ -128,23 +128,38 @@ def _all_keys(node: Any, path: str = "") -> list[str]:
 
 
 def hint_for_overrides(arguments: list[str], root: str) -> str:
-    """Nearest right key or group member for each ``key=value`` of a command line that does not exist."""
-    hints = []
+    """Nearest right key or group member for each ``key=value`` of a command line that does not exist.
+
+    What a ``+`` adds need not exist, nor what is below a package that a group is added to (``+group@package=…``).
+    """
+    wrong: list[tuple[str, str, set[str]]] = []
+    keys: list[str] = []
+    chosen: list[str] = []
+    added: list[str] = []
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        if key.startswith(("-", "hydra.", "hydra/")):
+            continue
+        group, _, package = key.partition("@")
+        if group in groups:
+            members = {file.stem for file in (CONF / group).glob("*.yaml")}
+            values = [v for v in value.split(",") if v]
+            wrong += [(group, v, members) for v in values if v not in members]
+            if values and key == group and members.issuperset(values) and not argument.startswith(("+", "~")):
+                chosen.append(f"{group}={values[0]}")
+            if argument.startswith("+") and package:
+                added.append(package)
+        elif not argument.startswith("+"):
+            keys.append(key)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        keys = set(_all_keys(hydra.compose(root, return_hydra_config=False)))
-        groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-        for argument in arguments:
-            key, _, value = argument.lstrip("+~").partition("=")
-            if key.startswith(("-", "hydra.", "hydra/")):
-                continue
-            if key in groups:
-                members = {file.stem for file in (CONF / key).glob("*.yaml")}
-                wrong = [v for v in value.split(",") if v and v not in members]
-                hints += [f"no {key} is called '{v}'{nearest(v, members)}" for v in wrong]
-            elif key not in keys:
-                hints += [f"'{key}' is no key of this config{near}" for near in [nearest(key, keys | groups)] if near]
-    return "\n".join(hints)
+        known = set(_all_keys(hydra.compose(root, overrides=chosen, return_hydra_config=False)))
+    missing = [key for key in keys if key not in known and not any(key.startswith(f"{name}.") for name in added)]
+    return "\n".join(
+        [f"no {group} is called '{value}'{nearest(value, members)}" for group, value, members in wrong]
+        + [f"'{key}' is no key of this config{near}" for key in missing if (near := nearest(key, known | groups))]
+    )
 
 
 def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:

@@ -108,6 +108,17 @@ def test_a_misspelt_override_gets_a_hint(argument: str, hint: str):
     assert hint_for_overrides([argument], "train") == hint
 
 
+def test_a_hint_knows_the_groups_that_were_chosen_and_what_was_added():
+    right = ["suite=demo", "suite.attacks.cwa.steps=3", "+attack@suite.attacks.fine=pgd_total", "~suite.attacks.dag"]
+    right += ["suite.attacks.fine.steps=50", "+suite.attacks.none=null"]
+    assert hint_for_overrides(right, "evaluate") == ""
+    wrong = [*right, "+attack@suite.attacks.more=pgd_totl", "suite.attacks.cwa.stepz=3"]
+    assert hint_for_overrides(wrong, "evaluate").splitlines() == [
+        "no attack is called 'pgd_totl' (did you mean 'pgd_total'?)",
+        "'suite.attacks.cwa.stepz' is no key of this config (did you mean 'suite.attacks.cwa.steps'?)",
+    ]
+
+
 def test_the_command_line_prints_the_hint():
     command = [sys.executable, "-m", "src.train", "loss.gama=0.3"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
