@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.rows import Row
 from benchmarks.setting import CONF, Setting
-from benchmarks.steps import BALL, forward
+from benchmarks.steps import BALL, bare, forward
 from benchmarks.timing import clock, interleaved
 from benchmarks.training import predictions
 from robustdet.attacks import PGD
@@ -55,6 +55,7 @@ def batched_evaluation(setting: Setting) -> list[Row]:
     """A whole suite, clean and one attack step, over the same images in batches of 16 and one by one."""
     model = setting.build(setting.model)
     whole = setting.batch_of(setting.eval_images, model.input_size)
+    bare(model, whole.images[:16])  # warms up
     seconds, losses = {}, {}
     for size in (16, 1):
         with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ def forward(model: Any, images: Tensor) -> None:
 
 
 def against_torchvision(setting: Setting) -> list[Row]:
-    """Backbone and heads on the same images, parameters frozen."""
+    """Normalisation, backbone and heads on the same images in [0, 1], parameters frozen."""
     ours = setting.build("ssd300")
     torch.manual_seed(0)
     reference = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=21).to(setting.device)
@@ -51,7 +51,8 @@ def against_torchvision(setting: Setting) -> list[Row]:
     images = setting.batch_of(setting.reference_batch, 300).images
 
     def theirs(images: Tensor) -> Tensor:
-        said = reference.head(list(reference.backbone(images).values()))
+        pixels = reference.transform.normalize(images)
+        said = reference.head(list(reference.backbone(pixels).values()))
         return said["cls_logits"].sum() + said["bbox_regression"].sum()
 
     def their_gradient() -> None:
@@ -69,7 +70,7 @@ def against_torchvision(setting: Setting) -> list[Row]:
         "torchvision, with backward": their_gradient,
     }
     seconds = interleaved(works, setting.repeats + MORE_TURNS, setting.device)
-    note = f"batch {setting.reference_batch}, backbone and heads"
+    note = f"batch {setting.reference_batch}, normalisation, backbone and heads"
     return [
         Row(
             "detector",

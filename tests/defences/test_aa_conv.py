@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
-from robustdet.defences.aa_conv import EXECUTIONS, AAConv2d, Routing, convert_convolutions
+from robustdet.defences.aa_conv import EXECUTIONS, AAConv2d, Routing, convert_convolutions, fastest
 
 GEOMETRIES = {
     "plain": nn.Conv2d(4, 6, 3, padding=1),
@@ -103,11 +103,14 @@ def test_one_hot_routing_picks_that_kernel() -> None:
         torch.testing.assert_close(y[k : k + 1], F.conv2d(x[k : k + 1], layer.weight[k], layer.bias[k], padding=1))
 
 
-@pytest.mark.parametrize("size", [3, 12])
-def test_a_batch_equals_its_images_one_by_one(size: int) -> None:
-    layer = build(GEOMETRIES["plain"])
-    x = torch.randn(4, 4, size, size, generator=generator(1), dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("channels", "size", "execution"), [(4, 3, "basis"), (4, 12, "per_image"), (8, 12, "grouped"), (8, 40, "per_image")]
+)
+def test_a_batch_equals_its_images_one_by_one(channels: int, size: int, execution: str) -> None:
+    layer = build(nn.Conv2d(channels, 2 * channels, 3, padding=1))
+    x = torch.randn(4, channels, size, size, generator=generator(1), dtype=torch.float64)
     vectors = routed(4, 3)
+    assert fastest(layer, x) == execution
     with layer.routing.use(vectors):
         together = layer(x)
     for i in range(4):
