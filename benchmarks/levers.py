@@ -26,7 +26,7 @@ def measure(setting: Setting, compiled: bool) -> list[Row]:
     rows = [
         *(effect(setting, name, {"channels_last": True}) for name in (setting.model, setting.robust_model)),
         effect(setting, setting.robust_model, {"recompute": True}, update),
-        *(effect(setting, setting.model, {"compile": True}) for _ in range(compiled)),
+        *(effect(setting, name, {"compile": True}) for name in (setting.model, setting.robust_model) if compiled),
         bfloat16(setting),
         *(attack_in_bfloat16(setting, name) for name in (setting.model, setting.robust_model)),
         fused(setting),

@@ -69,7 +69,7 @@ def against_torchvision(setting: Setting) -> list[Row]:
         "ours, with backward": lambda: bare(ours, images),
         "torchvision, with backward": their_gradient,
     }
-    seconds = interleaved(works, setting.repeats + MORE_TURNS, setting.device)
+    seconds = interleaved(works, setting.repeats + 3 * MORE_TURNS, setting.device)  # the same operations: noise decides
     note = f"batch {setting.reference_batch}, normalisation, backbone and heads"
     return [
         Row(
