@@ -17,7 +17,8 @@ NOT_MEASURED = "not measured"
 class Row:
     """``value`` in ``unit`` ("x" for ratios, "%", "s", "images/s", "GiB"); None where nothing was measured.
 
-    ``bound`` is what the value should stay below (``at_least``: above); ``seconds`` are the medians behind it.
+    ``bound`` is what the value should stay below (``at_least``: above), within its ``noise`` where that is known;
+    ``seconds`` are the medians behind it.
     """
 
     part: str
@@ -27,17 +28,20 @@ class Row:
     bound: float | None = None
     at_least: bool = False
     note: str = ""
+    noise: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
         if self.value is None or self.bound is None:
             return ""
-        met = self.value >= self.bound if self.at_least else self.value <= self.bound
+        beyond = self.bound - self.value if self.at_least else self.value - self.bound
+        met = beyond <= self.noise
         return "met" if met else "missed"
 
     def cells(self) -> list[str]:
-        value = NOT_MEASURED if self.value is None else f"{self.value:.3g} {self.unit}"
+        noise = f" ± {self.noise:.1g}" if self.noise else ""
+        value = NOT_MEASURED if self.value is None else f"{self.value:.3g}{noise} {self.unit}"
         bound = "" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound:g}"
         return [self.part, self.title, value, bound, self.verdict, self.note]
 

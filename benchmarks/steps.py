@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torchvision.models.detection import ssd300_vgg16
 
 from benchmarks.rows import Row
 from benchmarks.setting import Setting
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, ratio, turns
 from robustdet.attacks import MTD, PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.objectives import a_cls
 from robustdet.defences.schedules import Replay
@@ -66,22 +67,19 @@ def against_torchvision(setting: Setting) -> list[Row]:
     works = {
         "ours, forward": lambda: forward(ours, images),
         "torchvision, forward": their_forward,
-        "ours, with backward": lambda: bare(ours, images),
-        "torchvision, with backward": their_gradient,
+        "ours, forward + input-backward": lambda: bare(ours, images),
+        "torchvision, forward + input-backward": their_gradient,
     }
-    seconds = interleaved(works, setting.repeats + 3 * MORE_TURNS, setting.device)  # the same operations: noise decides
-    note = f"batch {setting.reference_batch}, normalisation, backbone and heads"
-    return [
-        Row(
-            "detector",
-            f"SSD300 {kind} / torchvision's ssd300_vgg16",
-            seconds[f"ours, {key}"] / seconds[f"torchvision, {key}"],
-            bound=1.0,
-            note=note,
-            seconds={name: value for name, value in seconds.items() if name.endswith(key)},
-        )
-        for kind, key in (("forward", "forward"), ("forward + input-backward", "with backward"))
-    ]
+    seconds = turns(works, setting.repeats + 3 * MORE_TURNS, setting.device)  # the same operations: noise decides
+    note = f"batch {setting.reference_batch}, normalisation, backbone and heads; ± the 95 % interval of the median"
+    rows = []
+    for kind in ("forward", "forward + input-backward"):
+        pair = {name: seconds[f"{name}, {kind}"] for name in ("ours", "torchvision")}
+        value, noise = ratio(*pair.values())
+        medians = {name: median(values) for name, values in pair.items()}
+        title = f"SSD300 {kind} / torchvision's ssd300_vgg16"
+        rows.append(Row("detector", title, value, bound=1.0, note=note, noise=noise, seconds=medians))
+    return rows
 
 
 def pgd(setting: Setting) -> list[Row]:
