@@ -32,7 +32,7 @@ def measure(setting: Setting) -> list[Row]:
         "auto, routing detached": routing_detached,
     }
     works |= {name: lambda name=name: bare(executed(robust, name), images) for name in ("auto", *EXECUTIONS)}
-    seconds = interleaved(works, max(1, setting.repeats - 2), setting.device)  # the longest of all comparisons
+    seconds = interleaved(works, setting.repeats, setting.device)
     floor = seconds["SSD"] + seconds["AID"]
     note = f"{setting.robust_model}, batch {setting.aa_batch}, forward + input-backward"
     rows = [

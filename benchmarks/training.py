@@ -44,7 +44,8 @@ class TrainingStep:
 
 
 def measure(setting: Setting) -> list[Row]:
-    return [*overhead(setting), *memory(setting)]
+    used = memory(setting)  # first: what this process has used once, it keeps
+    return [*overhead(setting), *used]
 
 
 def overhead(setting: Setting) -> list[Row]:
