@@ -10,6 +10,7 @@ MAY_IMPORT = {
     "types": set(),
     "progress": set(),
     "ranks": set(),
+    "processor": set(),
     "detection": {"types"},
     "attacks": {"types"},
     "data": {"types", "progress"},
