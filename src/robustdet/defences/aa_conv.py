@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 Execution: TypeAlias = Literal["auto", "grouped", "per_image", "basis"]
 BASIS_CELLS = 36  # up to this many output cells an image, K convolutions cost less than making its kernel
-GROUPED_CELLS = 32 * 32  # up to this many, a CPU is faster at all images' channels together than at each image's
+GROUPED_CELLS = 32 * 32  # up to so many input cells, a CPU is faster at all images' channels together than one by one
 BLOCK = 8  # a CPU's convolutions are fast at numbers of channels that this divides
 
 
