@@ -111,6 +111,7 @@ def test_a_batch_equals_its_images_one_by_one(channels: int, size: int, executio
     x = torch.randn(4, channels, size, size, generator=generator(1), dtype=torch.float64)
     vectors = routed(4, 3)
     assert fastest(layer, x) == execution
+    assert fastest(build(nn.Conv2d(channels, 2 * channels, 3, padding=1), kernels=1), x) == "basis"
     with layer.routing.use(vectors):
         together = layer(x)
     for i in range(4):

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Execution: TypeAlias = Literal["auto", "grouped", "per_image", "basis"]
-BASIS_CELLS = 36  # up to this many output cells an image, K convolutions cost less than making its kernel
+BASIS_WORK = 144  # up to this many output cells an image times K, K convolutions cost less than making its kernel
 GROUPED_CELLS = 32 * 32  # up to so many input cells, a CPU is faster at all images' channels together than one by one
 BLOCK = 8  # a CPU's convolutions are fast at numbers of channels that this divides
 
@@ -214,16 +214,17 @@ EXECUTIONS: dict[str, Callable[[AAConv2d, Tensor, Tensor], Tensor]] = {
 def fastest(layer: AAConv2d, x: Tensor) -> str:
     """The execution that takes the least time for forward + gradients to input and routing, parameters frozen.
 
-    Measured layer by layer with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64; the
-    order was the same where kernels ask for gradients too. `basis` wins where a kernel has few cells to visit (5x5:
-    2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its K-fold arithmetic.
+    Measured layer by layer with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64 and
+    with K = 2 to 16; the order was the same where kernels ask for gradients too. `basis` wins where a kernel has few
+    cells to visit (5x5: 2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its
+    K-fold arithmetic. With K = 1 it is a plain convolution.
     `grouped` and `per_image` are equal at most of SSD300's layers; small ones want `grouped` (24x24, 32 channels: 1.9
     against 4.2 ms), odd numbers of channels (class head at 38x38: 88 against 215 ms) and large maps (conv1_2: 0.48
     against 0.63 s) `per_image`. At batch 1 they are the same convolution. On other devices `grouped` saves the B
     launches (not measured).
     """
     cells = x.shape[2] * x.shape[3]
-    if cells <= BASIS_CELLS * math.prod(layer.stride):
+    if layer.num_kernels == 1 or layer.num_kernels * cells <= BASIS_WORK * math.prod(layer.stride):
         return "basis"
     if x.device.type != "cpu" or len(x) == 1:
         return "grouped"
