@@ -19,7 +19,7 @@ from rich.console import Console
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.table import summary
-from robustdet.attacks.sight import what_it_sees
+from robustdet.attacks.base import require_attack
 from robustdet.detection.weights import require_fit
 from robustdet.evaluation.environment import describe_environment, file_sha256
 from robustdet.evaluation.pipeline import SuiteEvaluator
@@ -105,8 +105,8 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> dict[str, Attack
             continue
         for surrogate in surrogates({} if node is None else plain(node)):
             require_same_task(surrogate["ckpt_path"], experiment)
-        attack = None if node is None else instantiate(node)
-        if what_it_sees(attack) == "discriminator" and not hasattr(experiment.model, "aid"):
+        attack = None if node is None else require_attack(instantiate(node))
+        if attack is not None and attack.knowledge == "discriminator" and not hasattr(experiment.model, "aid"):
             left_out[name] = "this detector has no discriminator"
             continue
         attacks[name] = attack

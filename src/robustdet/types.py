@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -195,38 +195,93 @@ class BorrowedVictim(Protocol):
 
 
 @runtime_checkable
-class BorrowedDetector(BorrowedVictim, Protocol):
-    """A borrowed default-box detector: also offers its raw predictions and the labels it was assigned."""
+class Victim(Protocol):
+    """Something that can be attacked. Leaving the context, by an error too, gives the model back exactly as it was.
 
-    assignment: Assignment
-    targets: Targets
+    A default-box detector becomes one by `robustdet.attacks.victim.DetectorVictim`, which lends raw predictions too.
+    """
 
-    def predict(self, images: Images) -> RawPredictions: ...
-
-    def losses_of(self, raw: RawPredictions) -> DetectionLosses: ...
-
-    def localization_of(self, raw: RawPredictions) -> Float[Tensor, "B"]: ...
-
-    def box_losses_of(self, raw: RawPredictions) -> BoxLosses: ...
+    def borrow(self, targets: Targets) -> AbstractContextManager[BorrowedVictim]: ...
 
 
 @runtime_checkable
-class Victim(Protocol):
-    """Something that can be attacked. Leaving the context, by an error too, gives the model back exactly as it was."""
+class Threat(Protocol):
+    """A set of images around a clean one: where an attack promises to stay."""
 
-    def borrow(self, targets: Targets) -> AbstractContextManager[BorrowedVictim]: ...
+    @property
+    def epsilon(self) -> float | None:
+        """Radius of the L∞ ball that it is, a fraction of the pixel range; None where it is no such ball."""
+        ...
+
+    def project(self, adversarial: Images, clean: Images) -> Images: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What an attack maximises: a value for every image, which depends on that image alone."""
+
+    def __call__(self, model: BorrowedVictim, images: Images, /) -> Float[Tensor, "B"]: ...
+
+
+@runtime_checkable
+class PreparedObjective(Protocol):
+    """An objective that has to look at the clean images first; the result is for this batch alone."""
+
+    def prepare(self, model: BorrowedVictim, clean: Images, /) -> Objective: ...
+
+
+Knowledge: TypeAlias = Literal["nothing", "outputs", "gradients", "discriminator"]
+"""What an attack learns from its victim, less to more; checks compare attacks by it.
+
+``nothing``: it does not ask (noise, transfer); ``outputs``: black box; ``gradients``: white box; ``discriminator``:
+white box, and it knows that the victim routes its images by a discriminator.
+"""
 
 
 @runtime_checkable
 class Attack(Protocol):
     """``attack(victim, images, targets, generators) -> images``: pure, and it keeps nothing between calls.
 
-    ``generators`` holds one CPU generator per image, so that batch size, order and resumption change nothing.
+    ``generators`` holds one CPU generator per image, so that batch size, order and resumption change nothing. What it
+    declares beside that is read by every evaluation; `robustdet.attacks.base.BaseAttack` has the defaults.
     """
+
+    @property
+    def threat(self) -> Threat:
+        """Where its images lie: `LInf`, or `PixelRange` where it promises no ball."""
+        ...
+
+    @property
+    def knowledge(self) -> Knowledge: ...
+
+    @property
+    def objective(self) -> Objective | PreparedObjective | None:
+        """What it climbs on the victim as it is; None where that is no one function."""
+        ...
+
+    @property
+    def objective_bound(self) -> float | None:
+        """The largest value that the objective can take; None where there is none or it is not known."""
+        ...
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images: ...
+
+
+@runtime_checkable
+class StepwiseAttack(Attack, Protocol):
+    """An attack that is nothing but a step, repeated: PGD with any objective, MTD.
+
+    One that remembers something from step to step (momentum, a step size of its own) has no ``step``. The schedule
+    `replay` takes one step an update, between which the weights change, and asks for such an attack.
+    """
+
+    def step(
+        self, model: BorrowedVictim, adversarial: Images, clean: Images, step_size: float | Tensor | None = None
+    ) -> Images:
+        """The next iterate. ``step_size``, a fraction of the pixel range, replaces the attack's own: one, or [B]."""
+        ...
 
 
 @dataclass(frozen=True)

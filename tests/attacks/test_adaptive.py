@@ -64,6 +64,15 @@ def test_the_attack_sees_the_routing_that_the_rule_says(scene, rule):
     torch.testing.assert_close(ours, slow_pgd(detector, images, targets, routing_at), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_an_image_without_objects_is_left_alone(scene, rule):
+    victim, images, targets = scene
+    for attack in (ATTACK, PGD(FoolDiscriminator(), THREAT, 6, "2/255")):
+        attacked = Adaptive(attack, RULES[rule])(victim, images, targets, generators())
+        assert torch.equal(attacked[2], images[2])
+        assert not torch.equal(attacked[1], images[1])
+
+
 def test_the_victim_as_it_is_gives_the_plain_attack(scene):
     victim, images, targets = scene
     plain = ATTACK(victim, images, targets, generators())
@@ -137,7 +146,7 @@ def test_a_victim_that_does_not_route_is_refused():
     text = r"needs a victim that routes its images, such as RobustSSD: its predictions \(RawPredictions\) lack routing"
     with pytest.raises(TypeError, match=text):
         Adaptive(ATTACK)(DetectorVictim(fakes.detector()), images, targets, generators())
-    with pytest.raises(TypeError, match="an adaptive attack needs a default-box detector as its victim: ConvexVictim"):
+    with pytest.raises(TypeError, match=r"an adaptive attack needs a default-box detector .*: got ConvexVictim"):
         Adaptive(ATTACK)(fakes.ConvexVictim(), images, targets, generators())
 
 
@@ -147,10 +156,14 @@ def test_a_kernel_that_does_not_exist_is_named(scene):
         Adaptive(ATTACK, OneHot(3))(victim, images, targets, generators())
 
 
-def test_fooling_needs_a_reference(scene):
+def test_fooling_needs_no_wrapper_but_a_victim_that_routes(scene):
     victim, images, targets = scene
-    with pytest.raises(TypeError, match="FoolDiscriminator needs a reference π: run its attack inside Adaptive, got"):
-        PGD(FoolDiscriminator(), THREAT, 1, "1/255")(victim, images, targets, generators())
+    fooling = PGD(FoolDiscriminator(), THREAT, 6, "2/255")
+    assert torch.equal(
+        fooling(victim, images, targets, generators()), Adaptive(fooling)(victim, images, targets, generators())
+    )
+    with pytest.raises(TypeError, match="FoolDiscriminator needs a victim that routes its images"):
+        fooling(DetectorVictim(fakes.detector()), images, targets, generators())
 
 
 def test_the_divergence_is_that_of_torch_and_finite_at_zero():

@@ -10,9 +10,8 @@ import torch
 from robustdet.attacks import MTD, PGD, Adaptive, BFloat16, DetectorVictim, LInf, Noise, image_generators
 from robustdet.attacks.adaptive import uniform
 from robustdet.attacks.objectives import total
-from robustdet.attacks.sight import what_it_sees
-from robustdet.defences.schedules import Replay, StepwiseAttack
-from robustdet.types import Batch
+from robustdet.defences.schedules import Replay
+from robustdet.types import Batch, StepwiseAttack
 from tests.attacks import fakes
 
 BALL = LInf("8/255")
@@ -73,5 +72,7 @@ def test_it_steps_in_a_schedule_and_says_what_its_attack_says():
     moved = replay.next(fakes.detector(), Batch(images, targets), torch.Generator()).images - images
     assert moved.abs().max().item() == pytest.approx(2 / 255, abs=1e-6)
     assert attack.threat is BALL
-    assert what_it_sees(attack) == "gradients"
-    assert what_it_sees(BFloat16(Noise(BALL, "sign"))) == "nothing"
+    assert attack.knowledge == "gradients"
+    noise = BFloat16(Noise(BALL, "sign"))
+    assert noise.knowledge == "nothing"
+    assert not isinstance(noise, StepwiseAttack)

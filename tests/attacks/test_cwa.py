@@ -106,7 +106,5 @@ def test_a_bound_that_is_not_positive_is_named(clip):
 @pytest.mark.parametrize("objective", [ClassWise(), class_wise_over_boxes])
 def test_a_victim_without_default_boxes_is_refused(objective):
     images, _ = fakes.batch()
-    with pytest.raises(
-        TypeError, match="CWA needs a default-box detector as its victim: ConvexVictim lacks assignment"
-    ):
+    with pytest.raises(TypeError, match=r"CWA needs a default-box detector as its victim .*: got ConvexVictim"):
         objective(fakes.ConvexVictim(), images)

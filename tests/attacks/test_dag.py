@@ -90,7 +90,7 @@ def test_dag_answers_for_the_targets_that_are_left():
         logits, labels = model.predict(images).cls_logits, model.assignment.labels
     for value, of_boxes, true in zip(before, logits.tolist(), labels.tolist(), strict=True):
         assert -value == sum(row.index(max(row)) == label > 0 for row, label in zip(of_boxes, true, strict=True))
-    assert after == [attack.highest] * 3
+    assert after == [attack.objective_bound] * 3
 
 
 def test_an_image_that_is_done_is_not_asked_again():
@@ -155,7 +155,5 @@ def test_the_authors_dag_is_finite_when_no_target_is_left():
 @pytest.mark.parametrize("attack", [DAG(PixelRange()), DAGAuthors()])
 def test_a_victim_without_default_boxes_is_refused(attack):
     images, targets = fakes.batch()
-    with pytest.raises(
-        TypeError, match="DAG needs a default-box detector as its victim: ConvexVictim lacks assignment"
-    ):
+    with pytest.raises(TypeError, match=r"DAG needs a default-box detector as its victim .*: got ConvexVictim"):
         attack(fakes.ConvexVictim(), images, targets, generators())

@@ -2,8 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from robustdet.attacks.victim import DetachedError, DetectorVictim, frozen, input_gradient, require_detector
-from robustdet.types import BorrowedDetector, BorrowedVictim, Victim
+from robustdet.attacks.victim import (
+    BorrowedDetector,
+    DetachedError,
+    DetectorVictim,
+    evaluation_mode,
+    input_gradient,
+    require_detector,
+)
+from robustdet.types import BorrowedVictim, Victim
 from tests.attacks import fakes
 
 
@@ -62,7 +69,7 @@ def test_what_a_model_changes_in_evaluation_mode_is_undone():
 
     model = Restless()
     before, kept = fakes.state(model), model.latest
-    with frozen(model):
+    with evaluation_mode(model):
         model(torch.zeros(1))
         assert model.calls == 1
     assert fakes.state(model) == before
@@ -129,6 +136,6 @@ def test_a_detached_gradient_is_an_error_and_no_silent_zero():
 def test_an_attack_says_what_a_victim_lacks():
     victim = fakes.ConvexVictim()
     assert isinstance(victim, BorrowedVictim)
-    text = r"DAG needs a default-box detector as its victim: ConvexVictim lacks assignment, targets, predict"
+    text = r"DAG needs a default-box detector as its victim \(DetectorVictim\), .*: got ConvexVictim"
     with pytest.raises(TypeError, match=text):
         require_detector(victim, "DAG")

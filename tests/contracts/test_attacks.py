@@ -9,16 +9,15 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robustdet.attacks import DetectorVictim, LInf, PixelRange, image_generators
-from robustdet.types import Attack
+from robustdet.attacks import DetectorVictim, image_generators
+from robustdet.attacks.base import require_attack
+from robustdet.attacks.objectives import prepared
+from robustdet.types import Attack, StepwiseAttack
 from tests.attacks import fakes
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIGS = sorted((CONF / "attack").glob("*.yaml"))
 NAMES = [path.stem for path in CONFIGS]
-THAT_ASK_THE_MODEL = [name for name in NAMES if not name.startswith(("noise", "transfer"))]
-BEYOND_OBJECTS = ("dag_authors", "tog_")  # they attack the background too, or start at random
-NOT_FOR_THE_LOSS = ("tog_vanishing", "tog_fabrication")  # background that vanishes, objects that appear lower it too
 MOST_STEPS = 12  # of an attack that has more: a contract does not need 150
 
 SCENES = {
@@ -54,12 +53,18 @@ def shorten(config: DictConfig, most_steps: int) -> None:
             shorten(config[key], most_steps)
 
 
+DECLARED = {name: require_attack(load(name)) for name in NAMES}
+THAT_ASK_THE_MODEL = [name for name in NAMES if DECLARED[name].knowledge != "nothing"]
+
+
 @pytest.fixture(params=SCENES)
 def scene(request):
     """An attack on routing meets a detector that routes; what it says to another is tested in test_adaptive.py."""
-    if request.node.callspec.params["name"].startswith("aid_") and request.param != "routed":
+    knowledge = DECLARED[request.node.callspec.params["name"]].knowledge
+    detector, images, targets = SCENES[request.param]()
+    if knowledge == "discriminator" and not hasattr(detector, "aid"):
         pytest.skip("this attack needs a detector that routes")
-    return SCENES[request.param]()
+    return detector, images, targets
 
 
 def run(attack, detector, images, targets, seed: int = 0) -> torch.Tensor:
@@ -87,10 +92,9 @@ def test_stays_in_its_threat_and_changes_something(name, scene):
     assert adversarial.min() >= 0
     assert adversarial.max() <= 1
     assert not torch.equal(adversarial, images)
-    threat = getattr(attack, "threat", PixelRange())
-    if isinstance(threat, LInf):
-        assert ((adversarial.double() - images.double()).abs() <= threat.epsilon).all()
-    assert torch.equal(threat.project(adversarial, images), adversarial)
+    if attack.threat.epsilon is not None:
+        assert ((adversarial.double() - images.double()).abs() <= attack.threat.epsilon).all()
+    assert torch.equal(attack.threat.project(adversarial, images), adversarial)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,8 +157,32 @@ def test_images_without_objects_are_no_trouble(name, scene):
     ]
     adversarial = run(attack, detector, images, empty)
     assert adversarial.isfinite().all()
-    if name in THAT_ASK_THE_MODEL and not name.startswith(BEYOND_OBJECTS):
-        assert torch.equal(adversarial, images)
+    start = run(load(name, most_steps=0), detector, images, empty)
+    if name in THAT_ASK_THE_MODEL and has_nothing_to_climb(attack, detector, start, empty):
+        assert torch.equal(adversarial, start)
+
+
+def has_nothing_to_climb(attack, detector, images, targets) -> bool:
+    """It declares what it climbs, and that is the same everywhere around these images."""
+    if attack.objective is None:
+        return False
+    values = climbed(attack, detector, images, targets, [images, images.flip(-1), 1 - images])
+    return all(torch.equal(value, values[0]) for value in values)
+
+
+def climbed(attack, detector, clean, targets, places) -> list[torch.Tensor]:
+    """What an attack climbs, at each place [B]: its objective; the whole loss where it declares none."""
+    if attack.objective is None:
+        return losses(detector, targets, places)
+    with DetectorVictim(detector).borrow(targets) as model, torch.no_grad():
+        objective = prepared(attack.objective, model, clean)
+        return [objective(model, images) for images in places]
+
+
+def losses(detector, targets, places) -> list[torch.Tensor]:
+    """The whole loss at each place, [B]."""
+    with DetectorVictim(detector).borrow(targets) as model, torch.no_grad():
+        return [model.losses(images).total for images in places]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,16 +218,36 @@ def test_refuses_images_that_are_not_between_0_and_1(name, scene):
         run(attack, detector, images * 255, targets)
 
 
-@pytest.mark.parametrize("name", [name for name in THAT_ASK_THE_MODEL if name not in NOT_FOR_THE_LOSS])
-def test_hurts_more_than_noise(name, scene):
+@pytest.mark.parametrize("name", THAT_ASK_THE_MODEL)
+def test_climbs_higher_than_noise(name, scene):
+    attack, (detector, images, targets) = load(name, most_steps=50), scene
+    noisy, attacked = (run(made, detector, images, targets) for made in (load("noise_sign"), attack))
+    with_objects = [len(target.learnable.labels) > 0 for target in targets]
+    places = [images, noisy, attacked]
+    values = zip(climbed(attack, detector, images, targets, places), losses(detector, targets, places), strict=True)
+    clean, noisy, attacked = (
+        (value[with_objects].sum().item(), loss[with_objects].sum().item()) for value, loss in values
+    )
+    assert attacked > max(clean, noisy)  # of equal objectives, such as a count's, the loss decides
+
+
+@pytest.mark.parametrize("name", THAT_ASK_THE_MODEL)
+def test_its_objective_stays_below_its_bound(name, scene):
     attack, (detector, images, targets) = load(name), scene
-    with DetectorVictim(detector).borrow(targets) as model, torch.no_grad():
-        clean, noisy, attacked = (
-            model.losses(x).total[[len(target.learnable.labels) > 0 for target in targets]].sum()
-            for x in (
-                images,
-                run(load("noise_sign"), detector, images, targets),
-                run(attack, detector, images, targets),
-            )
-        )
-    assert attacked > max(clean, noisy)
+    if attack.objective_bound is None:
+        pytest.skip("this attack knows no bound of its objective")
+    attacked = run(attack, detector, images, targets)
+    for values in climbed(attack, detector, images, targets, [images, attacked]):
+        assert (values <= attack.objective_bound).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(DECLARED[name], StepwiseAttack)])
+def test_an_attack_that_steps_is_its_step_repeated(name, scene):
+    """What `replay` trains on is the attack: no momentum, no step size of its own is lost between two steps."""
+    detector, images, targets = scene
+    attack, iterates = load(name, most_steps=3), [run(load(name, most_steps=0), detector, images, targets)]
+    with DetectorVictim(detector).borrow(targets) as model:
+        for _ in range(3):
+            iterates.append(attack.step(model, iterates[-1], images))
+    whole = run(attack, detector, images, targets)
+    assert [torch.equal(whole, iterate) for iterate in iterates].count(True) == 1

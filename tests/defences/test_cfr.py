@@ -6,18 +6,18 @@ from torch import nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from robustdet.defences.cfr import Decoder, GaussianConv, kl_divergence, reconstruction_loss, sample
+from robustdet.defences.cfr import Decoder, GaussianConv, kld_loss, reconstruction_loss, sample
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_kl_divergence_is_that_of_torch() -> None:
+def test_the_kld_loss_is_that_of_torch() -> None:
     mean = torch.randn(2, 3, 4, 4, generator=generator()) * 2
     log_variance = torch.randn(2, 3, 4, 4, generator=generator(1))
     expected = torch_kl(Normal(mean, log_variance.exp().sqrt()), Normal(torch.zeros(()), torch.ones(()))).mean() / 255
-    torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
+    torch.testing.assert_close(kld_loss(mean, log_variance), expected)
 
 
 def test_reconstruction_loss_is_a_mean_of_squares_in_pixel_values() -> None:

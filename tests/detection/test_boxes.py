@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from robustdet.detection.boxes import decode, encode, iou, to_cxcywh, to_xyxy
+from robustdet.detection.boxes import decode, encode, pairwise_iou, to_cxcywh, to_xyxy
 from tests.detection.conftest import random_target
 
 
@@ -21,12 +21,12 @@ def test_conversions_are_torchvisions(boxes: torch.Tensor) -> None:
 def test_iou_is_torchvisions_also_for_a_batch(boxes: torch.Tensor) -> None:
     one, other = boxes.view(2, 20, 4), boxes.flip(0)[:7]
     expected = torch.stack([box_iou(each, other) for each in one])
-    torch.testing.assert_close(iou(one, other), expected)
+    torch.testing.assert_close(pairwise_iou(one, other), expected)
 
 
 def test_iou_of_boxes_without_extent_is_zero() -> None:
     point = torch.tensor([[3.0, 3.0, 3.0, 3.0]])
-    assert iou(point, point).item() == 0
+    assert pairwise_iou(point, point).item() == 0
 
 
 def test_offsets_follow_their_definition() -> None:

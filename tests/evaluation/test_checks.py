@@ -96,7 +96,7 @@ def test_an_attack_with_an_objective_answers_for_that_alone():
 
 
 def test_where_an_objective_cannot_rise_it_is_not_asked_to():
-    done = {"objective_clean": 0.0, "objective": 0.0, "objective_highest": 0.0, "classification": 0.1}
+    done = {"objective_clean": 0.0, "objective": 0.0, "objective_bound": 0.0, "classification": 0.1}
     climbed, failed = done | {"objective_clean": -3.0}, done | {"objective_clean": -3.0, "objective": -3.0}
     assert flags(done, done, done, climbed) == []
     assert flags(*[done] * 4) == []

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 
-from robustdet.attacks.sight import what_it_sees
 from robustdet.evaluation.comparisons import Entry, clearly_lower, loss_share, suite_flags
 from robustdet.evaluation.store import Outcome
 from tests.evaluation.scenes import detections, target
@@ -13,12 +12,12 @@ TARGETS = {name: target(name, [BOX], [1]) for name in IMAGES}
 RADIUS = 8 / 255
 
 
-def entry(name, found, settings=None, sees="gradients", epsilon=RADIUS, loss=1.0):
+def entry(name, found, settings=None, knowledge="gradients", epsilon=RADIUS, loss=1.0):
     """An attack under which the object of ``found`` of the 20 images is still detected."""
     hit, miss = detections([BOX], [0.9], [1]), detections([], [], [])
     measures = {"classification": loss, "localization": 0.0, "positives": 1.0}
     outcomes = {image: Outcome(hit if i < found else miss, measures) for i, image in enumerate(IMAGES)}
-    return Entry(name, settings, sees, epsilon, found / len(IMAGES), outcomes, TARGETS)
+    return Entry(name, settings, knowledge, epsilon, found / len(IMAGES), outcomes, TARGETS)
 
 
 def pgd(found, steps=10, epsilon="8/255", step_size="2/255"):
@@ -31,9 +30,9 @@ def test_a_sound_suite():
         *(pgd(found, steps=steps) for found, steps in ((15, 1), (8, 10), (8, 50))),
         *(pgd(found, epsilon=epsilon) for found, epsilon in ((20, "0/255"), (12, "4/255"), (0, "255/255"))),
         pgd(9, step_size="8/255"),
-        entry("noise", 19, sees="nothing", loss=0.5),
-        entry("square", 12, sees="values", loss=0.9),
-        entry("aid_fool", 8, sees="discriminator"),
+        entry("noise", 19, knowledge="nothing", loss=0.5),
+        entry("square", 12, knowledge="outputs", loss=0.9),
+        entry("aid_fool", 8, knowledge="discriminator"),
     ]
     assert suite_flags(entries, RADIUS) == {}
 
@@ -62,11 +61,11 @@ def test_a_sound_suite():
             },
         ),
         (
-            [entry("weak", 18), entry("strong", 16), entry("noise", 5, sees="nothing")],
+            [entry("weak", 18), entry("strong", 16), entry("noise", 5, knowledge="nothing")],
             {"strong": ["beaten_by_black_box: noise leaves 55.0 mAP less, without any gradient"]},
         ),
         (
-            [entry("weak", 18), entry("strong", 16, loss=2.0), entry("square", 16, sees="values", loss=3.0)],
+            [entry("weak", 18), entry("strong", 16, loss=2.0), entry("square", 16, knowledge="outputs", loss=3.0)],
             {
                 "strong": [
                     "loss_beaten_by_black_box: in 100.0 % of the images with objects square finds a higher loss than "
@@ -75,7 +74,7 @@ def test_a_sound_suite():
             },
         ),
         (
-            [entry("strong", 16), entry("aid_fool", 5, sees="discriminator", loss=9.0)],
+            [entry("strong", 16), entry("aid_fool", 5, knowledge="discriminator", loss=9.0)],
             {"strong": ["beaten_by_adaptive: aid_fool leaves 55.0 mAP less, by the discriminator"]},
         ),
     ],
@@ -85,8 +84,8 @@ def test_what_should_not_be_is_flagged_with_the_number_that_it_makes_doubtful(en
 
 
 def test_only_attacks_of_one_ball_are_compared():
-    assert suite_flags([entry("strong", 16), entry("noise", 5, sees="nothing", epsilon=16 / 255)], RADIUS) == {}
-    assert suite_flags([entry("noise", 5, sees="nothing")], RADIUS) == {}
+    assert suite_flags([entry("strong", 16), entry("noise", 5, knowledge="nothing", epsilon=16 / 255)], RADIUS) == {}
+    assert suite_flags([entry("noise", 5, knowledge="nothing")], RADIUS) == {}
 
 
 def test_attacks_that_differ_in_two_fields_are_no_row():
@@ -105,15 +104,3 @@ def test_an_image_without_a_rival_says_nothing():
     half = dict(list(rival.outcomes.items())[:10])
     assert loss_share(square, [replace(rival, outcomes=half)]) == 1.0
     assert loss_share(square, [replace(rival, outcomes={})]) == 0.0
-
-
-def test_an_attack_says_what_it_sees_or_is_taken_for_a_white_box():
-    class Odd:
-        sees = "everything"
-
-    assert what_it_sees(None) == "nothing"
-    assert what_it_sees(object()) == "gradients"
-    with pytest.raises(
-        ValueError, match=r"Odd\.sees is 'everything'; expected one of nothing, values, gradients, disc"
-    ):
-        what_it_sees(Odd())

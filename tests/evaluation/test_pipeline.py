@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustdet.attacks import DAG, PGD, LInf, Transfer
+from robustdet.attacks import DAG, PGD, BaseAttack, LInf, Transfer
 from robustdet.attacks.noise import Noise
 from robustdet.attacks.objectives import a_cls
 from robustdet.attacks.victim import DetachedError
@@ -201,11 +201,13 @@ def test_a_victim_comes_back_as_it_was(detector, tmp_path):
 
 
 def test_a_cheating_attack_is_flagged(detector, tmp_path):
-    def too_far(victim, images, targets, generators):
-        return images + 50 / 255
+    class TooFar(BaseAttack):
+        threat = LInf(EPSILON)
 
-    too_far.threat = LInf(EPSILON)
-    suite = evaluator(tmp_path, attacks={"clean": None, "too_far": too_far}, attack_settings={})
+        def __call__(self, victim, images, targets, generators):
+            return images + 50 / 255
+
+    suite = evaluator(tmp_path, attacks={"clean": None, "too_far": TooFar()}, attack_settings={})
     for batch in quadrant_batches(6, 6):
         suite.evaluate_batch(detector, batch)
     flags = measured(suite)[1]["flags"]

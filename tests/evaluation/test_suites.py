@@ -1,15 +1,15 @@
 from pathlib import Path
+from typing import get_args
 
 import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from robustdet.attacks.sight import what_it_sees
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.evaluation.comparisons import Entry, ladders
 from robustdet.evaluation.pipeline import SuiteEvaluator, declared_epsilon
 from robustdet.evaluation.worst_case import shared_radius
-from robustdet.types import Attack
+from robustdet.types import Attack, Knowledge
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -35,7 +35,7 @@ def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     evaluator = SuiteEvaluator(attacks, fields, tmp_path, {})
     assert next(iter(evaluator.attacks)) == "clean"
     (batch,) = quadrant_batches(2, 2)
-    asked = {what_it_sees(attack) for attack in evaluator.attacks.values()}
+    asked = {attack.knowledge for attack in evaluator.attacks.values() if attack}
     detector = RoutedQuadrantDetector() if "discriminator" in asked else QuadrantDetector()
     assert evaluator.evaluate_batch(detector.eval(), batch) == 2 * len(attacks)
 
@@ -62,7 +62,7 @@ def test_what_the_suites_promise():
     assert {name for name, epsilon in epsilons.items() if epsilon != 8 / 255} == {
         f"total_eps_{epsilon}" for epsilon in (0, 2, 4, 16, 64, 255)
     }
-    assert {what_it_sees(attack) for attack in attacks.values()} == {"nothing", "values", "gradients", "discriminator"}
+    assert {attack.knowledge for attack in attacks.values() if attack} == set(get_args(Knowledge))
     assert set(compose("sanity").attacks) | set(compose("adaptive").attacks) < set(reliable.attacks)
 
 

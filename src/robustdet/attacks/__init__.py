@@ -2,10 +2,12 @@
 
 from robustdet.attacks.adaptive import Adaptive, FoolDiscriminator, OneHot
 from robustdet.attacks.apgd import APGD
+from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.bfloat16 import BFloat16
 from robustdet.attacks.cwa import ClassWise
 from robustdet.attacks.dag import DAG
 from robustdet.attacks.dag_authors import DAGAuthors
+from robustdet.attacks.highest_loss import HighestLoss
 from robustdet.attacks.mtd import MTD
 from robustdet.attacks.noise import Noise
 from robustdet.attacks.pgd import PGD
@@ -15,7 +17,6 @@ from robustdet.attacks.threat import LInf, PixelRange
 from robustdet.attacks.tog import Mislabelling
 from robustdet.attacks.transfer import Transfer
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.attacks.worst_case import WorstCase
 
 __all__ = [
     "APGD",
@@ -24,10 +25,12 @@ __all__ = [
     "PGD",
     "Adaptive",
     "BFloat16",
+    "BaseAttack",
     "ClassWise",
     "DAGAuthors",
     "DetectorVictim",
     "FoolDiscriminator",
+    "HighestLoss",
     "LInf",
     "Mislabelling",
     "Noise",
@@ -35,6 +38,5 @@ __all__ = [
     "PixelRange",
     "Square",
     "Transfer",
-    "WorstCase",
     "image_generators",
 ]

@@ -5,59 +5,44 @@ An attack that ignores how a defence works says little about it (Tramèr et al.,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.attacks.threat import Threat, check_images
-from robustdet.attacks.victim import Altered, require_detector
-from robustdet.types import (
-    Attack,
-    BorrowedDetector,
-    BorrowedVictim,
-    Images,
-    Targets,
-    Victim,
-)
-
-
-@runtime_checkable
-class RoutedDetector(BorrowedDetector, Protocol):
-    """A borrowed detector whose predictions carry ``routing`` π [B, K], and which can be told to use another π."""
-
-    def predict(self, images: Images, routing: Float[Tensor, "B K"] | None = None) -> Any: ...
+from robustdet.attacks.base import BaseAttack, require_attack
+from robustdet.attacks.threat import check_images
+from robustdet.attacks.victim import Alteration, Forward, require_detector, require_detector_victim
+from robustdet.types import Attack, BorrowedVictim, Images, Knowledge, Objective, RawPredictions, Targets, Victim
 
 
 @runtime_checkable
 class Routing(Protocol):
-    """The π to predict with, given the images and a reference π; None: the discriminator's own, differentiated."""
+    """The π to predict with, given the victim's forward pass, the images and a reference π; None: its own."""
 
     def __call__(
-        self, model: RoutedDetector, images: Images, reference: Float[Tensor, "B K"], /
+        self, forward: Forward, images: Images, reference: Float[Tensor, "B K"], /
     ) -> Float[Tensor, "B K"] | None: ...
 
 
-def own(model: RoutedDetector, images: Images, reference: Float[Tensor, "B K"]) -> None:
+def own(forward: Forward, images: Images, reference: Float[Tensor, "B K"]) -> None:
     """The discriminator's own π: the victim as it is."""
 
 
-def detached(model: RoutedDetector, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+def detached(forward: Forward, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """The discriminator's own π, but no gradient passes through it: does it hide, or mislead, the rest's gradient?"""
     with torch.no_grad():
-        return model.predict(images).routing
+        return routing_of(forward(images), "an adaptive attack")
 
 
-def frozen(model: RoutedDetector, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+def frozen(forward: Forward, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """The reference π, throughout."""
     return reference
 
 
-def uniform(model: RoutedDetector, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+def uniform(forward: Forward, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """The same weight for every kernel."""
     return torch.full_like(reference, 1 / reference.shape[1])
 
@@ -68,51 +53,54 @@ class OneHot:
     def __init__(self, kernel: int) -> None:
         self.kernel = kernel
 
-    def __call__(self, model: RoutedDetector, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    def __call__(self, forward: Forward, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         num_kernels = reference.shape[1]
         if not 0 <= self.kernel < num_kernels:
             raise ValueError(f"the victim has kernels 0 to {num_kernels - 1}, the attack wants kernel {self.kernel}")
         return torch.eye(num_kernels).to(reference)[self.kernel].expand_as(reference)
 
 
-class Adaptive:
+class Adaptive(BaseAttack):
     """Runs ``attack`` on the victim with another ``routing``; what it finds is meant for the victim as it is.
 
-    The reference π is that of the clean images or, with ``source``, that of the images which this attack makes. An
-    objective finds it in the borrowed model as ``reference`` (see `FoolDiscriminator`).
+    The reference π is that of the clean images or, with ``source``, that of the images which this attack makes.
     """
 
-    sees = "discriminator"
+    knowledge: Knowledge = "discriminator"
 
     def __init__(self, attack: Attack, routing: Routing = own, source: Attack | None = None) -> None:
-        self.attack = attack
+        self.attack = require_attack(attack)
+        self.threat = attack.threat
         self.routing = routing
         self.source = source
-
-    @property
-    def threat(self) -> Threat:
-        """That of the attack."""
-        return self.attack.threat  # type: ignore[attr-defined]
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
+        victim = require_detector_victim(victim, "an adaptive attack")
         shown = images if self.source is None else self.source(victim, images, targets, generators)
         with victim.borrow(targets) as model, torch.no_grad():
-            raw = require_detector(model, "an adaptive attack").predict(shown)
-            if not hasattr(raw, "routing"):
-                raise TypeError(
-                    "an adaptive attack needs a victim that routes its images, such as RobustSSD: its predictions "
-                    f"({type(raw).__name__}) lack routing"
-                )
-        return self.attack(_ReroutedVictim(victim, self.routing, raw.routing), images, targets, generators)
+            reference = routing_of(model.predict(shown), "an adaptive attack")
+        return self.attack(victim.altered(rerouted(self.routing, reference)), images, targets, generators)
+
+
+def rerouted(rule: Routing, reference: Float[Tensor, "B K"]) -> Alteration:
+    """Images are routed by ``rule``, but where a routing is asked for by name."""
+
+    def how(forward: Forward) -> Forward:
+        def other(images: Images, routing: Tensor | None = None, /) -> RawPredictions:
+            return forward(images, rule(forward, images, reference) if routing is None else routing)
+
+        return other
+
+    return how
 
 
 class FoolDiscriminator:
-    """Raises the loss while the discriminator is made to take the image for the clean one; to be run by `Adaptive`.
+    """Raises the loss while the discriminator is made to take the image for the clean one.
 
-    The whole loss per positive default box - ``weight`` · KL(π of the reference ‖ π). Unlike the Jensen-Shannon
+    The whole loss per positive default box - ``weight`` · KL(π of the clean image ‖ π). Unlike the Jensen-Shannon
     divergence, this one pulls however far the two are apart, as long as π stays above float32's smallest normal number,
     e⁻⁸⁷: a discriminator more certain than that gives no gradient. An image without objects is left alone.
     """
@@ -120,15 +108,28 @@ class FoolDiscriminator:
     def __init__(self, weight: float | int = 1.0) -> None:
         self.weight = weight
 
-    def __call__(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-        if not isinstance(model, _Rerouted):
-            raise TypeError(
-                f"FoolDiscriminator needs a reference π: run its attack inside Adaptive, got {type(model).__name__}"
-            )
-        raw = model.predict(images)
-        losses = model.losses_of(raw)
-        distance = kl_divergence(model.reference, raw.routing) * (losses.num_positives > 0)
-        return losses.each_per_positive(losses.total) - self.weight * distance
+    def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
+        reference = routing_of(require_detector(model, "FoolDiscriminator").predict(clean), "FoolDiscriminator")
+
+        def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+            detector = require_detector(model, "FoolDiscriminator")
+            raw = detector.predict(images)
+            losses = detector.losses_of(raw)
+            distance = kl_divergence(reference, routing_of(raw, "FoolDiscriminator")) * (losses.num_positives > 0)
+            return losses.each_per_positive(losses.total) - self.weight * distance
+
+        return objective
+
+
+def routing_of(raw: RawPredictions, attack: str) -> Float[Tensor, "B K"]:
+    """π of a routed detector's predictions. Raises TypeError, naming the attack, where the detector does not route."""
+    routing = getattr(raw, "routing", None)
+    if routing is None:
+        raise TypeError(
+            f"{attack} needs a victim that routes its images, such as RobustSSD: its predictions "
+            f"({type(raw).__name__}) lack routing"
+        )
+    return routing
 
 
 def kl_divergence(p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
@@ -138,27 +139,3 @@ def kl_divergence(p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Ten
     """
     tiny = torch.finfo(p.dtype).tiny
     return (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum(dim=1)
-
-
-@dataclass
-class _ReroutedVictim:
-    victim: Victim
-    routing: Routing
-    reference: Float[Tensor, "B K"]
-
-    @contextmanager
-    def borrow(self, targets: Targets) -> Iterator[BorrowedDetector]:
-        with self.victim.borrow(targets) as model:
-            yield _Rerouted(cast(RoutedDetector, model), self.routing, self.reference)
-
-
-class _Rerouted(Altered):
-    model: RoutedDetector
-
-    def __init__(self, model: RoutedDetector, routing: Routing, reference: Float[Tensor, "B K"]) -> None:
-        super().__init__(model)
-        self.routing = routing
-        self.reference = reference
-
-    def predict(self, images: Images) -> Any:
-        return self.model.predict(images, self.routing(self.model, images, self.reference))

@@ -10,16 +10,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from robustdet.attacks.objectives import Objective
+from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, check_images
 from robustdet.attacks.victim import input_gradient
-from robustdet.types import BorrowedVictim, Images, Targets, Victim
+from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective, Targets, Victim
 
 MOMENTUM = 0.75  # α of the paper: the share of the new step
 RISING = 0.75  # ρ: a smaller share of rising steps between two checkpoints halves the step
 
 
-class APGD:
+class APGD(BaseAttack):
     """Sign steps with momentum whose size is halved, image by image, where the objective no longer rises enough.
 
     Each of ``restarts`` random starts in ``threat`` takes ``steps`` steps, the first of size 2 ε. The result is each
@@ -27,7 +28,12 @@ class APGD:
     objective. Where nothing raises it the image stays clean.
     """
 
-    def __init__(self, objective: Objective, threat: LInf, steps: int = 100, restarts: int = 5) -> None:
+    objective: Objective | PreparedObjective
+    threat: LInf
+
+    def __init__(
+        self, objective: Objective | PreparedObjective, threat: LInf, steps: int = 100, restarts: int = 5
+    ) -> None:
         if restarts < 1:
             raise ValueError(f"expected one restart or more, got {restarts}")
         self.objective = objective
@@ -42,18 +48,19 @@ class APGD:
         check_images(images, targets)
         with victim.borrow(targets) as model:
             best = images.clone()
+            objective = prepared(self.objective, model, images)
             with torch.no_grad():
-                value = self.objective(model, best)
+                value = objective(model, best)
             for _ in range(self.restarts):
-                peak = self._climb(model, self.threat.uniform(images, generators), images)
+                peak = self._climb(objective, model, self.threat.uniform(images, generators), images)
                 best = torch.where(_per_image(peak.value > value), peak.images, best)
                 value = torch.maximum(value, peak.value)
         return best
 
-    def _climb(self, model: BorrowedVictim, start: Images, clean: Images) -> _Peak:
+    def _climb(self, objective: Objective, model: BorrowedVictim, start: Images, clean: Images) -> _Peak:
         """The highest point that one run meets on its way."""
         current, previous = start, start
-        value, gradient = self._look(model, start)
+        value, gradient = _value_and_gradient(objective, model, start)
         peak = _Peak(current, value, gradient)
         step = torch.full_like(value, 2 * self.threat.epsilon)
         control = _StepControl(value)
@@ -63,7 +70,7 @@ class APGD:
             moved = current + share * (moved - current) + (1 - share) * (current - previous)
             current, previous = self.threat.project(moved, clean), current
             before = value
-            value, gradient = self._look(model, current)
+            value, gradient = _value_and_gradient(objective, model, current)
             peak.rise(current, value, gradient)
             control.rises += value > before
             control.steps += 1
@@ -77,10 +84,13 @@ class APGD:
                 value = torch.where(stuck, peak.value, value)
         return peak
 
-    def _look(self, model: BorrowedVictim, images: Images) -> tuple[Float[Tensor, "B"], Images]:
-        images = images.detach().requires_grad_()
-        value = self.objective(model, images)
-        return value.detach(), input_gradient(value, images)
+
+def _value_and_gradient(
+    objective: Objective, model: BorrowedVictim, images: Images
+) -> tuple[Float[Tensor, "B"], Images]:
+    images = images.detach().requires_grad_()
+    value = objective(model, images)
+    return value.detach(), input_gradient(value, images)
 
 
 def checkpoints(steps: int) -> list[int]:

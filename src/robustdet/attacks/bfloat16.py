@@ -5,74 +5,61 @@ Whether that makes an attack weaker depends on the victim: docs/performance.md h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from robustdet.attacks.pgd import StepSize
-from robustdet.attacks.sight import what_it_sees
-from robustdet.attacks.threat import Threat
-from robustdet.attacks.victim import Altered, require_detector
-from robustdet.types import Attack, BorrowedDetector, BorrowedVictim, Images, Targets, Victim
+from robustdet.attacks.base import BaseAttack, require_attack
+from robustdet.attacks.victim import Forward, require_detector, require_detector_victim
+from robustdet.types import Attack, BorrowedVictim, Images, RawPredictions, StepwiseAttack, Targets, Victim
+
+USER = "an attack in bfloat16"
 
 
-class BFloat16:
+class BFloat16(BaseAttack):
     """Runs ``attack`` with the victim's forward and backward passes autocast to bfloat16; losses stay in float32.
 
-    In a schedule (``attack=bfloat16``) the attack must be one that steps, such as PGD or MTD.
+    It has a ``step`` where the attack has one.
     """
 
     def __init__(self, attack: Attack) -> None:
-        self.attack = attack
-
-    @property
-    def sees(self) -> str:
-        """That of the attack."""
-        return what_it_sees(self.attack)
-
-    @property
-    def threat(self) -> Threat:
-        """That of the attack."""
-        return self.attack.threat  # type: ignore[attr-defined]
+        self.attack = require_attack(attack)
+        self.threat, self.knowledge = attack.threat, attack.knowledge
+        self.objective, self.objective_bound = attack.objective, attack.objective_bound
+        if isinstance(attack, StepwiseAttack):
+            self.step = partial(_rounded_step, attack)
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
-        return self.attack(_RoundedVictim(victim), images, targets, generators)
-
-    def step(
-        self, model: BorrowedVictim, adversarial: Images, clean: Images, step_size: StepSize | None = None
-    ) -> Images:
-        return self.attack.step(_rounded(model), adversarial, clean, step_size)  # type: ignore[attr-defined]
+        return self.attack(require_detector_victim(victim, USER).altered(rounded), images, targets, generators)
 
 
-@dataclass
-class _RoundedVictim:
-    victim: Victim
-
-    @contextmanager
-    def borrow(self, targets: Targets) -> Iterator[BorrowedDetector]:
-        with self.victim.borrow(targets) as model:
-            yield _rounded(model)
-
-
-def _rounded(model: BorrowedVictim) -> BorrowedDetector:
-    return _Rounded(require_detector(model, "an attack in bfloat16"))
+def _rounded_step(
+    attack: StepwiseAttack,
+    model: BorrowedVictim,
+    adversarial: Images,
+    clean: Images,
+    step_size: float | Tensor | None = None,
+) -> Images:
+    return attack.step(require_detector(model, USER).altered(rounded), adversarial, clean, step_size)
 
 
-class _Rounded(Altered):
-    def predict(self, images: Images, *routing: Tensor | None) -> Any:
+def rounded(forward: Forward) -> Forward:
+    """The same forward pass, autocast to bfloat16; what it says is float32 again."""
+
+    def other(images: Images, routing: Tensor | None = None, /) -> RawPredictions:
         with torch.autocast(images.device.type, torch.bfloat16):
-            raw = self.model.predict(images, *routing)
-        return replace(raw, **{name: value.float() for name, value in _rounded_fields(raw)})
+            raw = forward(images, routing)
+        said = {field.name: getattr(raw, field.name) for field in fields(raw)}
+        halved = {name: value for name, value in said.items() if _is_bfloat16(value)}
+        return replace(raw, **{name: value.float() for name, value in halved.items()})
+
+    return other
 
 
-def _rounded_fields(raw: Any) -> Iterator[tuple[str, Tensor]]:
-    for field in fields(raw):
-        value = getattr(raw, field.name)
-        if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
-            yield field.name, value
+def _is_bfloat16(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bfloat16

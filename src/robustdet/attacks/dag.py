@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdet.attacks.threat import PixelFraction, Threat, check_images, pixel_fraction
+from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_detector
-from robustdet.types import BorrowedVictim, Images, Targets, Victim
+from robustdet.types import BorrowedVictim, Images, Targets, Threat, Victim
 
 
-class DAG:
+class DAG(BaseAttack):
     """Drives every default box that finds its object to a random wrong class.
 
     Targets are the default boxes classified as the object they are assigned to. Each step adds the gradient of
@@ -22,9 +23,10 @@ class DAG:
     bounds nothing but the pixel range; ``threat`` may be a ball.
     """
 
-    highest = 0.0  # objective: no target is left
+    objective_bound = 0.0  # no target is left
 
     def __init__(self, threat: Threat, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
+        self.objective = minus_targets_left
         self.threat = threat
         self.steps = steps
         self.gamma = pixel_fraction(gamma)
@@ -52,11 +54,12 @@ class DAG:
                 running = running[going]
         return adversarial
 
-    def objective(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-        """What it answers for: minus the number of targets that are left."""
-        detector = require_detector(model, "DAG")
-        logits = detector.predict(images).cls_logits
-        return -finds_its_object(logits, detector.assignment.labels).sum(dim=1).to(logits)
+
+def minus_targets_left(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+    """What DAG answers for: minus the number of default boxes that still find their object."""
+    detector = require_detector(model, "DAG")
+    logits = detector.predict(images).cls_logits
+    return -finds_its_object(logits, detector.assignment.labels).sum(dim=1).to(logits)
 
 
 def finds_its_object(logits: Float[Tensor, "B P C_plus_1"], label: Int[Tensor, "B P"]) -> Bool[Tensor, "B P"]:

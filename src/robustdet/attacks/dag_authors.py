@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
+from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.dag import draw_for_boxes, margin, scaled_to, wrong_label
 from robustdet.attacks.threat import PixelFraction, PixelRange, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_detector
 from robustdet.types import Images, Targets, Victim
 
 
-class DAGAuthors:
+class DAGAuthors(BaseAttack):
     """DAG that never accumulates: every gradient is taken one step of ``gamma`` away from the clean image.
 
     All default boxes, background too, are targets until they say their random wrong label, which may be background.
@@ -21,6 +22,7 @@ class DAGAuthors:
     """
 
     def __init__(self, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
+        self.threat = PixelRange()
         self.steps = steps
         self.gamma = pixel_fraction(gamma)
 
@@ -28,17 +30,16 @@ class DAGAuthors:
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
-        pixels = PixelRange()
         latest, summed = torch.zeros_like(images), torch.zeros_like(images)
         with victim.borrow(targets) as model:
             detector = require_detector(model, "DAG")
             true, draws = detector.assignment.labels, draw_for_boxes(detector.assignment.labels, generators)
             for _ in range(self.steps):
-                current = pixels.project(images + latest, images).requires_grad_()
+                current = self.threat.project(images + latest, images).requires_grad_()
                 logits = detector.predict(current).cls_logits
                 wrong = wrong_label(true, draws, first=0, end=logits.shape[-1])
                 missed = logits.argmax(dim=-1) != wrong
                 gradient = input_gradient((margin(logits, wrong, true) * missed).sum(dim=1), current)
                 latest = scaled_to(self.gamma, gradient)
                 summed += latest
-        return pixels.project(images + summed, images)
+        return self.threat.project(images + summed, images)

@@ -8,8 +8,10 @@ from typing import Literal
 
 import torch
 
-from robustdet.attacks.pgd import SignAttack, StepSize
-from robustdet.attacks.threat import LInf, PixelFraction, check_images
+from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.objectives import total
+from robustdet.attacks.pgd import StepSize, sign_step
+from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
 from robustdet.types import BorrowedVictim, DetectionLosses, Images, Targets, Victim
 
@@ -17,14 +19,14 @@ ALONE_PIXELS = 200 * 200  # from this size on, a batch of one keeps a CPU as bus
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Candidate:
     """Images and their losses; with gradients enabled, the way back from these to those."""
 
     images: Images
     losses: DetectionLosses
 
 
-class MTD(SignAttack):
+class MTD(BaseAttack):
     """Each step follows the task, classification or localisation, whose sign step raises the total loss more.
 
     ``choice`` is made for every image, or once for a whole batch by its summed loss, as the published RobustDet code
@@ -35,6 +37,8 @@ class MTD(SignAttack):
     batch would save nothing: large images on a CPU.
     """
 
+    threat: LInf
+
     def __init__(
         self,
         threat: LInf,
@@ -44,9 +48,13 @@ class MTD(SignAttack):
         choice: Literal["image", "batch"] = "image",
         one_by_one: bool | None = None,
     ) -> None:
-        super().__init__(threat, steps, step_size, random_start)
         if choice not in ("image", "batch"):
             raise ValueError(f"expected a choice per 'image' or per 'batch', got {choice!r}")
+        self.objective = total
+        self.threat = threat
+        self.steps = steps
+        self.step_size = pixel_fraction(step_size)
+        self.random_start = random_start
         self.choice = choice
         self.one_by_one = one_by_one
 
@@ -55,9 +63,9 @@ class MTD(SignAttack):
     ) -> Images:
         check_images(images, targets)
         if self.choice == "batch" or len(images) < 2 or not self._one_by_one(images):
-            return super().__call__(victim, images, targets, generators)
+            return self._attack(victim, images, targets, generators)
         attacked = [
-            super(MTD, self).__call__(victim, images[i : i + 1], targets[i : i + 1], generators[i : i + 1])
+            self._attack(victim, images[i : i + 1], targets[i : i + 1], generators[i : i + 1])
             for i in range(len(images))
         ]
         return torch.cat(attacked)
@@ -65,32 +73,41 @@ class MTD(SignAttack):
     def step(
         self, model: BorrowedVictim, adversarial: Images, clean: Images, step_size: StepSize | None = None
     ) -> Images:
-        by_cls, by_loc = self._candidates(model, _look(model, adversarial), clean, step_size, graphs=False)
+        """The next iterate; ``step_size`` replaces the attack's own, one for all images or one each."""
+        size = self.step_size if step_size is None else step_size
+        by_cls, by_loc = self._candidates(model, _candidate(model, adversarial), clean, size, graphs=False)
         return torch.where(self._prefers_loc(by_cls, by_loc).view(-1, 1, 1, 1), by_loc.images, by_cls.images)
 
-    def _all_steps(self, model: BorrowedVictim, adversarial: Images, clean: Images) -> Images:
-        if self.choice == "image" and len(clean) > 1:  # the next images come out of two forwards: neither's graph fits
-            return super()._all_steps(model, adversarial, clean)
-        look = _look(model, adversarial)
-        for left in reversed(range(self.steps)):
-            by_cls, by_loc = self._candidates(model, look, clean, None, graphs=left > 0)
-            look = by_loc if bool(self._prefers_loc(by_cls, by_loc).all()) else by_cls
-        return look.images.detach()
+    def _attack(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images:
+        adversarial = self.threat.uniform(images, generators) if self.random_start else images.clone()
+        with victim.borrow(targets) as model:
+            if self.choice == "image" and len(images) > 1:
+                # the next images come out of two forwards: neither's graph fits
+                for _ in range(self.steps):
+                    adversarial = self.step(model, adversarial, images)
+                return adversarial
+            at = _candidate(model, adversarial)
+            for left in reversed(range(self.steps)):
+                by_cls, by_loc = self._candidates(model, at, images, self.step_size, graphs=left > 0)
+                at = by_loc if bool(self._prefers_loc(by_cls, by_loc).all()) else by_cls
+            return at.images.detach()
 
     def _candidates(
-        self, model: BorrowedVictim, look: _Look, clean: Images, step_size: StepSize | None, graphs: bool
-    ) -> tuple[_Look, _Look]:
-        """Where a sign step on either task leads, classification first; ``look`` loses its graph."""
+        self, model: BorrowedVictim, at: _Candidate, clean: Images, size: StepSize, graphs: bool
+    ) -> tuple[_Candidate, _Candidate]:
+        """Where a sign step on either task leads, classification first; ``at`` loses its graph."""
         gradients = (
-            input_gradient(look.losses.classification, look.images, retain_graph=True),
-            input_gradient(look.losses.localization, look.images),
+            input_gradient(at.losses.classification, at.images, retain_graph=True),
+            input_gradient(at.losses.localization, at.images),
         )
-        images = look.images.detach()
-        by_cls, by_loc = (self._move(images, clean, gradient, step_size) for gradient in gradients)
+        images = at.images.detach()
+        by_cls, by_loc = (sign_step(self.threat, images, clean, gradient, size) for gradient in gradients)
         with torch.set_grad_enabled(graphs):
-            return _look(model, by_cls), _look(model, by_loc)
+            return _candidate(model, by_cls), _candidate(model, by_loc)
 
-    def _prefers_loc(self, by_cls: _Look, by_loc: _Look) -> torch.Tensor:
+    def _prefers_loc(self, by_cls: _Candidate, by_loc: _Candidate) -> torch.Tensor:
         gain = by_loc.losses.total.detach() - by_cls.losses.total.detach()
         if self.choice == "batch":
             gain = gain.sum().expand(len(gain))
@@ -101,6 +118,6 @@ class MTD(SignAttack):
         return large if self.one_by_one is None else self.one_by_one
 
 
-def _look(model: BorrowedVictim, images: Images) -> _Look:
+def _candidate(model: BorrowedVictim, images: Images) -> _Candidate:
     images = images.detach().requires_grad_(torch.is_grad_enabled())
-    return _Look(images, model.losses(images))
+    return _Candidate(images, model.losses(images))

@@ -7,14 +7,15 @@ from typing import Literal
 
 import torch
 
+from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.threat import LInf, check_images
-from robustdet.types import Images, Targets, Victim
+from robustdet.types import Images, Knowledge, Targets, Victim
 
 
-class Noise:
+class Noise(BaseAttack):
     """Each value is drawn uniformly from the ball, or moved by +ε or -ε (``sign``); the victim is not asked."""
 
-    sees = "nothing"
+    knowledge: Knowledge = "nothing"
 
     def __init__(self, threat: LInf, distribution: Literal["uniform", "sign"] = "uniform") -> None:
         draws = {"uniform": threat.uniform, "sign": threat.corner}

@@ -1,4 +1,4 @@
-"""What an attack maximises: a function of a borrowed victim and images that gives every image its own value.
+"""What attacks maximise: functions of a borrowed victim and images that give every image its own value.
 
 Each value depends on its own image alone and a sign attack ignores its scale, so a batch gives every image the same
 attack as a batch of one. The published attacks divide by the number of positives; that changes no sign.
@@ -6,17 +6,11 @@ attack as a batch of one. The published attacks divide by the number of positive
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.types import BorrowedVictim, Images
-
-
-@runtime_checkable
-class Objective(Protocol):
-    def __call__(self, model: BorrowedVictim, images: Images, /) -> Float[Tensor, "B"]: ...
+from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective
 
 
 def a_cls(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
@@ -32,3 +26,11 @@ def a_loc(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
 def total(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
     """The whole detection loss."""
     return model.losses(images).total
+
+
+def prepared(objective: Objective | PreparedObjective, model: BorrowedVictim, clean: Images) -> Objective:
+    """``objective``, after it has looked at the ``clean`` images where it needs to. To be called once an attack."""
+    if isinstance(objective, PreparedObjective):
+        with torch.no_grad():
+            return objective.prepare(model, clean)
+    return objective

@@ -11,24 +11,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.attacks.objectives import Objective
+from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, check_images
-from robustdet.types import Images, Targets, Victim
+from robustdet.types import Images, Knowledge, Objective, PreparedObjective, Targets, Victim
 
 # Of 10 000 queries, after how many the share of the image that a square covers is halved (section 4.1 of the paper)
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-class Square:
+class Square(BaseAttack):
     """Proposes vertical stripes of ±ε, then ``queries`` - 1 squares of ±ε, and keeps what raises the objective.
 
     A square is of one colour, drawn per image as its place is; its side shrinks on the paper's schedule, from a share
     ``p_init`` of the image on. Every image accepts or refuses by itself, against its best so far and the clean image.
     """
 
-    sees = "values"
+    objective: Objective | PreparedObjective
+    threat: LInf
+    knowledge: Knowledge = "outputs"
 
-    def __init__(self, objective: Objective, threat: LInf, queries: int = 1000, p_init: float = 0.8) -> None:
+    def __init__(
+        self, objective: Objective | PreparedObjective, threat: LInf, queries: int = 1000, p_init: float = 0.8
+    ) -> None:
         if not 0 < p_init <= 1:
             raise ValueError(f"expected a share of the image in (0, 1], got p_init={p_init!r}")
         self.objective = objective
@@ -42,14 +47,15 @@ class Square:
         check_images(images, targets)
         best = images.clone()
         with victim.borrow(targets) as model, torch.no_grad():
-            value = self.objective(model, best)
+            objective = prepared(self.objective, model, images)
+            value = objective(model, best)
             for query in range(self.queries):
                 shift = (
                     stripes(images, generators) if query == 0 else squares(images, generators, self.side(query, images))
                 )
                 # 2 ε leads from anywhere in the ball to its far side; where there is no square nothing moves
                 proposal = self.threat.project(best + 2 * self.threat.epsilon * shift, images)
-                proposed = self.objective(model, proposal)
+                proposed = objective(model, proposal)
                 better = proposed > value
                 best = torch.where(better.view(-1, 1, 1, 1), proposal, best)
                 value = torch.where(better, proposed, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,15 +15,10 @@ PixelFraction: TypeAlias = float | int | str
 """A fraction of the pixel range as people write it: 0.03 or "8/255"."""
 
 
-@runtime_checkable
-class Threat(Protocol):
-    """A set of images around a clean one."""
-
-    def project(self, adversarial: Images, clean: Images) -> Images: ...
-
-
 class PixelRange:
     """All images: nothing but [0, 1] bounds the attack."""
+
+    epsilon = None
 
     def project(self, adversarial: Images, clean: Images) -> Images:
         return adversarial.clamp(0, 1)

@@ -1,21 +1,18 @@
 """TOG: Adversarial Objectness Gradient attacks with a purpose (Chow et al., IEEE TPS 2020, arXiv 2004.04320).
 
-Vanishing and fabrication are objectives for any attack. Neither looks at the objects of an image, as published.
+All three are objectives for any attack. Vanishing and fabrication do not look at the objects of an image, as published.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robustdet.attacks.pgd import PGD
-from robustdet.attacks.threat import LInf, PixelFraction, check_images
-from robustdet.attacks.victim import require_detector
-from robustdet.types import BorrowedDetector, BorrowedVictim, Images, Targets, Victim
+from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.types import BorrowedVictim, Images, Objective
 
 
 def vanishing(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
@@ -31,35 +28,20 @@ def fabrication(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
 class Mislabelling:
     """Objects are found where they are, under another name.
 
-    PGD that lowers, over the default boxes of an object, the cross-entropy to the object's wrong class and the
-    localisation loss. The wrong class is the one that these boxes find most likely on the clean image, or least likely
-    (``wrong``); one class an object, never the background. The published code starts from the victim's detections
-    instead of the objects.
+    Minus the cross-entropy, over the default boxes of an object, to the object's wrong class, minus the localisation
+    loss. The wrong class is the one that these boxes find most likely on the clean image, or least likely (``wrong``);
+    one class an object, never the background. The published code starts from the victim's detections instead of the
+    objects.
     """
 
-    def __init__(
-        self,
-        threat: LInf,
-        steps: int,
-        step_size: PixelFraction,
-        random_start: bool = False,
-        wrong: Literal["most_likely", "least_likely"] = "most_likely",
-    ) -> None:
+    def __init__(self, wrong: Literal["most_likely", "least_likely"] = "most_likely") -> None:
         if wrong not in ("most_likely", "least_likely"):
             raise ValueError(f"expected the wrong class to be 'most_likely' or 'least_likely', got {wrong!r}")
-        self.threat = threat
-        self.steps = steps
-        self.step_size = step_size
-        self.random_start = random_start
         self.wrong = wrong
 
-    def __call__(
-        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
-    ) -> Images:
-        check_images(images, targets)
-        with victim.borrow(targets) as model, torch.no_grad():
-            detector = require_detector(model, "TOG")
-            labels = wrong_labels(_log_probabilities(detector, images), detector, likely=self.wrong == "most_likely")
+    def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
+        detector = require_detector(model, "TOG")
+        labels = wrong_labels(_log_probabilities(detector, clean), detector, likely=self.wrong == "most_likely")
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
             detector = require_detector(model, "TOG")
@@ -67,8 +49,7 @@ class Mislabelling:
             log_probability = raw.cls_logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
             return (log_probability * (labels > 0)).sum(dim=1) - detector.localization_of(raw)
 
-        attack = PGD(objective, self.threat, self.steps, self.step_size, self.random_start)
-        return attack(victim, images, targets, generators)
+        return objective
 
 
 def wrong_labels(

@@ -8,28 +8,24 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from robustdet.attacks.threat import Threat
+from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.types import Attack, Images, Targets, Victim
+from robustdet.types import Attack, Images, Knowledge, Targets, Victim
 
 
-class Transfer:
+class Transfer(BaseAttack):
     """Runs ``attack`` on ``surrogate``, a detector of the same classes and input size; the victim is not asked.
 
     The surrogate is moved to where the images are.
     """
 
-    sees = "nothing"
+    knowledge: Knowledge = "nothing"
 
     def __init__(self, surrogate: nn.Module, attack: Attack) -> None:
         self._surrogate = DetectorVictim(surrogate)  # type: ignore[arg-type]
         self.surrogate = surrogate
-        self.attack = attack
-
-    @property
-    def threat(self) -> Threat:
-        """That of the attack."""
-        return self.attack.threat  # type: ignore[attr-defined]
+        self.attack = require_attack(attack)
+        self.threat = attack.threat
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]

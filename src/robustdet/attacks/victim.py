@@ -1,11 +1,11 @@
-"""Borrowing a model for an attack and giving it back exactly as it was."""
+"""Borrowing a detector for an attack and giving it back exactly as it was."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from robustdet.types import (
     Assignment,
-    BorrowedDetector,
     BorrowedVictim,
     BoxLosses,
     DetectionLosses,
@@ -21,36 +20,59 @@ from robustdet.types import (
     Images,
     RawPredictions,
     Targets,
+    Victim,
 )
 
 
-class DetectorVictim:
-    """A default-box detector (a ``torch.nn.Module``) as a victim: white box, the whole model."""
+@runtime_checkable
+class Forward(Protocol):
+    """images → raw predictions. ``routing`` π replaces what the discriminator of a routed detector would say."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __call__(self, images: Images, routing: Float[Tensor, "B K"] | None = None, /) -> RawPredictions: ...
+
+
+Alteration: TypeAlias = Callable[[Forward], Forward]
+"""How another forward pass is made of a victim's own: in bfloat16, with another routing."""
+
+
+class DetectorVictim:
+    """A default-box detector (a ``torch.nn.Module``) as a victim: white box, the whole model.
+
+    ``forward`` is its forward pass, where that is not the detector's own.
+    """
+
+    def __init__(self, detector: Detector, forward: Forward | None = None) -> None:
         if not isinstance(detector, nn.Module):
             raise TypeError(f"expected a detector that is a torch.nn.Module, got {type(detector).__name__}")
-        self.detector = detector
+        self.detector: Detector = detector
+        self.forward: Forward = forward or _forward_of(detector)
 
     @contextmanager
     def borrow(self, targets: Targets, assignment: Assignment | None = None) -> Iterator[BorrowedDetector]:
-        """The detector, held still by :func:`frozen`, with ``targets`` matched once for all steps.
+        """The detector in :func:`evaluation_mode`, with ``targets`` matched once for all steps.
 
         Who borrows for the same targets again may hand in the ``assignment`` of the first time.
         """
-        with frozen(self.detector):
-            yield _Borrowed(self.detector, targets, assignment or self.detector.assign(targets))
+        with evaluation_mode(self.detector):  # type: ignore[arg-type]
+            yield BorrowedDetector(self.detector, targets, assignment or self.detector.assign(targets), self.forward)
+
+    def altered(self, how: Alteration) -> DetectorVictim:
+        """The same detector with another forward pass; what predictions are worth is the detector's to say."""
+        return DetectorVictim(self.detector, how(self.forward))
 
 
-@dataclass
-class _Borrowed:
+@dataclass(frozen=True)
+class BorrowedDetector:
+    """A borrowed default-box detector: offers, beside losses, its raw predictions and what each box was assigned."""
+
     detector: Detector
     targets: Targets
     assignment: Assignment
+    forward: Forward
 
     def predict(self, images: Images, routing: Float[Tensor, "B K"] | None = None) -> RawPredictions:
-        """``routing`` replaces what the discriminator of a routed detector would say."""
-        return self.detector(images) if routing is None else self.detector(images, routing=routing)  # type: ignore[call-arg]
+        """As typed as the detector's own, so that a routed detector's carry ``routing``; for that: see `Forward`."""
+        return self.forward(images, routing)
 
     def losses_of(self, raw: RawPredictions) -> DetectionLosses:
         return self.detector.losses(raw, self.assignment)
@@ -67,35 +89,20 @@ class _Borrowed:
     def localization(self, images: Images) -> Float[Tensor, "B"]:
         return self.localization_of(self.predict(images))
 
+    def altered(self, how: Alteration) -> BorrowedDetector:
+        """The same, with another forward pass."""
+        return replace(self, forward=how(self.forward))
 
-class Altered(ABC):
-    """A borrowed detector that a subclass makes predict otherwise; what predictions are worth is the model's to say."""
 
-    def __init__(self, model: BorrowedDetector) -> None:
-        self.model = model
-        self.assignment, self.targets = model.assignment, model.targets
+def _forward_of(detector: Any) -> Forward:
+    def forward(images: Images, routing: Tensor | None = None, /) -> RawPredictions:
+        return detector(images) if routing is None else detector(images, routing=routing)
 
-    @abstractmethod
-    def predict(self, images: Images) -> RawPredictions: ...
-
-    def losses_of(self, raw: RawPredictions) -> DetectionLosses:
-        return self.model.losses_of(raw)
-
-    def localization_of(self, raw: RawPredictions) -> Float[Tensor, "B"]:
-        return self.model.localization_of(raw)
-
-    def box_losses_of(self, raw: RawPredictions) -> BoxLosses:
-        return self.model.box_losses_of(raw)
-
-    def losses(self, images: Images) -> DetectionLosses:
-        return self.losses_of(self.predict(images))
-
-    def localization(self, images: Images) -> Float[Tensor, "B"]:
-        return self.localization_of(self.predict(images))
+    return forward
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no parameter asks for gradients, gradients enabled, full precision.
 
     On leaving, by an error too, every module's mode, every ``requires_grad``, the buffers and the global random state
@@ -160,12 +167,22 @@ def require_detector(model: BorrowedVictim, attack: str) -> BorrowedDetector:
     """``model``, when it offers what a class- or box-wise attack needs.
 
     Raises:
-        TypeError: it does not; the message names the attack and what is missing.
+        TypeError: it does not; the message names the attack and what it was given.
     """
-    needed = ("assignment", "targets", "predict", "losses_of", "localization_of", "box_losses_of")
-    missing = [name for name in needed if not hasattr(model, name)]
-    if missing:
-        raise TypeError(
-            f"{attack} needs a default-box detector as its victim: {type(model).__name__} lacks {', '.join(missing)}"
-        )
-    return model  # type: ignore[return-value]
+    if not isinstance(model, BorrowedDetector):
+        raise TypeError(_needs_a_detector(attack, model))
+    return model
+
+
+def require_detector_victim(victim: Victim, attack: str) -> DetectorVictim:
+    """``victim``, when its forward pass can be altered. Raises TypeError as `require_detector` does."""
+    if not isinstance(victim, DetectorVictim):
+        raise TypeError(_needs_a_detector(attack, victim))
+    return victim
+
+
+def _needs_a_detector(attack: str, given: object) -> str:
+    return (
+        f"{attack} needs a default-box detector as its victim (DetectorVictim), for its raw predictions and the boxes' "
+        f"labels: got {type(given).__name__}"
+    )

@@ -113,6 +113,6 @@ def reconstruction_loss(reconstruction: Images, clean: Images) -> Float[Tensor, 
     return F.mse_loss(reconstruction * PIXEL_MAX, clean * PIXEL_MAX) / PIXEL_MAX
 
 
-def kl_divergence(mean: Float[Tensor, "*shape"], log_variance: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+def kld_loss(mean: Float[Tensor, "*shape"], log_variance: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """L_kld (Eq. 4): KL(N(μ, σ²) || N(0, 1)), mean over elements, / 255."""
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).mean() / PIXEL_MAX

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustdet.defences.adversarial import halves, perturbation_size
-from robustdet.defences.cfr import kl_divergence, reconstruction_loss
+from robustdet.defences.cfr import kld_loss, reconstruction_loss
 from robustdet.defences.robust_ssd import RobustPredictions, RobustSSD
 from robustdet.defences.routing_diagnostics import routing_diagnostics
 from robustdet.defences.schedules import Schedule
@@ -119,5 +119,5 @@ def consistency_parts(predictions: list[RobustPredictions], originals: list[Tens
     )
     return {
         "L_re": reconstruction_loss(images, torch.cat(originals)),
-        "L_kld": kl_divergence(means, log_variances),
+        "L_kld": kld_loss(means, log_variances),
     }

@@ -14,10 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.types import Assignment, Attack, Batch, BorrowedVictim, Detector, Images, Target
+from robustdet.types import Assignment, Attack, Batch, Detector, Images, Target
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,6 @@ class Schedule(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-@runtime_checkable
-class StepwiseAttack(Attack, Protocol):
-    """An attack that can be asked for one step from an iterate: PGD with any objective, MTD."""
-
-    def step(
-        self, model: BorrowedVictim, adversarial: Images, clean: Images, step_size: float | Tensor | None = None
-    ) -> Images: ...
-
-
 def draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator))
 
@@ -54,7 +46,7 @@ class Full:
     """A fresh attack on the current batch for every update: ``attack`` with all its steps."""
 
     def __init__(self, attack: Attack) -> None:
-        self.attack = attack
+        self.attack = require_attack(attack)
 
     def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
         generators = image_generators(draw_seed(generator), [target.image_id for target in batch.targets])
@@ -75,10 +67,10 @@ class Replay:
     learn the signature of a single step size. The first iterate of a source starts from its clean images.
     """
 
-    def __init__(self, attack: StepwiseAttack, updates_per_source: int, step_sizes: Sequence[float | str]) -> None:
+    def __init__(self, attack: Attack, updates_per_source: int, step_sizes: Sequence[float | str]) -> None:
         if updates_per_source < 1:
             raise ValueError(f"updates_per_source is {updates_per_source}, expected 1 or more")
-        self.attack = attack
+        self.attack = require_stepwise(attack, "the schedule `replay`")
         self.updates_per_source = updates_per_source
         self.step_sizes = [pixel_fraction(size) for size in step_sizes]
         self._source: Batch | None = None

@@ -31,7 +31,7 @@ def area(xyxy: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape"]:
     return width * height
 
 
-def iou(one: Float[Tensor, "... M 4"], other: Float[Tensor, "... P 4"]) -> Float[Tensor, "... M P"]:
+def pairwise_iou(one: Float[Tensor, "... M 4"], other: Float[Tensor, "... P 4"]) -> Float[Tensor, "... M P"]:
     """Intersection over union of every xyxy box of ``one`` with every one of ``other``; 0 where both are empty."""
     one, other = one.unsqueeze(-2), other.unsqueeze(-3)
     low = torch.maximum(one[..., :2], other[..., :2])

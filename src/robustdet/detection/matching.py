@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdet.detection.boxes import encode, iou, to_xyxy
+from robustdet.detection.boxes import encode, pairwise_iou, to_xyxy
 from robustdet.types import Assignment, Targets
 
 POSITIVE_IOU = 0.5
@@ -24,7 +24,7 @@ def match(targets: Targets, default_boxes: Float[Tensor, "P 4"], input_size: int
     boxes, labels, learnable = pad(targets)
     boxes = boxes / input_size
     # Rows of objects that are no targets lose against every other row, and never reach the IoU of a positive.
-    overlap = iou(boxes, to_xyxy(default_boxes)).masked_fill(~learnable.unsqueeze(-1), -1)
+    overlap = pairwise_iou(boxes, to_xyxy(default_boxes)).masked_fill(~learnable.unsqueeze(-1), -1)
     # A claim outranks any IoU, and a later claim an earlier one: then one maximum settles both rules.
     claim = torch.where(learnable, 2.0 + torch.arange(labels.shape[1], device=labels.device), -1.0)
     claimed = overlap.argmax(dim=2, keepdim=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from robustdet.evaluation.store import Outcome
+from robustdet.types import Knowledge
 
 TOLERANCE = 1e-3  # of 1/255: float32 pixels are exact to about 2e-5
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
@@ -41,12 +42,12 @@ def attack_flags(
     clean: Mapping[str, Outcome] | None,
     attacked: Mapping[str, Outcome],
     epsilon: float | None,
-    sees: str = "gradients",
+    knowledge: Knowledge = "gradients",
 ) -> list[str]:
     """Flags of one attack, or of the clean images (``clean`` is None).
 
-    ``epsilon`` is the radius the attack promises, a fraction of the pixel range; None when it promises none. ``sees``
-    is what it sees of its victim (`robustdet.attacks.sight`).
+    ``epsilon`` is the radius the attack promises, a fraction of the pixel range; None when it promises none.
+    ``knowledge`` is what it learns from its victim.
     """
     flags = [
         not_finite(attacked),
@@ -60,7 +61,7 @@ def attack_flags(
         flags.append(outside_ball(attacked, epsilon))
     if clean is not None and epsilon == 0:
         flags.append(differs_at_zero(attacked))
-    elif clean is not None and sees != "nothing":
+    elif clean is not None and knowledge != "nothing":
         flags.append(loss_not_raised(clean, attacked))
     return [raised for raised in flags if raised is not None]
 
@@ -141,7 +142,7 @@ def loss_rose(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> 
 
     Among those with objects to be found, but for those where the objective was as high as it can be from the start.
     """
-    asked = {name: outcome for name, outcome in _with_objects(attacked).items() if not _at_its_highest(outcome)}
+    asked = {name: outcome for name, outcome in _with_objects(attacked).items() if not _at_its_bound(outcome)}
     pairs = [(losses(clean[name]), losses(outcome)) for name, outcome in asked.items()]
     if not pairs:
         return {}
@@ -166,9 +167,9 @@ def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
 
 
-def _at_its_highest(outcome: Outcome) -> bool:
+def _at_its_bound(outcome: Outcome) -> bool:
     measures = outcome.measures
-    return "objective_highest" in measures and measures["objective_clean"] >= measures["objective_highest"]
+    return "objective_bound" in measures and measures["objective_clean"] >= measures["objective_bound"]
 
 
 def _flag(

@@ -19,7 +19,7 @@ from robustdet.attacks.threat import pixel_fraction
 from robustdet.evaluation.average_precision import pooled_average_precision
 from robustdet.evaluation.checks import FlagName, flag
 from robustdet.evaluation.store import Outcome
-from robustdet.types import Target
+from robustdet.types import Knowledge, Target
 
 MARGIN = 0.01  # of mAP: less is no difference
 DEVIATIONS = 3.0  # by which the difference must exceed its standard error over images, so that chance is no culprit
@@ -29,11 +29,11 @@ HARMLESS = 0.1  # mAP that no detector can keep when an attack may change every 
 
 @dataclass(frozen=True)
 class Entry:
-    """One attack of a suite: its settings as plain data, what it sees of its victim, its promise, its outcomes."""
+    """One attack of a suite: its settings as plain data, what it learns from its victim, its promise, its outcomes."""
 
     name: str
     settings: Any
-    sees: str
+    knowledge: Knowledge
     epsilon: float | None
     map: float
     outcomes: Mapping[str, Outcome]
@@ -87,13 +87,13 @@ def blind_flags(entries: Sequence[Entry]) -> Flags:
     """Attacks in one ball: none that sees less than gradients, or knows of a discriminator, surpasses the strongest
     white-box attack.
     """
-    white_box = [entry for entry in entries if entry.sees == "gradients"]
+    white_box = [entry for entry in entries if entry.knowledge == "gradients"]
     if not white_box:
         return
     strongest = min(white_box, key=lambda entry: entry.map)
     for entry in entries:
-        blind = entry.sees in ("nothing", "values")
-        if entry.sees != "gradients" and clearly_lower(entry, strongest):
+        blind = entry.knowledge in ("nothing", "outputs")
+        if entry.knowledge != "gradients" and clearly_lower(entry, strongest):
             less = f"{entry.name} leaves {gap(entry, strongest)} mAP less"
             yield (
                 strongest.name,
@@ -116,7 +116,7 @@ def blind_flags(entries: Sequence[Entry]) -> Flags:
 
 def unbounded_flags(entries: Sequence[Entry]) -> Flags:
     for entry in entries:
-        if entry.epsilon == 1 and entry.sees == "gradients" and entry.map > HARMLESS:
+        if entry.epsilon == 1 and entry.knowledge == "gradients" and entry.map > HARMLESS:
             yield (
                 entry.name,
                 flag(

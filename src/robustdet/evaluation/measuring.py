@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robustdet.attacks.objectives import prepared
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.perturbation import perturbation_measures
-from robustdet.types import Attack, Batch, BorrowedVictim, Detections, Detector, Images, RawPredictions
+from robustdet.types import Attack, Batch, Detections, Detector, Images, RawPredictions
 
-VERSION = 3  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 4  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
 def predictions(detector: Detector, images: Images) -> Float[Tensor, "B values"]:
@@ -81,19 +82,18 @@ def objective_measures(
     detector: Detector, attack: Attack | None, clean: Batch, images: Images
 ) -> dict[str, Float[Tensor, "B"]]:
     """What an attack with an ``objective`` climbs: its value on the clean images (``objective_clean``) and on
-    ``images`` (``objective``); ``objective_highest`` where the attack knows a ``highest`` that it can reach.
+    ``images`` (``objective``); ``objective_bound`` where the attack knows the largest one that there is.
     """
-    objective, highest = getattr(attack, "objective", None), getattr(attack, "highest", None)
-    if objective is None:
+    if attack is None or attack.objective is None:
         return {}
-
-    def value(model: BorrowedVictim, at: Images) -> Float[Tensor, "B"]:
-        return objective(model, at).double()
-
     with DetectorVictim(detector).borrow(clean.targets) as model, torch.no_grad():
-        measures = {"objective_clean": value(model, clean.images), "objective": value(model, images)}
-    if highest is not None:
-        measures["objective_highest"] = torch.full_like(measures["objective"], highest)
+        objective = prepared(attack.objective, model, clean.images)
+        measures = {
+            "objective_clean": objective(model, clean.images).double(),
+            "objective": objective(model, images).double(),
+        }
+    if attack.objective_bound is not None:
+        measures["objective_bound"] = torch.full_like(measures["objective"], attack.objective_bound)
     return measures
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from robustdet.attacks.base import require_attack
 from robustdet.attacks.randomness import image_generators
-from robustdet.attacks.sight import what_it_sees
 from robustdet.attacks.victim import DetachedError, DetectorVictim
 from robustdet.evaluation.comparisons import Entry, suite_flags
 from robustdet.evaluation.environment import Environment
@@ -46,7 +46,8 @@ class SuiteEvaluator:
     ) -> None:
         if CLEAN not in attacks or attacks[CLEAN] is not None:
             raise ValueError(f"a suite needs the entry `{CLEAN}: null` to compare with, got {sorted(attacks)}")
-        self.attacks = {CLEAN: None, **attacks}  # clean first
+        given = {name: None if attack is None else require_attack(attack) for name, attack in attacks.items()}
+        self.attacks = {CLEAN: None, **given}  # clean first
         self.attack_settings = dict(attack_settings)
         self.seed = seed
         self._targets = TargetStore(Path(folder), settings)
@@ -85,7 +86,7 @@ class SuiteEvaluator:
         try:
             return attack(DetectorVictim(detector), batch.images, batch.targets, generators)
         except DetachedError:
-            if what_it_sees(attack) == "nothing":  # of the victim: another detector is to blame
+            if attack.knowledge == "nothing":  # of the victim: another detector is to blame
                 raise
             return batch.images
 
@@ -112,7 +113,7 @@ class SuiteEvaluator:
         outcomes = of_shared_images({name: store.read() for name, store in self._outcomes.items()})
         epsilons = {name: declared_epsilon(attack) for name, attack in self.attacks.items()}
         settings = {name: self.attack_settings.get(name) for name in self.attacks}
-        sees = {name: what_it_sees(attack) for name, attack in self.attacks.items()}
+        knowledge = {name: attack.knowledge for name, attack in self.attacks.items() if attack is not None}
         chosen: dict[str, int] = {}
         radius = shared_radius(epsilons)
         rivals = [] if radius is None else inside(epsilons, radius)
@@ -135,13 +136,13 @@ class SuiteEvaluator:
                     metric,
                     class_names,
                     epsilons[name],
-                    sees.get(name, "gradients"),
+                    knowledge.get(name, "gradients"),
                 ),
             )
             for name in outcomes
         ]
         entries = [
-            Entry(name, settings[name], sees[name], epsilons[name], record.map, outcomes[name], targets)
+            Entry(name, settings[name], knowledge[name], epsilons[name], record.map, outcomes[name], targets)
             for record in records
             if (name := record.attack) in self.attacks and name != CLEAN
         ]
@@ -173,4 +174,4 @@ def of_shared_images(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str,
 
 def declared_epsilon(attack: Attack | None) -> float | None:
     """The radius, a fraction of the pixel range, that an attack's threat promises; None when it promises none."""
-    return getattr(getattr(attack, "threat", None), "epsilon", None)
+    return None if attack is None else attack.threat.epsilon

@@ -12,7 +12,7 @@ from robustdet.evaluation.checks import attack_flags, loss_rose, losses
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.objects import count_objects
 from robustdet.evaluation.store import Outcome
-from robustdet.types import Target
+from robustdet.types import Knowledge, Target
 
 
 def summarise(
@@ -22,13 +22,13 @@ def summarise(
     metric: Metric,
     class_names: Sequence[str],
     epsilon: float | None,
-    sees: str = "gradients",
+    knowledge: Knowledge = "gradients",
 ) -> dict[str, Any]:
     """The measured fields of a :class:`~robustdet.evaluation.record.Record`.
 
     ``clean`` outcomes (None when ``attacked`` are they) and ``targets`` must hold every image of ``attacked``.
-    ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does; ``sees``
-    is what it sees of its victim.
+    ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does;
+    ``knowledge`` is what it learns from its victim.
     """
     scores = metric(
         {image_id: outcome.detections for image_id, outcome in attacked.items()},
@@ -46,7 +46,7 @@ def summarise(
         "clean_losses": mean_losses([(clean or attacked)[image_id] for image_id in attacked]),
         "attacked_losses": mean_losses(attacked.values()),
         "loss_rose": {} if clean is None else loss_rose(clean, attacked),
-        "flags": attack_flags(clean, attacked, epsilon, sees),
+        "flags": attack_flags(clean, attacked, epsilon, knowledge),
         "gradients": gradient_shares(attacked),
         "objects": count_objects(clean or attacked, attacked, targets),
         "seconds": seconds,

@@ -14,9 +14,8 @@ from robustdet.attacks.threat import pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.defences.routing_diagnostics import aid_separation, kernel_divergence
-from robustdet.defences.schedules import StepwiseAttack
 from robustdet.ranks import gathered_objects, share
-from robustdet.types import Batch
+from robustdet.types import Batch, StepwiseAttack
 
 
 class RoutingDiagnostics(pl.Callback):
