@@ -180,6 +180,10 @@ class Detector(Protocol):
 
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses: ...
 
+    def overlaps(self, raw: RawPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
+        """IoU of every predicted box, where it is placed now, with every one of ``boxes`` (xyxy, pixels)."""
+        ...
+
     def detect(self, raw: RawPredictions) -> list[Detections]: ...
 
 

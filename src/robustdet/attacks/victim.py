@@ -83,6 +83,9 @@ class BorrowedDetector:
     def box_losses_of(self, raw: RawPredictions) -> BoxLosses:
         return self.detector.box_losses(raw, self.assignment)
 
+    def overlaps_of(self, raw: RawPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
+        return self.detector.overlaps(raw, boxes)
+
     def losses(self, images: Images) -> DetectionLosses:
         return self.losses_of(self.predict(images))
 

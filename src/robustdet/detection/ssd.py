@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustdet.detection.boxes import decode, pairwise_iou
 from robustdet.detection.default_boxes import DefaultBoxes
 from robustdet.detection.initialisation import initialise_heads, initialise_layers, scale_first_layer
 from robustdet.detection.layers import Head, L2Norm, PlannedLayers, source_sizes
@@ -111,6 +112,10 @@ class SSD(nn.Module):
 
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
         return self.criterion.box_losses(raw, assignment)
+
+    def overlaps(self, raw: RawPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
+        """IoU of every predicted box with every one of ``boxes``, both xyxy in pixels of the input."""
+        return pairwise_iou(decode(raw.bbox_regression, raw.default_boxes) * self.input_size, boxes)
 
     def detect(self, raw: RawPredictions) -> list[Detections]:
         """Detections in pixels of the input, best first."""

@@ -1,0 +1,90 @@
+"""What average precision is made of, as an objective: wrong detections that rank above right ones.
+
+A detection loss is a poor stand-in for AP. It can rise a long way while every object is still found, and most of its
+default boxes have no part in any detection. AP falls where a wrong detection has a higher score than a right one: the
+pairwise view behind AP-loss (Chen et al., CVPR 2019, arXiv 1904.06373), turned against the detector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.types import BorrowedVictim, Images, Objective
+
+IOU = 0.5  # from which on a detection finds an object, as AP counts
+LOST = -1e4  # the log-probability where there is no such box: finite, so that its gradient is zero and not NaN
+
+
+class Outranking:
+    """For every object: how far the wrong detections of its image outweigh those that find it; for PGD, APGD or Square.
+
+    -Σ_objects softplus((r - w) / τ) τ + ``false_alarms`` · w, with log-sums over a detector's boxes and classes,
+
+    - r = τ log Σ p^(1/τ) over the boxes that find the object: they overlap it by 0.5 or more as they are placed now;
+      p is the probability of the object's class;
+    - w = τ log Σ p^(1/τ) over all else that is no background: other classes, or boxes that overlap no object of the
+      class.
+
+    An object that is outranked by far gives way to those which are not, and only boxes that are detections at present
+    count: both move as the attack goes on. An image without objects is given false alarms alone. A lower
+    ``temperature`` τ listens to the best box of each kind more than to their sum.
+    """
+
+    def __init__(self, temperature: float | int = 1.0, false_alarms: float | int = 0.1) -> None:
+        if not temperature > 0:
+            raise ValueError(f"expected a positive temperature, got {temperature!r}")
+        self.temperature = temperature
+        self.false_alarms = false_alarms
+
+    def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
+        """The objects of all images as one tensor, so that a step copies nothing to the device."""
+        objects = _padded(require_detector(model, "Outranking"), clean)
+
+        def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+            return self._value(model, images, objects)
+
+        return objective
+
+    def _value(self, model: BorrowedVictim, images: Images, objects: _Objects) -> Float[Tensor, "B"]:
+        detector = require_detector(model, "Outranking")
+        raw = detector.predict(images)
+        classes = detector.detector.num_classes  # outputs beyond them are never detected
+        foreground = raw.cls_logits.log_softmax(dim=-1)[..., 1 : 1 + classes] / self.temperature
+        with torch.no_grad():
+            finds = (detector.overlaps_of(raw, objects.boxes) >= IOU) & objects.real.unsqueeze(1)
+            of_class = F.one_hot(objects.labels, classes).to(foreground)
+            right = torch.bmm(finds.to(foreground), of_class) > 0
+        wrong = foreground.masked_fill(right, LOST).flatten(1).logsumexp(dim=1)
+        index = objects.labels.unsqueeze(1).expand(-1, foreground.shape[1], -1)
+        found = foreground.gather(2, index).masked_fill(~finds, LOST).logsumexp(dim=1)
+        outranked = -(F.softplus(found - wrong.unsqueeze(1)) * objects.real).sum(dim=1)
+        return self.temperature * (outranked + self.false_alarms * wrong)
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """Of all images, filled up with zeros to the same number; labels from 0."""
+
+    boxes: Float[Tensor, "B N 4"]
+    labels: Int[Tensor, "B N"]
+    real: Bool[Tensor, "B N"]
+
+
+def _padded(detector: BorrowedDetector, images: Images) -> _Objects:
+    targets = [target.learnable for target in detector.targets]
+    most = max((len(target.labels) for target in targets), default=0)
+    boxes = images.new_zeros(len(targets), max(most, 1), 4)
+    labels = torch.zeros(boxes.shape[:2], dtype=torch.long, device=images.device)
+    real = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=images.device)
+    for row, target in enumerate(targets):
+        count = len(target.labels)
+        boxes[row, :count] = target.boxes.to(boxes)
+        labels[row, :count] = target.labels - 1
+        real[row, :count] = True
+    return _Objects(boxes, labels, real)
