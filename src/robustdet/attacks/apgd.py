@@ -1,10 +1,12 @@
-"""Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690, Algorithm 1) for any objective of a detector, with restarts."""
+"""Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690, Algorithm 1) for any objective of a detector, from
+several starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, takewhile
 from math import ceil
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,34 +14,43 @@ from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import prepared
-from robustdet.attacks.threat import LInf, check_images
+from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
 from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective, Targets, Victim
 
 MOMENTUM = 0.75  # α of the paper: the share of the new step
 RISING = 0.75  # ρ: a smaller share of rising steps between two checkpoints halves the step
+Start: TypeAlias = Literal["clean", "random", "best"]
 
 
 class APGD(BaseAttack):
     """Sign steps with momentum whose size is halved, image by image, where the objective no longer rises enough.
 
-    Each of ``restarts`` random starts in ``threat`` takes ``steps`` steps, the first of size 2 ε. The result is each
-    image's highest point over all iterates of all restarts and the clean image: no restart, and no attack, lowers an
-    objective. Where nothing raises it the image stays clean.
+    From each of ``starts`` in turn it takes ``steps`` steps: the clean image, a random one in ``threat``, or each
+    image's best so far. The first step has ``first_step``, a fraction of the pixel range; None is the paper's 2 ε. A
+    discriminator notices a random start, and a first step that is large: it needs "clean" and a small one. The result
+    is each image's highest point over all iterates of all climbs and the clean image: no climb, and no attack, lowers
+    an objective. Where nothing raises it the image stays clean.
     """
 
     objective: Objective | PreparedObjective
     threat: LInf
 
     def __init__(
-        self, objective: Objective | PreparedObjective, threat: LInf, steps: int = 100, restarts: int = 5
+        self,
+        objective: Objective | PreparedObjective,
+        threat: LInf,
+        steps: int = 100,
+        starts: Sequence[Start] = ("clean", "random", "random", "random", "best"),
+        first_step: PixelFraction | None = None,
     ) -> None:
-        if restarts < 1:
-            raise ValueError(f"expected one restart or more, got {restarts}")
+        if not starts or any(start not in get_args(Start) for start in starts):
+            raise ValueError(f"expected one start or more out of {', '.join(get_args(Start))}, got {list(starts)}")
         self.objective = objective
         self.threat = threat
         self.steps = steps
-        self.restarts = restarts
+        self.starts = tuple(starts)
+        self.first_step = 2 * threat.epsilon if first_step is None else pixel_fraction(first_step)
         self._checkpoints = frozenset(checkpoints(steps))
 
     def __call__(
@@ -51,8 +62,10 @@ class APGD(BaseAttack):
             objective = prepared(self.objective, model, images)
             with torch.no_grad():
                 value = objective(model, best)
-            for _ in range(self.restarts):
-                peak = self._climb(objective, model, self.threat.uniform(images, generators), images)
+            for kind in self.starts:
+                start = {"clean": images, "best": best}.get(kind)
+                start = self.threat.uniform(images, generators) if start is None else start
+                peak = self._climb(objective, model, start, images)
                 best = torch.where(_per_image(peak.value > value), peak.images, best)
                 value = torch.maximum(value, peak.value)
         return best
@@ -62,7 +75,7 @@ class APGD(BaseAttack):
         current, previous = start, start
         value, gradient = _value_and_gradient(objective, model, start)
         peak = _Peak(current, value, gradient)
-        step = torch.full_like(value, 2 * self.threat.epsilon)
+        step = torch.full_like(value, self.first_step)
         control = _StepControl(value)
         for number in range(1, self.steps + 1):
             moved = self.threat.project(current + _per_image(step) * gradient.sign(), clean)

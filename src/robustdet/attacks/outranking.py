@@ -24,23 +24,22 @@ LOST = -1e4  # the log-probability where there is no such box: finite, so that i
 class Outranking:
     """For every object: how far the wrong detections of its image outweigh those that find it; for PGD, APGD or Square.
 
-    -Σ_objects softplus((r - w) / τ) τ + ``false_alarms`` · w, with log-sums over a detector's boxes and classes,
+    -Σ_objects τ softplus((r - w) / τ), with log-sums over a detector's boxes and classes,
 
     - r = τ log Σ p^(1/τ) over the boxes that find the object: they overlap it by 0.5 or more as they are placed now;
       p is the probability of the object's class;
     - w = τ log Σ p^(1/τ) over all else that is no background: other classes, or boxes that overlap no object of the
       class.
 
-    An object that is outranked by far gives way to those which are not, and only boxes that are detections at present
-    count: both move as the attack goes on. An image without objects is given false alarms alone. A lower
-    ``temperature`` τ listens to the best box of each kind more than to their sum.
+    An object that is outranked by far gives way to those which are not. Which boxes find it changes as the attack goes
+    on. An image without objects is given false alarms: w alone. A lower ``temperature`` τ listens to the best box of
+    each kind more than to their sum.
     """
 
-    def __init__(self, temperature: float | int = 1.0, false_alarms: float | int = 0.1) -> None:
+    def __init__(self, temperature: float | int = 1.0) -> None:
         if not temperature > 0:
             raise ValueError(f"expected a positive temperature, got {temperature!r}")
         self.temperature = temperature
-        self.false_alarms = false_alarms
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
         """The objects of all images as one tensor, so that a step copies nothing to the device."""
@@ -64,7 +63,7 @@ class Outranking:
         index = objects.labels.unsqueeze(1).expand(-1, foreground.shape[1], -1)
         found = foreground.gather(2, index).masked_fill(~finds, LOST).logsumexp(dim=1)
         outranked = -(F.softplus(found - wrong.unsqueeze(1)) * objects.real).sum(dim=1)
-        return self.temperature * (outranked + self.false_alarms * wrong)
+        return self.temperature * torch.where(objects.real.any(dim=1), outranked, wrong)
 
 
 @dataclass(frozen=True)

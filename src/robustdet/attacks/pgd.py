@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
-from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective, Targets, Threat, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective, Targets, Threat, Victim
 
 StepSize: TypeAlias = PixelFraction | Float[Tensor, "B"]
 
@@ -21,7 +21,8 @@ StepSize: TypeAlias = PixelFraction | Float[Tensor, "B"]
 class PGD(BaseAttack):
     """``steps`` sign steps of ``step_size`` (a fraction of the pixel range, such as "2/255") up ``objective``.
 
-    Starts at the clean image, or at a random one of ``threat`` (``random_start``); the last iterate is the result.
+    Starts at the clean image, at a random one of ``threat`` (``random_start``), or at what the attack ``start`` makes;
+    the last iterate is the result.
     """
 
     objective: Objective | PreparedObjective
@@ -34,18 +35,26 @@ class PGD(BaseAttack):
         steps: int,
         step_size: PixelFraction,
         random_start: bool = False,
+        start: Attack | None = None,
     ) -> None:
+        if random_start and start is not None:
+            raise ValueError("an attack starts at a random image or at what another attack makes, not at both")
         self.objective = objective
         self.threat = threat
         self.steps = steps
         self.step_size = pixel_fraction(step_size)
         self.random_start = random_start
+        self.start = None if start is None else require_attack(start)
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
-        adversarial = self.threat.uniform(images, generators) if self.random_start else images.clone()
+        adversarial = images.clone()
+        if self.random_start:
+            adversarial = self.threat.uniform(images, generators)
+        elif self.start is not None:
+            adversarial = self.threat.project(self.start(victim, images, targets, generators), images)
         with victim.borrow(targets) as model:
             objective = prepared(self.objective, model, images)
             for _ in range(self.steps):
