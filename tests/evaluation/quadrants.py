@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from robustdet.types import (
     Assignment,
@@ -63,6 +64,9 @@ class QuadrantDetector(nn.Module):
     def losses(self, raw, assignment) -> DetectionLosses:
         each = self.box_losses(raw, assignment)
         return DetectionLosses(each.cross_entropy.sum(1), each.smooth_l1.sum(1), (assignment.labels > 0).sum(1))
+
+    def overlaps(self, raw, boxes) -> Tensor:
+        return torch.stack([box_iou(CORNERS.to(raw.cls_logits), of_image) for of_image in boxes])
 
     def detect(self, raw) -> list[Detections]:
         found = []
