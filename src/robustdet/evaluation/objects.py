@@ -57,7 +57,7 @@ def count_objects(
     rows = np.zeros((len(attacked), 8), np.int64)
     for row, (image_id, outcome) in zip(rows, attacked.items(), strict=True):
         target = targets[image_id]
-        before, after = (_look(one.detections, target, score_threshold, iou) for one in (clean[image_id], outcome))
+        before, after = (_found(one.detections, target, score_threshold, iou) for one in (clean[image_id], outcome))
         lost = before.found & ~after.found
         row[:] = [
             len(before.found),
@@ -73,20 +73,20 @@ def count_objects(
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Found:
     found: Bool[np.ndarray, "M"]  # of the M objects that count
     misnamed: Bool[np.ndarray, "M"]
     fabricated: int
 
 
-def _look(detections: Detections, target: Target, score_threshold: float, iou: float) -> _Look:
+def _found(detections: Detections, target: Target, score_threshold: float, iou: float) -> _Found:
     keep = detections.scores >= score_threshold
     seen = Detections(detections.boxes[keep], detections.scores[keep], detections.labels[keep]).to("cpu")
     counts = ~(target.difficult | target.crowd).cpu().numpy()
     matches = pairwise_iou(seen.boxes.double().numpy(), target.boxes.cpu().double().numpy()) >= iou
     other_class = seen.labels.numpy()[:, None] != target.labels.cpu().numpy()[None]
     found = np.isin(np.arange(len(counts)), owners(seen, target, iou))
-    return _Look(
+    return _Found(
         found=found[counts],
         misnamed=(matches & other_class).any(axis=0)[counts],
         fabricated=int((~matches.any(axis=1)).sum()),
