@@ -14,9 +14,9 @@ import torch
 from hydra.utils import instantiate
 
 from robustdet.attacks import MTD, PGD, DetectorVictim, LInf, image_generators
-from robustdet.attacks.objectives import Objective, a_cls, a_loc
+from robustdet.attacks.objectives import a_cls, a_loc
 from robustdet.interop.checkpoints import to_authors
-from robustdet.types import DetectionLosses, Target, Targets
+from robustdet.types import DetectionLosses, Objective, Target, Targets
 from tests.defences.conftest import golden_targets
 from tests.golden import authors
 from tests.launchers.test_composition import compose
