@@ -44,7 +44,8 @@ PLAIN: dict[str, set[str]] = {
     "protocol": {
         "name", "cwa", "dag", "channel_means", "aid_input_filter", "kernel_perturbation", "log_variance_max",
         "candidates_per_class", "max_detections", "replay_step_sizes", "adversary_choice", "triplets", "crossed_branch",
-        "metrics", "nan_to_zero", "unused_coco_classes",
+        "metrics", "nan_to_zero", "unused_coco_classes", "augmentation", "voc_train_years", "skip_unannotated_images",
+        "gradient_clip_val",
     },
     "protocol.metrics": {"voc", "area", "coco"},
     "suite": {"name", "attacks", "max_images", "tabled"},

@@ -49,6 +49,14 @@ def test_projection_is_exact_to_the_last_bit(kind, epsilon):
         assert (outside | subnormal | (corner == (direction > 0))).all()
 
 
+def test_a_clean_image_outside_the_pixel_range_is_brought_back_into_it():
+    clean = torch.tensor([-0.4, -0.01, 0.5, 1.01, 1.7]).view(1, 1, 1, 5).expand(1, 3, 1, 5).contiguous()
+    for moved in (clean - 1, clean, clean + 1):
+        projected = LInf("8/255").project(moved, clean)
+        torch.testing.assert_close(projected, moved.clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1))
+        assert 0 <= projected.min() <= projected.max() <= 1
+
+
 def test_projection_leaves_what_is_inside_as_it_is():
     clean, threat = images("uniform"), LInf("8/255")
     inside = threat.project(clean + 0.02 * torch.randn(clean.shape), clean)

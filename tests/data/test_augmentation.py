@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import colorsys
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import albumentations as A
@@ -9,7 +12,7 @@ import torch
 from torchvision.ops import box_iou
 
 from robustdet.data.annotation import Annotation
-from robustdet.data.augmentation import Augmentation, Expand, IoUCrop
+from robustdet.data.augmentation import Augmentation, Expand, IoUCrop, PhotometricDistortion
 
 BOXES = np.array([[5, 8, 30, 40], [50, 10, 90, 35], [20, 50, 110, 75], [2, 60, 12, 78]], dtype=np.float32)
 
@@ -46,15 +49,16 @@ def boxes_seen(image: np.ndarray, objects: np.ndarray) -> np.ndarray:
         [Expand(max_ratio=3.0, fill=(200, 200, 200), p=1.0)],
         [IoUCrop()],
         [Expand(max_ratio=2.0, fill=(200, 200, 200)), IoUCrop(), A.HorizontalFlip(p=0.5)],
+        [PhotometricDistortion(0.0, 0.0, 0.0, 0.0), Expand(fill=(200, 200, 200)), IoUCrop(), A.HorizontalFlip(p=0.5)],
     ],
-    ids=["none", "flip", "expand", "crop", "all"],
+    ids=["none", "flip", "expand", "crop", "all", "floats"],
 )
 def test_boxes_follow_the_pixels(transforms, annotation: Annotation, image: np.ndarray) -> None:
     augmentation = Augmentation(transforms)
     kept = []
     for seed in range(60):
         result, boxes, objects = augmentation(image, annotation, np.random.default_rng(seed))
-        assert result.dtype == np.uint8
+        result = result.round()  # of the colours that distorting by nothing gives back
         np.testing.assert_allclose(boxes, boxes_seen(result, objects), atol=1e-3)
         kept.append(len(objects))
     assert min(kept) >= 1
@@ -131,3 +135,48 @@ def test_expand_fills_with_its_colour_and_reaches_its_ratio(annotation: Annotati
 def test_modes_without_the_whole_image_are_refused() -> None:
     with pytest.raises(ValueError, match=r"min_ious needs null, the whole image, among its modes"):
         IoUCrop(min_ious=(0.5, 0.9))
+
+
+def slow_distortion(pixel: np.ndarray, params: dict) -> list[float]:
+    """One pixel, by the standard library's colours; those of greys past white or black it does not define."""
+    values = [float(value) + params["brightness"] for value in pixel]
+    if params["contrast_first"]:
+        values = [value * params["contrast"] for value in values]
+    hue, saturation, value = colorsys.rgb_to_hsv(*values)
+    values = list(colorsys.hsv_to_rgb((hue + params["hue"] / 360) % 1, saturation * params["saturation"], value))
+    if not params["contrast_first"]:
+        values = [value * params["contrast"] for value in values]
+    return [values[channel] for channel in params["channels"]]
+
+
+def test_colours_are_distorted_as_a_slow_loop_does_and_never_clipped() -> None:
+    image = np.random.default_rng(0).integers(40, 256, (3, 4, 3), dtype=np.uint8)
+    distortion, low, high = PhotometricDistortion(), 0.0, 255.0
+    for seed in range(60):
+        distortion.set_random_seed(seed)
+        params = distortion.get_params()
+        result = distortion.apply(image, **params)
+        assert result.dtype == np.float32
+        expected = [[slow_distortion(pixel, params) for pixel in row] for row in image]
+        np.testing.assert_allclose(result, expected, atol=5e-3)
+        low, high = min(low, result.min()), max(high, result.max())
+    assert low < -10
+    assert high > 330
+
+
+def test_each_distortion_is_left_out_half_of_the_time_and_independently() -> None:
+    distortion = PhotometricDistortion(brightness=32.0, contrast=0.5, saturation=0.5, hue=18.0)
+    distortion.set_random_seed(0)
+    draws = [distortion.get_params() for _ in range(4000)]
+    nothing = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+    left_out = np.array([[draw[name] == value for name, value in nothing.items()] for draw in draws])
+    np.testing.assert_allclose(left_out.mean(axis=0), 0.5, atol=0.03)
+    np.testing.assert_allclose(np.corrcoef(left_out.T), np.eye(4), atol=0.06)
+    for name, (least, most) in {"brightness": (-32, 32), "contrast": (0.5, 1.5), "hue": (-18, 18)}.items():
+        values = [draw[name] for draw in draws]
+        assert least <= min(values) < 0.95 * least + 0.05 * most
+        assert 0.05 * least + 0.95 * most < max(values) <= most
+    orders = Counter(tuple(draw["channels"]) for draw in draws)
+    assert set(orders) == set(itertools.permutations(range(3)))
+    assert orders[0, 1, 2] / len(draws) == pytest.approx(1 / 2 + 1 / 12, abs=0.03)
+    assert np.mean([draw["contrast_first"] for draw in draws]) == pytest.approx(0.5, abs=0.03)

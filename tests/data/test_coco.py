@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO as Reference
 
+from robustdet.data.annotation import Annotation
 from robustdet.data.coco import COCO
 from robustdet.data.dataset import read_image
 
@@ -33,6 +34,22 @@ def test_crowds_empty_images_and_clipped_boxes(coco_root: Path, caplog: pytest.L
     assert "object 1 of image 7 is dropped: no area" in caplog.text
     assert empty.boxes.shape == (0, 4)
     assert [a.is_learnable for a in (first, second, empty)] == [True, True, False]
+
+
+def test_images_without_annotations_can_be_left_out_and_the_split_says_so(coco_root: Path) -> None:
+    source = COCO(coco_root, skip_unannotated=True)
+    assert [a.image_id for a in source.annotations("test") or []] == ["139", "7"]
+    assert source.test_split == f"{coco_root.name}: val2017, annotated images"
+    # a crowd, and a box without area, are annotations too
+    edit(coco_root, lambda c: [c["annotations"].pop(2), c["annotations"].pop(0)])
+    assert [(a.image_id, a.is_learnable) for a in source_of(coco_root)] == [("139", False), ("7", False)]
+    edit(coco_root, lambda c: c["annotations"].clear())
+    with pytest.raises(ValueError, match=r"instances_val2017\.json annotates none of its 3 images"):
+        source_of(coco_root)
+
+
+def source_of(root: Path) -> list[Annotation]:
+    return COCO(root, skip_unannotated=True).annotations("test") or []
 
 
 def test_greyscale_images_become_rgb(coco_root: Path) -> None:

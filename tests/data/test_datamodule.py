@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from robustdet.data.annotation import DataSource
-from robustdet.data.augmentation import Augmentation, IoUCrop
+from robustdet.data.augmentation import Augmentation, IoUCrop, PhotometricDistortion
 from robustdet.data.coco import COCO
 from robustdet.data.datamodule import DetectionDataModule, hash_share
 from robustdet.data.shapes_set import Shapes
@@ -111,6 +111,19 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation(shapes: Shapes) -> No
         assert [image_id for image_id, *_ in passes[i]] != [image_id for image_id, *_ in passes[j]]
         mine, other = ({image_id: rest for image_id, *rest in passes[k]} for k in (i, j))
         assert sum(mine[image_id] != other[image_id] for image_id in mine.keys() & other.keys()) > 5
+
+
+def test_floats_of_an_augmentation_reach_the_batch_as_they_are(shapes: Shapes) -> None:
+    module = module_over(shapes, augmentation=Augmentation([PhotometricDistortion(), IoUCrop()]))
+    module.setup()
+    images = torch.cat([batch.images for batch in module.train_dataloader()])
+    assert images.dtype == torch.float32
+    assert images.min() < -0.05
+    assert images.max() > 1.2
+    assert 0.2 < images.mean() < 0.8
+    evaluated = next(iter(module.test_dataloader())).images
+    assert evaluated.min() >= 0
+    assert evaluated.max() <= 1
 
 
 def test_the_global_generator_is_left_alone(shapes: Shapes) -> None:

@@ -47,6 +47,16 @@ def test_a_devkit_trains_on_07_and_12_and_measures_on_07_test(devkit: Path, nest
     assert (source.name, source.test_split) == ("mine", "mine: VOC2007 test")
 
 
+def test_a_devkit_may_be_trained_on_one_of_its_years_and_a_bare_folder_has_none(devkit: Path, tmp_path: Path) -> None:
+    source = VOC(devkit, train_years=[2007])
+    (devkit / "VOC2012").rename(tmp_path / "elsewhere")
+    source.prepare()
+    assert [a.image_id for a in source.annotations("train") or []] == ["000001"]
+    bare = VOC(devkit / "VOC2007", train=["trainval"], test=["test"], classes=["cat", "dog"], train_years=[2007])
+    bare.prepare()
+    assert [a.image_id for a in bare.annotations("train") or []] == ["000001"]
+
+
 def test_agrees_with_torchvisions_reader(devkit: Path) -> None:
     (devkit / "VOCdevkit").mkdir()
     (devkit / "VOC2007").rename(devkit / "VOCdevkit" / "VOC2007")

@@ -35,7 +35,7 @@ class LInf:
         self.epsilon = pixel_fraction(epsilon)
 
     def project(self, adversarial: Images, clean: Images) -> Images:
-        """The nearest image inside the ball and the pixel range."""
+        """The nearest image inside the ball and the pixel range; where these do not meet, the ball's, then cut."""
         lower, upper = self._bounds(clean)
         return adversarial.clamp(lower, upper)
 
@@ -52,7 +52,7 @@ class LInf:
     def _bounds(self, clean: Images) -> tuple[Tensor, Tensor]:
         # the float32 next to clean ± ε may lie outside: where it does, take the one before it
         centre = clean.double()
-        lower, upper = (centre - self.epsilon).clamp(min=0), (centre + self.epsilon).clamp(max=1)
+        lower, upper = (centre - self.epsilon).clamp(0, 1), (centre + self.epsilon).clamp(0, 1)
         low, high = lower.to(clean.dtype), upper.to(clean.dtype)
         low = torch.where(low < lower, low.nextafter(clean), low)
         high = torch.where(high > upper, high.nextafter(clean), high)

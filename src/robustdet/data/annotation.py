@@ -35,6 +35,11 @@ class Annotation:
     dropped: int = 0  # objects that the file has beyond these, because their boxes have no area
 
     @property
+    def is_annotated(self) -> bool:
+        """Whether the file says anything of the image, be it a crowd, or a box without area that was dropped."""
+        return len(self.labels) + self.dropped > 0
+
+    @property
     def is_learnable(self) -> bool:
         """Whether any object may be a training target: SSD has no loss on an image without one."""
         return bool((~(self.difficult | self.crowd)).any())

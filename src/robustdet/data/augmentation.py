@@ -1,4 +1,4 @@
-"""Training augmentation: albumentations behind one call, and the two transforms of SSD that it does not have.
+"""Training augmentation: albumentations behind one call, and the transforms of SSD that it does not have.
 
 W. Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, section 2.2 and its Caffe code.
 """
@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
@@ -24,7 +25,7 @@ from robustdet.data.annotation import Annotation
 class Augmentation:
     """A list of albumentations transforms, drawn anew for every call from the generator that it is handed.
 
-    Bytes stay bytes throughout, so pixels are clipped to their range by every transform.
+    Albumentations' own transforms keep bytes, and so clip pixels to their range; `PhotometricDistortion` does neither.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose] = ()) -> None:
@@ -34,8 +35,15 @@ class Augmentation:
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], annotation: Annotation, rng: np.random.Generator
-    ) -> tuple[UInt8[np.ndarray, "H2 W2 3"], Float32[np.ndarray, "M 4"], Int64[np.ndarray, "M"]]:
-        """Return the new image, the boxes that remain (xyxy pixels of it) and their indices in the annotation."""
+    ) -> tuple[
+        UInt8[np.ndarray, "H2 W2 3"] | Float32[np.ndarray, "H2 W2 3"],
+        Float32[np.ndarray, "M 4"],
+        Int64[np.ndarray, "M"],
+    ]:
+        """Return the new image, the boxes that remain (xyxy pixels of it) and their indices in the annotation.
+
+        The image is on the scale of 0..255, in bytes or, of `PhotometricDistortion`, in floats that may lie outside.
+        """
         # Seeding the pipeline would give every transform the same stream, and "flip" and "crop" would always coincide.
         self.pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         result = self.pipeline(
@@ -43,6 +51,69 @@ class Augmentation:
         )
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         return result["image"], boxes, np.asarray(result["objects"], dtype=np.int64)
+
+
+class PhotometricDistortion(A.ImageOnlyTransform):
+    """SSD's distortion of colours in floats that nothing clips, as in the published RobustDet code.
+
+    In order: brightness; contrast, saturation and hue with contrast first or last, evenly; a random order of the three
+    channels. Each of the five is left out half of the time. Bytes RGB go in, floats come out, which may lie far
+    outside 0..255.
+
+    Args:
+        brightness: added, uniform in ± this, on the scale of 0..255.
+        contrast, saturation: factors, uniform in 1 ± this.
+        hue: added, uniform in ± this, in degrees.
+        p: probability that any of it is done.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 32.0,
+        contrast: float = 0.5,
+        saturation: float = 0.5,
+        hue: float = 18.0,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p=p)
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+
+    def get_params(self) -> dict[str, Any]:
+        draw = self.py_random
+
+        def sometimes(low: float, high: float, otherwise: float) -> float:
+            return draw.uniform(low, high) if draw.random() < 0.5 else otherwise
+
+        return {
+            "brightness": sometimes(-self.brightness, self.brightness, 0.0),
+            "contrast": sometimes(1 - self.contrast, 1 + self.contrast, 1.0),
+            "contrast_first": draw.random() < 0.5,
+            "saturation": sometimes(1 - self.saturation, 1 + self.saturation, 1.0),
+            "hue": sometimes(-self.hue, self.hue, 0.0),
+            "channels": draw.sample(range(3), 3) if draw.random() < 0.5 else [0, 1, 2],
+        }
+
+    def apply(
+        self,
+        img: UInt8[np.ndarray, "H W 3"],
+        brightness: float,
+        contrast: float,
+        contrast_first: bool,
+        saturation: float,
+        hue: float,
+        channels: list[int],
+        **_: Any,
+    ) -> Float32[np.ndarray, "H W 3"]:
+        first, last = (contrast, 1.0) if contrast_first else (1.0, contrast)
+        pixels = (img.astype(np.float32) + np.float32(brightness)) * np.float32(first)
+        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)  # of floats: hue in degrees, saturation 1 where a channel is 0
+        degrees = (hsv[..., :1] + np.float32(hue)) % 360
+        hsv = np.concatenate([degrees, hsv[..., 1:2] * np.float32(saturation), hsv[..., 2:]], axis=2)
+        pixels = np.float32(last) * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        return np.ascontiguousarray(pixels[..., channels])
 
 
 class Expand(A.DualTransform):

@@ -81,6 +81,8 @@ class COCO:
         download: fetch COCO 2017's archives (19 GB) where its files are missing.
         train, val, test: (json file, folder of images); None: there is no such split. COCO's own val2017 is ``test``
             here: numbers are measured on it, never chosen by it.
+        skip_unannotated: leave out images that the json file lists without any annotation, from every split. Then no
+            false positive on them counts, as in the published RobustDet code; ``test_split`` says so.
     """
 
     metric: Literal["voc", "coco", "area"] = "coco"
@@ -92,10 +94,12 @@ class COCO:
         train: tuple[str, str] | list[str] | None = ("annotations/instances_train2017.json", "train2017"),
         val: tuple[str, str] | list[str] | None = None,
         test: tuple[str, str] | list[str] | None = ("annotations/instances_val2017.json", "val2017"),
+        skip_unannotated: bool = False,
     ) -> None:
         self.root = Path(root).expanduser()
         self.name = self.root.resolve().name
         self.download = download
+        self.skip_unannotated = skip_unannotated
         chosen = {"train": train, "val": val, "test": test}
         self.files = {
             split: COCOFile(self.root / pair[0], self.root / pair[1]) for split, pair in chosen.items() if pair
@@ -114,9 +118,9 @@ class COCO:
 
     @property
     def test_split(self) -> str:
-        return (
-            f"{self.name}: {self.files['test'].images.name}" if "test" in self.files else f"{self.name}: no test split"
-        )
+        if "test" not in self.files:
+            return f"{self.name}: no test split"
+        return f"{self.name}: {self.files['test'].images.name}{', annotated images' if self.skip_unannotated else ''}"
 
     @property
     def _any_file(self) -> COCOFile:
@@ -146,4 +150,10 @@ class COCO:
         file = self.files[split]
         if file.categories != self._any_file.categories:
             raise ValueError(f"{file.file} and {self._any_file.file} have different categories.")
-        return file.annotations()
+        annotations = file.annotations()
+        if not self.skip_unannotated:
+            return annotations
+        annotated = [annotation for annotation in annotations if annotation.is_annotated]
+        if not annotated:
+            raise ValueError(f"{file.file} annotates none of its {len(annotations)} images.")
+        return annotated

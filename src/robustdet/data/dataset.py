@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,11 +18,13 @@ from robustdet.data.annotation import Annotation
 from robustdet.data.augmentation import Augmentation
 from robustdet.types import Batch, Target
 
-Sample = tuple[UInt8[Tensor, "3 S S"], Target]
+Sample = tuple[UInt8[Tensor, "3 S S"] | Float32[Tensor, "3 S S"], Target]
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Samples of one size: bytes [3, S, S] and a target in pixels of the resized image.
+    """Samples of one size: [3, S, S] in 0..255 and a target in pixels of the resized image.
+
+    Pixels are bytes, or the floats that an augmentation made of them.
 
     An image is stretched to S x S without keeping its aspect ratio, as SSD does. Indexed by (epoch, index), which is
     what ``EpochSampler`` yields; a plain index means epoch 0.
@@ -89,7 +91,7 @@ def sample_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples: images become floats in [0, 1].
+    """Stack samples: images become floats, 1 for 255.
 
     Targets are views of four tensors shared by the batch: a worker hands a tensor over as an open file, and four
     for every image would exceed what a process may have open.

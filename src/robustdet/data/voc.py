@@ -139,10 +139,11 @@ class VOC:
         root: a folder with ``VOC2007``/``VOC2012`` (or a ``VOCdevkit`` with them), or with ``JPEGImages`` itself.
         download: fetch the official archives of the missing years that the splits name.
         train: splits to train on, ``[[year, split], ...]`` for a devkit, ``[split, ...]`` for a bare folder;
-            None is 07+12 trainval, or a bare folder's ``train``.
+            None is the trainval splits of ``train_years``, or a bare folder's ``train``.
         val: splits to monitor on; None is a bare folder's ``val`` where it has one.
         test: splits to measure on; None is 07 test, or a bare folder's ``test``.
         classes: names of the labels 1..C; None is VOC's 20, or a bare folder's own names, alphabetically.
+        train_years: of a devkit; a bare folder has none.
     """
 
     metric: Literal["voc", "coco", "area"] = "voc"
@@ -155,12 +156,14 @@ class VOC:
         val: Sequence[Sequence[int | str] | str] | None = None,
         test: Sequence[Sequence[int | str] | str] | None = None,
         classes: Sequence[str] | None = None,
+        train_years: Sequence[int] = (2007, 2012),
     ) -> None:
         self.root = Path(root).expanduser()
         self.name = self.root.resolve().name
         self.download = download
         self._chosen: dict[str, Sequence[Sequence[int | str] | str] | None] = {"train": train, "val": val, "test": test}
         self._classes = None if classes is None else list(classes)
+        self.train_years = tuple(train_years)
         self._folders: dict[Path, VOCFolder] = {}
 
     @property
@@ -224,8 +227,12 @@ class VOC:
                 raise ValueError(f"{self.root} is a bare VOC folder: {split} wants names, [train, val], not {names}.")
             return [(None, str(name)) for name in names]
         if chosen is None:
-            default = {"train": [(2007, "trainval"), (2012, "trainval")], "val": [], "test": [(2007, "test")]}
-            return list(default[split])
+            default: dict[str, list[tuple[int | None, str]]] = {
+                "train": [(year, "trainval") for year in self.train_years],
+                "val": [],
+                "test": [(2007, "test")],
+            }
+            return default[split]
         pairs = [pair for pair in chosen if not isinstance(pair, str) and len(pair) == 2]
         if len(pairs) != len(chosen):
             raise ValueError(
