@@ -27,15 +27,17 @@ def build(name: str) -> Any:
 
 
 def batch(seed: int, count: int = 2) -> Batch:
-    """Images with two objects, one and (a third) none; beside them one that is too difficult to be a target."""
+    """Images with two objects, one and (a third) none; beside them one that is too difficult to be a target.
+
+    Another seed has other images, boxes, labels and names.
+    """
     images = torch.rand(count, 3, 96, 96, generator=torch.Generator().manual_seed(seed))
-    targets = [
-        make_target([[8, 10, 60, 70], [40, 20, 90, 88], [1, 1, 20, 90]], [7, 12, 3], difficult=[2]),
-        make_target([[30, 5, 70, 66]], [20]),
-        make_target([]),
-    ]
+    shift = 3 * (seed % 3)
+    boxes = [[[8, 10, 60, 70], [40, 20, 86, 88], [1, 1, 20, 88]], [[30, 5, 70, 66]], []]
+    labels = [[(label + seed) % 20 + 1 for label in group] for group in ([7, 12, 3], [19], [])]
+    targets = [make_target(boxes[0], labels[0], difficult=[2]), make_target(boxes[1], labels[1]), make_target([])]
     for place, target in enumerate(targets):
-        target.image_id, target.boxes = f"{seed}-{place}", target.boxes.to(torch.get_default_dtype())
+        target.image_id, target.boxes = f"{seed}-{place}", target.boxes.to(images.dtype) + shift
     return Batch(images, targets[:count])
 
 
