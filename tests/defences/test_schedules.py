@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from robustdet.attacks import MTD, PGD, ClassWise, LInf
+from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import a_cls, a_loc
+from robustdet.attacks.threat import PixelRange
 from robustdet.defences.schedules import Full, Replay
 from robustdet.types import Batch
 from tests.attacks import fakes
@@ -37,8 +39,10 @@ def close(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-class Marching:
+class Marching(BaseAttack):
     """An attack that moves every pixel up by the step it is told, so that images say what was done to them."""
+
+    threat = PixelRange()
 
     def __call__(self, *_: Any) -> Any:
         raise AssertionError("replay takes single steps")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
