@@ -72,16 +72,22 @@ Targets: TypeAlias = Sequence[Target]
 
 @dataclass  # not frozen, see Target
 class Batch:
-    """Images of one size with their targets, in the same order."""
+    """Images of one size with their targets, in the same order.
+
+    ``micro_batch`` is its place, from 0, among the batches whose gradients one weight update sums; 0 where each batch
+    is an update of its own.
+    """
 
     images: Float[Tensor, "B 3 H W"]
     targets: list[Target]
+    micro_batch: int = 0
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.images.to(device, non_blocking=True), [target.to(device) for target in self.targets])
+        images = self.images.to(device, non_blocking=True)
+        return replace(self, images=images, targets=[target.to(device) for target in self.targets])
 
     def pin_memory(self) -> Batch:
         return replace(self, images=self.images.pin_memory())

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from robustdet.types import Target
 from tests.detection.conftest import build_detector, make_target
@@ -18,6 +19,14 @@ GOLDEN_TARGETS: list[tuple[list[tuple[float, ...]], list[int]]] = [
 @pytest.fixture(scope="session")
 def build() -> Callable[..., Any]:
     return build_detector
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Double precision wherever a test does not say otherwise, as Lightning's `64-true` has it."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def golden_targets(size: int) -> Sequence[Target]:

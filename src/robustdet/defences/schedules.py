@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
@@ -60,11 +59,42 @@ class Full:
         pass
 
 
+@dataclass
+class _Source:
+    """A batch on its way: its clean images, the iterate that the attack has reached, and by which steps."""
+
+    batch: Batch
+    iterate: Images
+    step_size: float
+    updates: int = 0
+    assignment: Assignment | None = None  # of its targets, matched once for all its updates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that a checkpoint loads with weights-only unpickling."""
+        return {
+            "images": self.batch.images,
+            "targets": [vars(target).copy() for target in self.batch.targets],
+            "micro_batch": self.batch.micro_batch,
+            "iterate": self.iterate,
+            "step_size": self.step_size,
+            "updates": self.updates,
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> _Source:
+        targets = [Target(**{**t, "original_size": tuple(t["original_size"])}) for t in state["targets"]]
+        batch = Batch(state["images"], targets, state["micro_batch"])
+        return cls(batch, state["iterate"], state["step_size"], state["updates"])
+
+
 class Replay:
-    """One step of ``attack`` per update on a source batch that is kept for ``updates_per_source`` updates.
+    """One step of ``attack`` per weight update on a source batch that is kept for ``updates_per_source`` updates.
 
     ``step_sizes`` (pixel fractions such as "2/255"): one is drawn per source batch, so that a discriminator cannot
     learn the signature of a single step size. The first iterate of a source starts from its clean images.
+
+    Where several micro-batches make one update, each has a source of its own, as it would be of one large batch: an
+    update moves every source by one step.
     """
 
     def __init__(self, attack: Attack, updates_per_source: int, step_sizes: Sequence[float | str]) -> None:
@@ -73,46 +103,24 @@ class Replay:
         self.attack = require_stepwise(attack, "the schedule `replay`")
         self.updates_per_source = updates_per_source
         self.step_sizes = [pixel_fraction(size) for size in step_sizes]
-        self._source: Batch | None = None
-        self._assignment: Assignment | None = None  # of the source's targets, matched once for all its updates
-        self._iterate: Tensor | None = None
-        self._step_size = 0.0
-        self._updates = 0
+        self._sources: dict[int, _Source] = {}  # by the place of their micro-batch in an update
 
     def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
-        if self._source is None or self._iterate is None or self._updates == self.updates_per_source:
-            self._source, self._assignment, self._iterate, self._updates = batch, None, batch.images, 0
+        source = self._sources.get(batch.micro_batch)
+        if source is None or source.updates == self.updates_per_source:
             choice = int(torch.randint(len(self.step_sizes), (), generator=generator))
-            self._step_size = self.step_sizes[choice]
-        source = self._source
-        if self._assignment is None:
-            self._assignment = model.assign(source.targets)
-        with DetectorVictim(model).borrow(source.targets, self._assignment) as victim:
-            self._iterate = self.attack.step(victim, self._iterate, source.images, self._step_size)
-        self._updates += 1
-        return AdversarialBatch(self._iterate, source)
+            source = _Source(batch, batch.images, self.step_sizes[choice])
+            self._sources[batch.micro_batch] = source
+        if source.assignment is None:
+            source.assignment = model.assign(source.batch.targets)
+        with DetectorVictim(model).borrow(source.batch.targets, source.assignment) as victim:
+            source.iterate = self.attack.step(victim, source.iterate, source.batch.images, source.step_size)
+        source.updates += 1
+        return AdversarialBatch(source.iterate, source.batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that a checkpoint loads with weights-only unpickling."""
-        source = self._source
-        return {
-            "iterate": self._iterate,
-            "step_size": self._step_size,
-            "updates": self._updates,
-            "images": None if source is None else source.images,
-            "targets": None if source is None else [vars(target).copy() for target in source.targets],
-        }
+        return {"sources": [source.state_dict() for source in self._sources.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._assignment = None
-        self._iterate = state["iterate"]
-        self._step_size = state["step_size"]
-        self._updates = state["updates"]
-        self._source = (
-            None
-            if state["images"] is None
-            else Batch(
-                state["images"],
-                [Target(**{**t, "original_size": tuple(t["original_size"])}) for t in state["targets"]],
-            )
-        )
+        sources = [_Source.of(each) for each in state["sources"]]
+        self._sources = {source.batch.micro_batch: source for source in sources}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,7 +23,8 @@ class DetectionModule(pl.LightningModule):
     """Trains ``model`` by ``method``; watches ``validation``.
 
     ``optimizer`` and ``scheduler`` are partial: one takes the parameters, the other the optimiser. The randomness of
-    a step comes from (seed, rank, step) alone, so a resumed run repeats what an uninterrupted one would have drawn.
+    a step comes from (seed, rank, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would
+    have drawn.
     """
 
     model: Any  # an nn.Module that is a robustdet.types.Detector
@@ -42,9 +44,18 @@ class DetectionModule(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.seed = seed
         self.validation = validation
+        self._summed: dict[str, Tensor | None] = {}  # gradients of the update that a checkpoint was saved in
+
+    def on_train_start(self) -> None:
+        for name, gradient in self._summed.items():  # Lightning has zeroed what was there when it loaded the checkpoint
+            self.model.get_parameter(name).grad = gradient
+        self._summed = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        (generator,) = image_generators(self.seed, [str(self.global_rank)], self.global_step)
+        # the last update of an epoch sums what is left: counting starts anew with the next one, as batch_idx does
+        batch = replace(batch, micro_batch=batch_idx % self.trainer.accumulate_grad_batches)
+        place = [batch.micro_batch] if batch.micro_batch else []
+        (generator,) = image_generators(self.seed, [str(self.global_rank)], self.global_step, *place)
         output = self.method.step(self.model, batch, generator)
         if not torch.isfinite(output.loss):
             parts = {name: float(value.detach()) for name, value in output.parts.items()}
@@ -77,10 +88,15 @@ class DetectionModule(pl.LightningModule):
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process."""
+        """Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process.
+
+        So are the gradients that an update has summed so far, which Lightning does not keep at all.
+        """
         device = self.device.type
+        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         mine = {
             "method": self.method.state_dict(),
+            "gradients": gradients if self.trainer.fit_loop._should_accumulate() else {},
             "random": torch.get_rng_state(),  # for networks with dropout; all else draws from its own generators
             "random_device": torch.get_device_module(device).get_rng_state() if device != "cpu" else None,
         }
@@ -96,6 +112,7 @@ class DetectionModule(pl.LightningModule):
         mine = processes[self.trainer.global_rank]
         device = self.trainer.strategy.root_device
         self.method.load_state_dict(move_data_to_device(mine["method"], device))
+        self._summed = move_data_to_device(mine["gradients"], device)
         torch.set_rng_state(mine["random"])
         if device.type != "cpu" and mine["random_device"] is not None:
             torch.get_device_module(device.type).set_rng_state(mine["random_device"])
