@@ -71,6 +71,7 @@ class Adaptive(BaseAttack):
     def __init__(self, attack: Attack, routing: Routing = own, source: Attack | None = None) -> None:
         self.attack = require_attack(attack)
         self.threat = attack.threat
+        self.objective = attack.objective if routing is own else None  # else it climbs on another victim
         self.routing = routing
         self.source = source
 
