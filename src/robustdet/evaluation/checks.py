@@ -29,6 +29,8 @@ FlagName = Literal[
     "beaten_by_black_box",
     "loss_beaten_by_black_box",
     "beaten_by_adaptive",
+    "other_settings",
+    "other_precision",
 ]
 FLAGS: tuple[FlagName, ...] = get_args(FlagName)  # all that there are; docs/flags.md explains each
 

@@ -43,7 +43,7 @@ class Seen:
     def add(self, other: Seen) -> None:
         self.targets |= other.targets
         self.contents |= other.contents
-        self.stored += other.stored
+        self.stored.update(other.stored)  # += would forget those of which none was there
         self.failed |= other.failed
 
 

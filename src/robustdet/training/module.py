@@ -77,7 +77,13 @@ class DetectionModule(pl.LightningModule):
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process."""
+        """The names of the classes, for they are what labels mean; and what differs from process to process.
+
+        Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            checkpoint["classes"] = list(data.classes)
         device = self.device.type
         mine = {
             "method": self.method.state_dict(),
