@@ -149,6 +149,7 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
     keys: list[str] = []
     chosen: list[str] = []
     added: list[str] = []
+    more: list[str] = []
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
@@ -165,11 +166,15 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
                 added.append(package)
         elif not argument.startswith("+"):
             keys.append(key)
+            owner = key.rpartition(".")[0]
+            if owner == "suite.attacks" and (CONF / "attack" / f"{value}.yaml").is_file():
+                more.append(f"to add an attack to the suite: +attack@{key}={value}")
     known = set(_all_keys(composed(root, chosen)))
     missing = [key for key in keys if key not in known and not any(key.startswith(f"{name}.") for name in added)]
     return "\n".join(
         [f"no {group} is called '{value}'{nearest(value, members)}" for group, value, members in wrong]
         + [f"'{key}' is no key of this config{near}" for key in missing if (near := nearest(key, known | groups))]
+        + more
     )
 
 

@@ -77,18 +77,20 @@ def trained(path: Path, cfg: DictConfig) -> Trained:
 def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> DictConfig:
     """``cfg`` with what its run says of the detector in place of what the command says; ``cfg`` where no run does.
 
-    A run's own are its name, method and model; without ``experiment=…`` its data too, but for what the command line's
-    ``overrides`` say of them (``data=…``, ``data.root=…``, ``paths.data=…``). Raises ValueError where the command
-    names another experiment, method or model, with both.
+    A run's own are its name, method, model and protocol; without ``experiment=…`` its data too, but for what the
+    command line's ``overrides`` say of them (``data=…``, ``data.root=…``, ``paths.data=…``). Raises ValueError where
+    the command names another experiment, method, model or protocol, with both.
     """
     if not one.own:
         return cfg
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     named = {key for key in given if key.partition(".")[0] in LEARNT}
-    for key in sorted(named if cfg.name == NO_EXPERIMENT else named | {"name"}):
+    named |= {"name"} if cfg.name != NO_EXPERIMENT else set()
+    named |= {"protocol.name"} if "protocol" in given else set()
+    for key in sorted(named):
         ours, theirs = _value(cfg, key), _value(one.cfg, key)
         if ours != theirs:
-            what = "experiment" if key == "name" else key
+            what = {"name": "experiment", "protocol.name": "protocol"}.get(key, key)
             raise ValueError(
                 f"{one.path} was trained with {what}={theirs}, as {one.run}/config.yaml says, and this command says "
                 f"{what}={ours}: leave it out, the run's own counts"
@@ -97,6 +99,8 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
     with open_dict(own):
         for key in LEARNT:
             own[key] = one.cfg[key]
+        if cfg.protocol.name != one.cfg.protocol.name:
+            own.protocol = one.cfg.protocol
         if cfg.name == NO_EXPERIMENT and "data" not in given:
             own.data = one.cfg.data
             if "paths.data" in given and Path(own.data.root).is_relative_to(one.cfg.paths.data):

@@ -194,6 +194,7 @@ def test_the_data_of_a_run_move_with_paths_data(compose: Callable[..., DictConfi
     [
         ("experiment=shapes_mtd_warm", "trained with experiment=shapes_std, as .*config.yaml says, and this command "
                                        "says experiment=shapes_mtd_warm: leave it out, the run's own counts"),
+        ("protocol=authors", "trained with protocol=paper, .* says protocol=authors"),
         ("model.head_std=0.3", "trained with model.head_std=0.02, .* says model.head_std=0.3"),
         ("model=tiny_robust_ssd", r"trained with model=\{.*detection.ssd.SSD.* says model=\{.*RobustSSD"),
         ("method=robustdet", r"trained with method=\{.*Standard.* says method=\{.*RobustDet"),
@@ -204,6 +205,15 @@ def test_a_command_that_contradicts_the_run_is_refused_with_both(
 ):
     with pytest.raises(ValueError, match=rf"final\.ckpt was {text}"):
         evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override), [override])
+
+
+def test_the_protocol_is_that_of_the_training(compose: Callable[..., DictConfig], tmp_path: Path):
+    cfg = compose("train", "experiment=shapes_std", "protocol=authors")
+    checkpoint = save_weights(cfg, finished(cfg, tmp_path / "trained"))
+    added = ["+attack@suite.attacks.dag=dag_authors", "suite.attacks.dag.steps=1"]
+    records = evaluate(compose("evaluate", f"ckpt_path={checkpoint}", *ONE, *added))
+    assert {record.run.protocol for record in records} == {"authors"}
+    assert (tmp_path / "trained" / "evaluation" / "quick_authors").is_dir()
 
 
 def test_a_checkpoint_from_elsewhere_needs_an_experiment(compose: Callable[..., DictConfig], tmp_path: Path):
