@@ -63,7 +63,7 @@ def batched_evaluation(setting: Setting) -> list[Row]:
             suite = SuiteEvaluator(attacks, {}, folder, {})
             parts = [Batch(whole.images[i : i + size], whole.targets[i : i + size]) for i in range(0, len(whole), size)]
             seconds[f"batch {size}"] = clock(partial(evaluate_all, suite, model, parts), setting.device)
-            outcomes = suite._outcomes["pgd"].read()
+            outcomes = suite.attacks["pgd"].read(suite.seen.contents)
             losses[size] = np.array([outcomes[target.image_id].measures["classification"] for target in whole.targets])
     difference = float(np.abs(losses[16] / losses[1] - 1).max())
     note = f"{setting.model}, {len(whole)} images, clean and one PGD step"

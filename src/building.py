@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.data.datamodule import DetectionDataModule
+from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
-from src.composition import CONF
+from src.composition import CONF, composed
 from src.quiet import quieten
 
 
@@ -129,3 +130,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def table_specs() -> list[TableSpec]:
     """The paper's tables, as `conf/table` describes them."""
     return [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
+
+
+def suites_of(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What `conf/suite` says of the attacks of these records' suites, by suite and protocol, as plain data by name.
+
+    A suite that is not in `conf/suite` is left out.
+    """
+    wanted = {(record.run.suite, record.run.protocol) for record in records}
+    ours = {file.stem for folder in ("suite", "protocol") for file in (CONF / folder).glob("*.yaml")}
+    return {
+        (suite, protocol): plain(composed("evaluate", [f"suite={suite}", f"protocol={protocol}"]).suite.attacks)
+        for suite, protocol in sorted(wanted)
+        if {suite, protocol} <= ours
+    }

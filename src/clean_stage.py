@@ -15,15 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
 from filelock import FileLock, Timeout
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.building import plain, read_json
-from src.composition import CONF
+from src.composition import composed
 
 RUN_FILE = "run.json"
 DECISIVE = ("model", "method", "optimizer", "scheduler", "seed")
@@ -65,8 +63,8 @@ def run_that_ended_with(checkpoint: Path) -> dict[str, Any] | None:
     """The ``run.json`` of the finished run whose result this file is; None for an earlier state, or anyone else's."""
     checkpoint = checkpoint.resolve()
     file = checkpoint.parent.parent / RUN_FILE
-    run = read_json(file) if file.is_file() else None
-    return run if run is not None and file.parent / run["checkpoint"] == checkpoint else None
+    run = read_json(file) if file.is_file() else {}
+    return run if file.parent / run.get("checkpoint", "") == checkpoint else None
 
 
 def find_finished(outputs: Path, wanted: str) -> Path | None:
@@ -86,15 +84,7 @@ def stage_config(cfg: DictConfig) -> DictConfig:
     passed_on = [override for override in given if override.lstrip("+").startswith(PASSED_ON)]
     name = cfg.warm_start.experiment
     overrides = [f"experiment={name}", *passed_on, *cfg.warm_start.overrides, "paths.run=unused"]
-    state = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            stage = hydra.compose("train", overrides)
-    finally:
-        GlobalHydra.instance().clear()
-        if state is not None:
-            GlobalHydra.instance().hydra = state
+    stage = composed("train", overrides)
     # The same folder in every process of a distributed run, and after an interruption, so that it is gone on with
     stage.paths.run = str(Path(cfg.paths.outputs) / name / f"stage_{fingerprint(stage)}")
     return stage

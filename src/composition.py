@@ -32,7 +32,7 @@ COMMON = {
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives"},
-    "evaluate": COMMON | {"warm_start", "validation", "suite", "pictures"},
+    "evaluate": COMMON | {"warm_start", "validation", "suite", "pictures", "fresh"},
     "analyze": COMMON | {"warm_start", "validation", "analysis"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
     "report": {"folders", "output", "title"},
@@ -128,6 +128,19 @@ def _all_keys(node: Any, path: str = "") -> list[str]:
     return found
 
 
+def composed(root: str, overrides: Iterable[str]) -> DictConfig:
+    """``conf/<root>.yaml`` with these overrides, inside a command too, whose own composition stays as it is."""
+    state = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(root, list(overrides))
+    finally:
+        GlobalHydra.instance().clear()
+        if state is not None:
+            GlobalHydra.instance().hydra = state
+
+
 def hint_for_overrides(arguments: list[str], root: str) -> str:
     """Nearest right key or group member for each ``key=value`` of a command line that does not exist.
 
@@ -137,6 +150,7 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
     keys: list[str] = []
     chosen: list[str] = []
     added: list[str] = []
+    more: list[str] = []
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
@@ -153,13 +167,15 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
                 added.append(package)
         elif not argument.startswith("+"):
             keys.append(key)
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = set(_all_keys(hydra.compose(root, overrides=chosen, return_hydra_config=False)))
+            owner = key.rpartition(".")[0]
+            if owner == "suite.attacks" and (CONF / "attack" / f"{value}.yaml").is_file():
+                more.append(f"to add an attack to the suite: +attack@{key}={value}")
+    known = set(_all_keys(composed(root, chosen)))
     missing = [key for key in keys if key not in known and not any(key.startswith(f"{name}.") for name in added)]
     return "\n".join(
         [f"no {group} is called '{value}'{nearest(value, members)}" for group, value, members in wrong]
         + [f"'{key}' is no key of this config{near}" for key in missing if (near := nearest(key, known | groups))]
+        + more
     )
 
 

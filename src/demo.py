@@ -57,7 +57,7 @@ def log_of(experiment: str) -> Path:
 
 def measure(experiment: str) -> list[Record]:
     overrides = (f"experiment={experiment}", "suite=demo", f"ckpt_path='{checkpoint_of(experiment)}'")
-    return evaluate(compose("evaluate", *overrides, "paths.run=unused"))
+    return evaluate(compose("evaluate", *overrides))
 
 
 def main() -> None:

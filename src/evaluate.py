@@ -1,66 +1,96 @@
-"""`python -m src.evaluate experiment=… ckpt_path=…`: attacks one checkpoint with a suite; records, a table, pictures.
+"""`python -m src.evaluate ckpt_path=… suite=…`: attacks one checkpoint with a suite; records, a table, pictures.
 
-Everything is written to the checkpoint's own run folder, under `evaluation/<suite>`; the same command again continues
-where it was interrupted.
+What the detector is, its own run says (a checkpoint from elsewhere needs `experiment=…`). Everything is written to
+`evaluation/<suite>` in the run's folder, or in `paths.run`; the same command again continues where it was interrupted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
+from robustdet.analysis.suite_settings import with_differences
 from robustdet.analysis.table import summary
 from robustdet.attacks.base import require_attack
-from robustdet.detection.weights import require_fit
-from robustdet.evaluation.environment import describe_environment, file_sha256
-from robustdet.evaluation.pipeline import SuiteEvaluator
-from robustdet.evaluation.record import Record, RunInfo, write_record
-from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.evaluation.environment import conditions, describe_environment, file_sha256
+from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
+from robustdet.evaluation.precision import judged_in
+from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch
-from src.building import Experiment, build, build_trainer, logging_of, plain, prepare, table_specs
+from src.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
 from src.clean_stage import fingerprint, run_that_ended_with
 from src.composition import launcher
 from src.resume import say
+from src.subjects import Trained, as_trained, subject, trained
 from src.surrogate import require_same_task, surrogates, with_contents
 
 
+class IncompleteSuiteError(RuntimeError):
+    """Attacks of a suite failed; the others have their records."""
+
+
 def evaluation_folder(cfg: DictConfig) -> Path:
-    """In the folder of the run that wrote the checkpoint, else in `outputs/<name>/<file>`: `evaluation/<suite>`.
+    """`evaluation/<suite>` in `paths.run`; by default in the folder of the run that wrote the checkpoint, else in
+    `outputs/<name>/<file>`.
 
     The protocol follows where it is not the paper's, the file where the run did not end with it.
     """
     checkpoint = Path(cfg.ckpt_path).resolve()
-    protocol = [] if cfg.protocol.name == "paper" else [cfg.protocol.name]
+    parts = [cfg.suite.name.replace(" ", "_"), *([] if cfg.protocol.name == "paper" else [cfg.protocol.name])]
     if checkpoint.parent.name != "checkpoints":
-        run, file = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem, []
+        run = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem
     else:
-        run, file = checkpoint.parent.parent, [] if run_that_ended_with(checkpoint) else [checkpoint.stem]
-    return run / "evaluation" / "_".join([cfg.suite.name, *protocol, *file])
+        run = checkpoint.parent.parent
+        parts += [] if run_that_ended_with(checkpoint) else [checkpoint.stem]
+    return Path(cfg.paths.run or run) / "evaluation" / "_".join(parts)
 
 
-def load_weights(cfg: DictConfig, experiment: Experiment) -> Path:
-    """Fills the model from `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's."""
+def chosen_checkpoint(cfg: DictConfig) -> Trained:
+    """The one of `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's."""
     if cfg.ckpt_path is None:
         raise ValueError("ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt")
-    path = Path(cfg.ckpt_path)
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={path} does not exist; expected a checkpoint file")
-    checkpoint = load_checkpoint(path)
-    require_fit(checkpoint.state_dict, experiment.model.state_dict(), f"{path} ({checkpoint.description})")
-    experiment.model.load_state_dict(checkpoint.state_dict)
-    experiment.model.eval()
-    return path
+    return trained(Path(cfg.ckpt_path), cfg)
+
+
+def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """With `attack=NAME` on the command line, the clean images and that attack are the suite: "attack NAME".
+
+    Raises ValueError for what would be passed over: a suite beside it, or fields of an attack that is not named.
+    """
+    given = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    name = given.get("attack")
+    if name is None:
+        for key in given:
+            if key.startswith("attack."):
+                raise ValueError(
+                    f"{key}={given[key]}: of which attack? attack=NAME {key}=… evaluates that one alone, "
+                    f"suite.attacks.NAME.{key.partition('.')[2]}=… is of an attack of the suite"
+                )
+        return cfg
+    for key in given:
+        if key == "suite" or "suite.attacks" in key:
+            raise ValueError(
+                f"attack={name} evaluates this attack alone, and {key}={given[key]} says another suite: leave one out. "
+                f"To add it to a suite: +attack@suite.attacks.{name}={name}"
+            )
+    alone = cfg.copy()
+    OmegaConf.set_struct(alone.suite, False)
+    alone.suite.name, alone.suite.tabled = f"attack {name}", False
+    alone.suite.attacks = {CLEAN: None, name: cfg.attack}
+    return alone
 
 
 def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunInfo:
@@ -93,13 +123,19 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
 
 
-def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> dict[str, Attack | None]:
-    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate.
+def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, Attack | None], dict[str, str]]:
+    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate; and
+    why these are left out.
 
-    Raises ValueError for a surrogate of other classes or another input size.
+    Raises ValueError for what is no attack, and for a surrogate of other classes or another input size.
     """
     attacks, left_out = {}, {}
     for name, node in cfg.suite.attacks.items():
+        if not (node is None or OmegaConf.is_dict(node)):
+            raise ValueError(
+                f"suite.attacks.{name}={node} is a text, expected the fields of an attack: "
+                f"+attack@suite.attacks.{name}={node} takes them from conf/attack/{node}.yaml"
+            )
         if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
             left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
             continue
@@ -112,56 +148,83 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> dict[str, Attack
         attacks[name] = attack
     for reason in dict.fromkeys(left_out.values()):
         say(f"Left out of the suite: {', '.join(name for name in left_out if left_out[name] == reason)}: {reason}")
-    return attacks
+    return attacks, left_out
 
 
-def evaluate(cfg: DictConfig) -> list[Record]:
+def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     """Attacks the test split with `cfg.suite`; writes one record per attack, a table and a picture grid.
 
-    Of several processes each attacks its share of the images; the first writes and returns the records of all.
+    ``overrides`` are the command-line arguments that ``cfg`` comes from: what they say counts for more than what the
+    checkpoint's run says, or contradicts it. Of several processes each attacks its share of the images; the first
+    writes and returns the records of all. Raises IncompleteSuiteError when all that is written, where attacks failed.
     """
     prepare(cfg)
-    experiment = build(cfg)
-    checkpoint = load_weights(cfg, experiment)
-    experiment.data.setup("test")
+    one = chosen_checkpoint(cfg)
+    cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
+    data = instantiate(cfg.data)
+    experiment = Experiment(data, subject(one.name, one, data).model)
+    data.setup("test")
     folder = evaluation_folder(cfg)
     cfg.paths.run = str(folder)
+    attacks, left_out = fitting_attacks(cfg, experiment)
+    trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
+    device = trainer.strategy.root_device
     fields = plain(cfg)
-    run = run_info(cfg, experiment, checkpoint)
+    run = run_info(cfg, experiment, one.path)
     settings = {
         "checkpoint": run.checkpoint_sha256,
         "model": fields["model"],
-        "data": fields["data"]["source"],
-        "root": str(Path(cfg.data.root).resolve()),
-        "split": run.split,
+        "callbacks": fields["callbacks"],  # levers among them
+        **conditions(experiment.model, device, trainer.precision),
     }
-    attacks = {"clean": None, **fitting_attacks(cfg, experiment)}
-    suite = SuiteEvaluator(attacks, with_contents(fields["suite"]["attacks"]), folder, settings, cfg.seed)
-    trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
+    suite = SuiteEvaluator(
+        {CLEAN: None, **attacks},
+        with_contents(fields["suite"]["attacks"]),
+        folder,
+        settings,
+        cfg.seed,
+        cfg.fresh,
+        left_out,
+    )
     if cfg.suite.max_images is not None and trainer.limit_test_batches == 1.0:  # the progress bar's end, too
         share = math.ceil(cfg.suite.max_images / trainer.world_size)
         trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
-    say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(attacks)}) on {run.split}; writing to {folder}")
+    say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(suite.attacks)}) on {run.split}; writing to {folder}")
     with logging_of(trainer, cfg):
-        trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), experiment.data, verbose=False)
+        trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
         if not trainer.is_global_zero:
             return []
-        metric = instantiate(cfg.protocol.metrics[experiment.data.metric], num_classes=experiment.num_classes)
-        environment = describe_environment(trainer.strategy.root_device)
-        records = suite.records(metric, run, environment, experiment.data.classes)
-        for record in records:
-            write_record(record, folder / "records")
+        metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
+        environment = describe_environment(device, judged_in(trainer.precision))
+        records = suite.records(metric, run, environment, data.classes)
+        write_records(records, folder / "records")
         log_records(trainer.loggers, records)
     show_table(records)
+    print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
     if cfg.pictures:
-        print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, trainer.strategy.root_device, folder)}")
+        print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, device, folder)}")
     print(f"Records:  {folder / 'records'}")
+    if suite.seen.failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in suite.seen.failed.items())
+        raise IncompleteSuiteError(f"{len(suite.seen.failed)} of {len(suite.attacks)} rows failed:\n{reasons}")
     return records
+
+
+def from_the_store(stored: Mapping[str, int], images: int) -> str:
+    """How many images of each attack were there already."""
+    if not any(stored.values()):
+        return f"Store:    no image was there already: all {images} were measured now under every attack"
+    if all(count == images for count in stored.values()):
+        each = f"{images} of {images} images of each of {len(stored)} rows"
+    else:
+        each = ", ".join(f"{name}: {count} of {images}" for name, count in stored.items()) + " images"
+    return f"Store:    {each} were there already; fresh=true measures them again"
 
 
 def show_table(records: Sequence[Record], title: str = "Average precision under attack") -> None:
     """Prints the records as a table, with the paper's numbers where the paper has them."""
-    Console().print(to_rich(summary(records, table_specs(), title)))
+    marked = with_differences(records, suites_of(records))
+    Console().print(to_rich(summary(marked, table_specs(), title)))
 
 
 def draw_pictures(
@@ -170,18 +233,17 @@ def draw_pictures(
     """A grid of the split's first images: objects, and detections on clean and on attacked images."""
     images = next(iter(experiment.data.test_dataloader()))
     batch = Batch(images.images[:number], images.targets[:number]).to(device)
-    model = experiment.model.to(device)
-    views = {}
-    for name in suite.attacks:
-        attacked = suite.attack(name, model, batch)
-        with torch.no_grad():
-            views[name] = View(attacked, model.detect(model(attacked)))
+    looks = suite.look(experiment.model.to(device), batch)
+    views = {name: View(*look) for name, look in looks.items()}
     return detection_grid(views, batch.targets, experiment.data.classes, folder / "detections.png")
 
 
 @launcher("evaluate")
 def main(cfg: DictConfig) -> None:
-    evaluate(cfg)
+    try:
+        evaluate(cfg, HydraConfig.get().overrides.task)
+    except IncompleteSuiteError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from robustdet.analysis.report.content import Report, write_tables
-from robustdet.analysis.report.findings import find
+from robustdet.analysis.report.findings import find, with_suites
 from robustdet.analysis.report.page import render
-from src.building import table_specs
+from src.building import suites_of, table_specs
 from src.composition import CONF, launcher
 
 FLAGS = CONF.parent / "docs" / "flags.md"
@@ -21,7 +21,8 @@ def report(cfg: DictConfig) -> Path:
     findings = find(cfg.folders)
     for damaged in findings.damaged:
         print(f"cannot be read, and is missing from the report: {damaged.file}: {damaged.reason}", file=sys.stderr)
-    made = Report(findings, table_specs())
+    suites = suites_of(found.record for found in findings.evaluated)
+    made = Report(with_suites(findings, suites), table_specs())
     output = Path(cfg.output)
     tables = write_tables(made, output / "tables")
     page = output / "report.html"

@@ -1,4 +1,4 @@
-"""Trained detectors from their checkpoints, each as its own run describes it: for analyses and predictions.
+"""Trained detectors from their checkpoints, each as its own run describes it: for evaluations, analyses, predictions.
 
 A run keeps its ``config.yaml`` beside the folder ``checkpoints/``; a checkpoint without one (somebody else's, say) is
 what the command's experiment describes.
@@ -7,13 +7,13 @@ what the command's experiment describes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.analysis.figures.study import Subject
 from robustdet.data.datamodule import DetectionDataModule
@@ -21,6 +21,7 @@ from robustdet.detection.weights import require_fit
 from robustdet.interop.checkpoints import load_checkpoint
 
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
+LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler")  # what a run is, but for its data
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,48 @@ def trained(path: Path, cfg: DictConfig) -> Trained:
     return Trained(path, cfg, own=False)
 
 
+def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> DictConfig:
+    """``cfg`` with what its run says of the detector in place of what the command says; ``cfg`` where no run does.
+
+    A run's own are its name, method, model and protocol; without ``experiment=…`` its data too, but for what the
+    command line's ``overrides`` say of them (``data=…``, ``data.root=…``, ``paths.data=…``). Raises ValueError where
+    the command names another experiment, method, model or protocol, with both.
+    """
+    if not one.own:
+        return cfg
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    named = {key for key in given if key.partition(".")[0] in LEARNT}
+    named |= {"name"} if cfg.name != NO_EXPERIMENT else set()
+    named |= {"protocol.name"} if "protocol" in given else set()
+    for key in sorted(named):
+        ours, theirs = _value(cfg, key), _value(one.cfg, key)
+        if ours != theirs:
+            what = {"name": "experiment", "protocol.name": "protocol"}.get(key, key)
+            raise ValueError(
+                f"{one.path} was trained with {what}={theirs}, as {one.run}/config.yaml says, and this command says "
+                f"{what}={ours}: leave it out, the run's own counts"
+            )
+    own = cfg.copy()
+    with open_dict(own):
+        for key in LEARNT:
+            own[key] = one.cfg[key]
+        if cfg.protocol.name != one.cfg.protocol.name:
+            own.protocol = one.cfg.protocol
+        if cfg.name == NO_EXPERIMENT and "data" not in given:
+            own.data = one.cfg.data
+            if "paths.data" in given and Path(own.data.root).is_relative_to(one.cfg.paths.data):
+                own.data.root = str(Path(cfg.paths.data) / Path(own.data.root).relative_to(one.cfg.paths.data))
+            for key in given:
+                if key.startswith("data."):
+                    OmegaConf.update(own, key, OmegaConf.select(cfg, key))
+    return own
+
+
+def _value(cfg: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
 def data_of(cfg: DictConfig, found: Mapping[str, Trained]) -> DetectionDataModule:
     """The data of this command's experiment; without one, that which the first detector was trained on."""
     source = next(iter(found.values())).cfg if cfg.name == NO_EXPERIMENT else cfg
@@ -84,8 +127,23 @@ def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
     size = one.cfg.model.input_size
     if size != data.image_size:
         raise ValueError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
-    model: Any = instantiate(one.cfg.model, num_classes=len(data.classes))
     checkpoint = load_checkpoint(one.path)
+    require_classes(one, checkpoint.classes, data)
+    model: Any = instantiate(one.cfg.model, num_classes=len(data.classes))
     require_fit(checkpoint.state_dict, model.state_dict(), f"{one.path} ({checkpoint.description})")
     model.load_state_dict(checkpoint.state_dict)
     return Subject(label, model.eval())
+
+
+def require_classes(one: Trained, classes: Sequence[str] | None, data: DetectionDataModule) -> None:
+    """Raises ValueError with both lists where a run learnt other ``classes`` than the data's, or in another order.
+
+    A run's checkpoint that does not say (None) learnt those of its own data; anybody else's cannot be asked.
+    """
+    if classes is None and one.own:
+        classes = instantiate(one.cfg.data).classes
+    if classes is not None and list(classes) != list(data.classes):
+        raise ValueError(
+            f"{one.path} knows the classes {', '.join(classes)}; the data {data.name} have {', '.join(data.classes)}: "
+            "they must be the same, in the same order"
+        )

@@ -122,6 +122,14 @@ def test_what_may_not_enter_a_table_does_not():
     assert row(fill(spec("table1"), strangers), "SSD")[0].ours is None
 
 
+def test_a_record_that_is_what_its_suite_says_goes_before_one_that_is_not():
+    crippled = record("voc_std", "pgd_cls", 0.7, date="2026-05-01", flags=["other_settings: pgd_cls: steps 1 …"])
+    honest = record("voc_std", "pgd_cls", 0.018)
+    for given in ([crippled, honest], [honest, crippled]):
+        assert row(fill(spec("table1"), given), "SSD")[1].ours == pytest.approx(1.8)
+    assert r"70.0 [a] (1.8)" in to_markdown(fill(spec("table1"), [crippled]))
+
+
 def test_the_newest_whole_record_counts():
     records = [
         record("voc_std", "clean", 0.70, date="2026-02-01"),

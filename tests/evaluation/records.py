@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustdet.evaluation.environment import describe_environment
+from robustdet.evaluation.precision import EXPECTED
 from robustdet.evaluation.record import Record, RunInfo
 
 RUN = RunInfo(
@@ -35,6 +36,6 @@ RECORD = Record(
     flags=[],
     seconds=812.0,
     images_per_second=6.1,
-    environment=describe_environment("cpu"),
+    environment=describe_environment("cpu", EXPECTED),
     date="2026-01-01T00:00:00+00:00",
 )

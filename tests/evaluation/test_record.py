@@ -1,12 +1,13 @@
 import json
 import math
+import subprocess
 from dataclasses import replace
 
 import pytest
 
 from robustdet.evaluation import environment
 from robustdet.evaluation.environment import describe_environment, file_sha256
-from robustdet.evaluation.record import Record, read_record, read_records, write_record
+from robustdet.evaluation.record import Record, read_record, read_records, write_record, write_records
 from tests.evaluation.records import RECORD
 
 
@@ -94,6 +95,36 @@ def test_the_environment_says_where_a_result_comes_from(monkeypatch):
 
     monkeypatch.setattr(environment.subprocess, "run", no_git)
     assert describe_environment("cpu").commit is None
+
+
+@pytest.mark.parametrize(
+    ("file", "dirty"), [("src/new.py", True), ("conf/attack/new.yaml", True), ("notes.txt", False), ("README", True)]
+)
+def test_a_new_file_that_may_decide_a_result_is_dirty(tmp_path, monkeypatch, file, dirty):
+    """README is committed; the others are new."""
+    package = tmp_path / "src" / "robustdet"
+    package.mkdir(parents=True)
+    (tmp_path / "README").write_text("old")
+    (package / "environment.py").write_text("")
+
+    def git(*arguments):
+        author = ["-c", "user.name=x", "-c", "user.email=x"]
+        subprocess.run(["git", *author, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    assert describe_environment("cpu").dirty is False
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("new")
+    assert describe_environment("cpu").dirty is dirty
+
+
+def test_only_the_last_records_of_a_folder_stay(record, tmp_path):
+    write_records([record, replace(record, attack="left")], tmp_path)
+    write_records([record], tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [f"{record.attack}.json"]
 
 
 def test_a_checkpoint_is_known_by_its_hash(tmp_path):

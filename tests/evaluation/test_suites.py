@@ -6,8 +6,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.attacks.threat import pixel_fraction
+from robustdet.evaluation.attacked import declared_epsilon
 from robustdet.evaluation.comparisons import Entry, ladders
-from robustdet.evaluation.pipeline import SuiteEvaluator, declared_epsilon
+from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.worst_case import shared_radius
 from robustdet.types import Attack, Knowledge
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
@@ -35,7 +36,7 @@ def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     evaluator = SuiteEvaluator(attacks, fields, tmp_path, {})
     assert next(iter(evaluator.attacks)) == "clean"
     (batch,) = quadrant_batches(2, 2)
-    asked = {attack.knowledge for attack in evaluator.attacks.values() if attack}
+    asked = {attack.knowledge for attack in attacks.values() if attack}
     detector = RoutedQuadrantDetector() if "discriminator" in asked else QuadrantDetector()
     assert evaluator.evaluate_batch(detector.eval(), batch) == 2 * len(attacks)
 

@@ -77,10 +77,11 @@ def test_a_finished_run_of_other_settings_is_no_clean_stage(compose: Callable[..
     assert "No finished clean stage shapes_std" in capsys.readouterr().out
 
 
-def test_the_wrong_network_is_named(compose: Callable[..., DictConfig]):
+def test_the_wrong_network_is_named(compose: Callable[..., DictConfig], tmp_path: Path):
     checkpoint = train(compose("train", "experiment=shapes_std", *FEW))
+    elsewhere = checkpoint.rename(tmp_path / "final.ckpt")  # where no run says what it is
     with pytest.raises(ValueError, match=r"final\.ckpt .* does not fit this network:\n  missing: aid\.trunk"):
-        evaluate(compose("evaluate", "experiment=shapes_robustdet", f"ckpt_path={checkpoint}", "suite=quick"))
+        evaluate(compose("evaluate", "experiment=shapes_robustdet", f"ckpt_path={elsewhere}", "suite=quick"))
 
 
 def test_a_missing_checkpoint_is_named(compose: Callable[..., DictConfig], tmp_path: Path):

@@ -141,6 +141,12 @@ def test_a_hint_knows_the_groups_that_were_chosen_and_what_was_added():
     ]
 
 
+def test_an_attack_given_as_a_word_is_answered_with_what_adds_it():
+    hint = hint_for_overrides(["suite.attacks.mine=pgd_cls"], "evaluate").splitlines()
+    assert hint[-1] == "to add an attack to the suite: +attack@suite.attacks.mine=pgd_cls"
+    assert "to add" not in hint_for_overrides(["suite.attacks.pgd_cls.steps=3"], "evaluate")
+
+
 def test_the_command_line_prints_the_hint():
     command = [sys.executable, "-m", "src.train", "loss.gama=0.3"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)

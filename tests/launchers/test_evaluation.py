@@ -13,10 +13,13 @@ import torch
 from omegaconf import DictConfig
 
 from robustdet.evaluation.environment import file_sha256
-from robustdet.evaluation.record import Record
+from robustdet.evaluation.record import Record, read_records
+from robustdet.interop.checkpoints import load_checkpoint
 from src.building import build, save_config
 from src.clean_stage import fingerprint
-from src.evaluate import evaluate, evaluation_folder, fitting_attacks, training_of
+from src.evaluate import IncompleteSuiteError, evaluate, evaluation_folder, fitting_attacks, training_of
+from src.train import train
+from tests.launchers.commands import start
 
 
 @pytest.mark.parametrize("experiment", ["shapes_std", "shapes_robustdet"])
@@ -24,14 +27,14 @@ def test_a_detector_meets_the_attacks_that_fit_it(
     experiment: str, compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
 ):
     cfg = compose("evaluate", f"experiment={experiment}", "suite=reliable")
-    attacks = fitting_attacks(cfg, build(cfg))
+    attacks, reasons = fitting_attacks(cfg, build(cfg))
     said = capsys.readouterr().out
     routed = experiment == "shapes_robustdet"
     assert ("discriminator" in {attack.knowledge for attack in attacks.values() if attack}) is routed
     assert ("aid_kernel_3: this detector has no discriminator" in said) is not routed
     assert "transfer: suite.attacks.transfer.surrogate.ckpt_path names no checkpoint" in said
     left_out = {"transfer"} if routed else {"transfer"} | {name for name in cfg.suite.attacks if "aid_" in name}
-    assert set(cfg.suite.attacks) - set(attacks) == left_out
+    assert set(cfg.suite.attacks) - set(attacks) == left_out == reasons.keys()
     assert attacks["clean"] is None
 
 
@@ -42,9 +45,10 @@ def test_one_override_adds_a_surrogate(compose: Callable[..., DictConfig]):
         fitting_attacks(cfg, build(cfg))
 
 
-def save_weights(cfg: DictConfig, file: Path) -> Path:
+def save_weights(cfg: DictConfig, file: Path, **more: object) -> Path:
     """Initial ones, which depend on the seed."""
-    torch.save({"state_dict": {f"model.{key}": value for key, value in build(cfg).model.state_dict().items()}}, file)
+    weights = {f"model.{key}": value for key, value in build(cfg).model.state_dict().items()}
+    torch.save({"state_dict": weights, **more}, file)
     return file
 
 
@@ -148,3 +152,221 @@ def test_every_checkpoint_of_a_run_has_records_of_its_own(compose: Callable[...,
     assert folder(final.with_name("step_5.ckpt")) == tmp_path / "run" / "evaluation" / "quick_step_5"
     elsewhere = tmp_path / "downloads" / "ssd.ckpt"
     assert folder(elsewhere) == tmp_path / "outputs" / "shapes_std" / "ssd" / "evaluation" / "quick"
+    assert folder(final, f"paths.run={tmp_path / 'mine'}") == tmp_path / "mine" / "evaluation" / "quick"
+
+
+# What a record is called by
+
+ONE = ["suite=quick", "~suite.attacks.pgd_loc", "suite.attacks.pgd_cls.steps=1", "suite.max_images=3", "pictures=0"]
+
+
+@pytest.fixture
+def run(compose: Callable[..., DictConfig], tmp_path: Path) -> Path:
+    """The final checkpoint of a run of shapes_std with a width of its own, which only its config.yaml knows."""
+    cfg = compose("train", "experiment=shapes_std", "model.head_std=0.02")
+    return save_weights(cfg, finished(cfg, tmp_path / "trained"), classes=build(cfg).data.classes)
+
+
+def test_a_run_says_by_itself_what_its_checkpoint_is(compose: Callable[..., DictConfig], run: Path, tmp_path: Path):
+    clean, *_ = evaluate(compose("evaluate", f"ckpt_path={run}", *ONE))
+    assert (clean.run.experiment, clean.run.method, clean.run.training_seed) == ("shapes_std", "Standard", 0)
+    assert clean.run.split_size == 6  # of the run's own data
+    named, *_ = evaluate(compose("evaluate", "experiment=shapes_std", f"ckpt_path={run}", *ONE))
+    assert named.run == clean.run
+    settings = [
+        json.loads(file.read_text()) for file in run.parents[1].glob("evaluation/quick/detections/*/settings.json")
+    ]
+    assert {one["model"]["head_std"] for one in settings} == {0.02}
+    elsewhere = tmp_path / "elsewhere"
+    overrides = [f"data.root={elsewhere}", "data.source.test=4"]
+    moved, *_ = evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, *overrides), overrides)
+    assert (moved.run.split_size, elsewhere.is_dir()) == (4, True)
+
+
+def test_the_data_of_a_run_move_with_paths_data(compose: Callable[..., DictConfig], run: Path, tmp_path: Path):
+    override = f"paths.data={tmp_path / 'moved'}"
+    evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override), [override])
+    assert (tmp_path / "moved" / "shapes").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("experiment=shapes_mtd_warm", "trained with experiment=shapes_std, as .*config.yaml says, and this command "
+                                       "says experiment=shapes_mtd_warm: leave it out, the run's own counts"),
+        ("protocol=authors", "trained with protocol=paper, .* says protocol=authors"),
+        ("model.head_std=0.3", "trained with model.head_std=0.02, .* says model.head_std=0.3"),
+        ("model=tiny_robust_ssd", r"trained with model=\{.*detection.ssd.SSD.* says model=\{.*RobustSSD"),
+        ("method=robustdet", r"trained with method=\{.*Standard.* says method=\{.*RobustDet"),
+    ],
+)  # fmt: skip
+def test_a_command_that_contradicts_the_run_is_refused_with_both(
+    compose: Callable[..., DictConfig], run: Path, override: str, text: str
+):
+    with pytest.raises(ValueError, match=rf"final\.ckpt was {text}"):
+        evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override), [override])
+
+
+def test_the_protocol_is_that_of_the_training(compose: Callable[..., DictConfig], tmp_path: Path):
+    cfg = compose("train", "experiment=shapes_std", "protocol=authors")
+    checkpoint = save_weights(cfg, finished(cfg, tmp_path / "trained"))
+    added = ["+attack@suite.attacks.dag=dag_authors", "suite.attacks.dag.steps=1"]
+    records = evaluate(compose("evaluate", f"ckpt_path={checkpoint}", *ONE, *added))
+    assert {record.run.protocol for record in records} == {"authors"}
+    assert (tmp_path / "trained" / "evaluation" / "quick_authors").is_dir()
+
+
+def test_a_checkpoint_from_elsewhere_needs_an_experiment(compose: Callable[..., DictConfig], tmp_path: Path):
+    file = save_weights(compose("train", "experiment=shapes_std"), tmp_path / "theirs.ckpt")
+    with pytest.raises(ValueError, match=r"config\.yaml that says what .*theirs\.ckpt is: give experiment=… as well"):
+        evaluate(compose("evaluate", f"ckpt_path={file}", *ONE))
+    clean, *_ = evaluate(compose("evaluate", "experiment=shapes_std", f"ckpt_path={file}", *ONE))
+    assert (clean.run.experiment, clean.run.training_recipe) == ("shapes_std", None)
+
+
+@pytest.mark.parametrize("change", [lambda names: ["crate", *names[1:]], lambda names: names[::-1]])
+def test_classes_renamed_or_in_another_order_are_refused_with_both_lists(
+    compose: Callable[..., DictConfig], run: Path, change: Callable[[list[str]], list[str]]
+):
+    cfg = compose("train", "experiment=shapes_std")
+    names = build(cfg).data.classes
+    save_weights(cfg, run, classes=change(names))
+    text = (
+        f"knows the classes {', '.join(change(names))}; the data shapes have {', '.join(names)}: they must be the same"
+    )
+    with pytest.raises(ValueError, match=text):
+        evaluate(compose("evaluate", f"ckpt_path={run}", *ONE))
+
+
+def test_a_training_keeps_the_names_of_its_classes(compose: Callable[..., DictConfig]):
+    cfg = compose("train", "experiment=shapes_std", "trainer.max_steps=1", "validation.attack.steps=1", "logger=none")
+    assert load_checkpoint(train(cfg)).classes == build(cfg).data.classes
+
+
+# What is attacked again
+
+
+def test_what_came_from_the_store_is_said_and_can_be_forced(
+    compose: Callable[..., DictConfig], run: Path, capsys: pytest.CaptureFixture[str]
+):
+    def said(*overrides: str) -> str:
+        evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, *overrides))
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Store:"))
+
+    assert "no image was there already: all 3 were measured now under every attack" in said()
+    assert "3 of 3 images of each of 2 rows were there already; fresh=true measures them again" in said()
+    assert "clean: 3 of 3, pgd_cls: 0 of 3 images were there already" in said("suite.attacks.pgd_cls.steps=2")
+    assert "no image was there already" in said("fresh=true")
+    assert "no image was there already" in said("trainer.precision=16-true")
+    assert "clean: 3 of 5, pgd_cls: 3 of 5 images" in said("suite.max_images=5")
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_another_precision_is_allowed_and_marked(
+    compose: Callable[..., DictConfig], run: Path, precision: str, capsys: pytest.CaptureFixture[str]
+):
+    records = evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, f"trainer.precision={precision}"))
+    assert {record.environment.precision for record in records} == {f"{precision}, TF32 off"}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"other_precision: measured in {precision}, TF32 off instead of 32-true, TF32 off" in shown
+
+
+def test_a_relabelled_test_set_is_measured_again(compose: Callable[..., DictConfig], run: Path, tmp_path: Path):
+    override = f"paths.data={tmp_path / 'mine'}"
+
+    def clean() -> Record:
+        return evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override), [override])[0]
+
+    before = clean()
+    folder = next((tmp_path / "mine").rglob("Annotations"))
+    for file in folder.iterdir():
+        text = file.read_text()
+        first, second = (f"<name>{name}</name>" for name in list(before.per_class)[:2])
+        file.write_text(text.replace(first, "<swap>").replace(second, first).replace("<swap>", second))
+    after = clean()
+    assert after.clean_losses != before.clean_losses
+    fresh = evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override, "fresh=true"), [override])[0]
+    assert (after.map, after.clean_losses) == (fresh.map, fresh.clean_losses)
+
+
+def test_it_writes_where_it_is_told_to(compose: Callable[..., DictConfig], run: Path, tmp_path: Path):
+    evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, f"paths.run={tmp_path / 'there'}", "pictures=1"))
+    assert sorted(file.name for file in run.parents[1].iterdir()) == ["checkpoints", "config.yaml", "run.json"]
+    assert (tmp_path / "there" / "evaluation" / "quick" / "records" / "clean.json").is_file()
+    assert (tmp_path / "there" / "evaluation" / "quick" / "detections.png").is_file()
+
+
+# One attack, more attacks, attacks that fail
+
+
+def test_one_attack_alone_obeys_the_command_line(compose: Callable[..., DictConfig], run: Path):
+    overrides = ["attack=pgd_total", "attack.steps=2"]
+    few = ["suite.max_images=3", "pictures=0"]
+    clean, attacked = evaluate(compose("evaluate", f"ckpt_path={run}", *overrides, *few), overrides)
+    assert (clean.attack, attacked.attack, attacked.attack_settings["steps"]) == ("clean", "pgd_total", 2)
+    assert (attacked.run.suite, attacked.run.tabled) == ("attack pgd_total", False)
+    assert (run.parents[1] / "evaluation" / "attack_pgd_total" / "records" / "pgd_total.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["attack=cwa", "suite=quick"], r"suite=quick says another suite: leave one out\. To add it to a suite: "
+                                        r"\+attack@suite\.attacks\.cwa=cwa"),
+        (["attack=cwa", "suite.attacks.pgd_cls.steps=1"], "suite.attacks.pgd_cls.steps=1 says another suite"),
+        (["attack.steps=3"], r"attack\.steps=3: of which attack\? attack=NAME attack\.steps=… evaluates that one "
+                             r"alone, suite\.attacks\.NAME\.steps=… is of an attack of the suite"),
+    ],
+)  # fmt: skip
+def test_what_would_be_passed_over_is_refused(
+    compose: Callable[..., DictConfig], run: Path, overrides: list[str], text: str
+):
+    with pytest.raises(ValueError, match=text):
+        evaluate(compose("evaluate", f"ckpt_path={run}", *overrides), overrides)
+
+
+def test_a_text_in_place_of_an_attack_is_answered_with_the_right_spelling(
+    compose: Callable[..., DictConfig], run: Path
+):
+    text = (
+        r"suite\.attacks\.cwa=cwa is a text, .*: \+attack@suite\.attacks\.cwa=cwa takes them from conf/attack/cwa\.yaml"
+    )
+    with pytest.raises(ValueError, match=text):
+        evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, "+suite.attacks.cwa=cwa"))
+    added = ["+attack@suite.attacks.cwa=cwa", "suite.attacks.cwa.steps=1"]
+    assert "cwa" in {record.attack for record in evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, *added))}
+
+
+def test_a_record_of_an_attack_that_left_the_suite_goes_with_it(compose: Callable[..., DictConfig], run: Path):
+    evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, "+attack@suite.attacks.fgsm=fgsm"))
+    evaluate(compose("evaluate", f"ckpt_path={run}", *ONE))
+    records = run.parents[1] / "evaluation" / "quick" / "records"
+    assert sorted(file.stem for file in records.iterdir()) == ["clean", "pgd_cls"]
+
+
+BROKEN = """
+from robustdet.attacks import BaseAttack, PixelRange
+class Broken(BaseAttack):
+    threat = PixelRange()
+    def __call__(self, victim, images, targets, generators):
+        return images / 0
+"""
+
+
+def test_a_broken_attack_ends_its_row_and_the_command_says_so(
+    compose: Callable[..., DictConfig], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "broken_attack.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    added = ["+suite.attacks.broken._target_=broken_attack.Broken", "+attack@suite.attacks.fgsm=fgsm"]
+    text = r"^1 of 4 rows failed:\n  broken: image '\w+' has a pixel that is NaN or infinite, expected .* \[0, 1\]$"
+    with pytest.raises(IncompleteSuiteError, match=text):
+        evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, *added))
+    records = {one.attack: one for one in read_records([run.parents[1]])}
+    assert sorted(records) == ["clean", "fgsm", "pgd_cls", "worst_case"]
+    assert list(records["worst_case"].failed) == ["broken"]
+    small = ["suite.max_images=3", "pictures=0", "trainer=cpu", "+suite.attacks.broken._target_=broken_attack.Broken"]
+    command = start("evaluate", f"ckpt_path={run}", "suite=quick", *small, PYTHONPATH=f"{tmp_path}:src")
+    output, _ = command.communicate(timeout=1200)
+    assert command.returncode == 1
+    assert "1 of 4 rows failed:\n  broken: image" in output

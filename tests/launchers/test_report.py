@@ -8,11 +8,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robustdet.analysis.table import TableSpec
 from src.building import table_specs
@@ -92,6 +93,21 @@ def test_the_command_writes_a_page_and_tables_and_names_what_is_damaged(tmp_path
     assert f"1 records. Page: {written}" in printed.out
     assert "<h1>Ours: robustness report</h1>" in written.read_text(encoding="utf-8")
     assert "70.0 (74.8)" in (tmp_path / "report" / "tables" / "table1.md").read_text()
+
+
+def test_a_crippled_attack_enters_a_table_with_a_mark_and_what_differs(tmp_path: Path):
+    def full(attack: str, **changes: str | int | float) -> dict[str, Any]:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            fields = hydra.compose("evaluate", ["suite=paper"]).suite.attacks[attack]
+        return OmegaConf.to_container(fields, resolve=True) | changes  # type: ignore[return-value,operator]
+
+    run = tmp_path / "outputs" / "voc_cfr" / "run"
+    write(run, "pgd_cls", 0.7, attack_settings=full("pgd_cls", steps=1, step_size="0.5/255"))
+    write(run, "pgd_loc", 0.491, attack_settings=full("pgd_loc"))
+    report(configuration(f"folders=[{tmp_path / 'outputs'}]", f"output={tmp_path / 'written'}"))
+    table = (tmp_path / "written" / "tables" / "table1.md").read_text()
+    assert "70.0 [a] (45.9) | 49.1 (49.1)" in table
+    assert r"[a] other\_settings: pgd\_cls: steps 1 instead of 20, step\_size 0.5/255 instead of 8/255" in table
 
 
 def test_empty_outputs_are_a_clear_error(tmp_path: Path):

@@ -11,6 +11,7 @@ from scipy.stats import t as student_t
 
 from robustdet.evaluation.record import Record, RunInfo
 
+MISNAMED = ("other_settings", "other_precision")  # flags of `robustdet.analysis.suite_settings`
 WIDE = 8  # columns that a terminal has room for
 
 
@@ -168,8 +169,9 @@ def _of(row: Iterable[Record], attack: str) -> list[Record]:
     return list({record.run.training_seed: record for record in same}.values())
 
 
-def _precedence(record: Record) -> tuple[bool, str]:
-    return not record.partial, record.date
+def _precedence(record: Record) -> tuple[bool, bool, str]:
+    """One on the whole split before others, then one that is what its suite's name says, then the newest."""
+    return not record.partial, not any(flag.startswith(MISNAMED) for flag in record.flags), record.date
 
 
 def _but_for_seed(record: Record) -> tuple[RunInfo, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from robustdet.evaluation.perturbation import TOLERANCE
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge
 
-TOLERANCE = 1e-3  # of 1/255: float32 pixels are exact to about 2e-5
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
 LOSSES = ("classification", "localization", "total")
 
@@ -29,6 +29,8 @@ FlagName = Literal[
     "beaten_by_black_box",
     "loss_beaten_by_black_box",
     "beaten_by_adaptive",
+    "other_settings",
+    "other_precision",
 ]
 FLAGS: tuple[FlagName, ...] = get_args(FlagName)  # all that there are; docs/flags.md explains each
 

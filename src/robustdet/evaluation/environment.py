@@ -1,4 +1,4 @@
-"""Where a result comes from: code, libraries, machine, checkpoint."""
+"""Where a result comes from: code, libraries, machine, precision, checkpoint."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+
+from robustdet.evaluation.precision import judged_in
+from robustdet.evaluation.sources import VERSIONED, digest_of
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "albumentations", "pycocotools", "hydra-core")
+CODE = ("src", "conf")  # folders of a checkout where an untracked file may decide a result
 
 
 @dataclass(frozen=True)
 class Environment:
-    """``commit`` and ``dirty`` (uncommitted changes) are None when the package does not run from a git checkout."""
+    """``commit`` and ``dirty`` (changes that are not committed, or a new file below src/ or conf/) are None when the
+    package does not run from a git checkout; ``precision`` is None where nothing was judged.
+    """
 
     package_version: str
     commit: str | None
@@ -24,18 +32,34 @@ class Environment:
     python: str
     libraries: dict[str, str]
     device: str
+    precision: str | None = None
 
 
-def describe_environment(device: torch.device | str) -> Environment:
+def describe_environment(device: torch.device | str, precision: str | None = None) -> Environment:
+    """``precision`` is that of `robustdet.evaluation.precision.judged_in`."""
     commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
     return Environment(
         package_version=_version("robustdet") or "not installed",
         commit=commit,
-        dirty=None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no")),
+        dirty=None if commit is None else _dirty(),
         python=platform.python_version(),
         libraries={name: found for name in LIBRARIES if (found := _version(name))},
         device=describe_device(torch.device(device)),
+        precision=precision,
     )
+
+
+def conditions(detector: nn.Module, device: torch.device | str, precision: str) -> dict[str, Any]:
+    """What decides an outcome besides the weights, the attack and the image: the detector's code, libraries, precision.
+
+    As plain data, for the identity of stored outcomes; ``precision`` is Lightning's (32-true, 16-true, …).
+    """
+    return {
+        "detector": digest_of(detector),
+        "libraries": {name: version(name) for name in sorted(VERSIONED)},
+        "device": torch.device(device).type,
+        "precision": judged_in(precision),
+    }
 
 
 def describe_device(device: torch.device) -> str:
@@ -54,6 +78,12 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _dirty() -> bool:
+    """A new file elsewhere (notes, results) decides nothing."""
+    new = _git("status", "--porcelain", "--untracked-files=all", "--", *(f":/{folder}" for folder in CODE))
+    return bool(_git("status", "--porcelain", "--untracked-files=no") or new)
 
 
 def _git(*arguments: str) -> str | None:

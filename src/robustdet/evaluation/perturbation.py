@@ -8,6 +8,8 @@ from torch import Tensor
 
 from robustdet.types import Images
 
+TOLERANCE = 1e-3  # of 1/255, by which a pixel may miss its bounds: float32 pixels are exact to about 2e-5
+
 
 def perturbation_measures(clean: Images, attacked: Images) -> dict[str, Float[Tensor, "B"]]:
     """Per image, in units of 1/255:

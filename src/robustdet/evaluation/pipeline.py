@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,37 @@ from typing import Any
 import torch
 
 from robustdet.attacks.base import require_attack
-from robustdet.attacks.randomness import image_generators
-from robustdet.attacks.victim import DetachedError, DetectorVictim
+from robustdet.evaluation.attacked import AttackedImages, AttackFailedError, declared_epsilon
 from robustdet.evaluation.comparisons import Entry, suite_flags
+from robustdet.evaluation.content import contents
 from robustdet.evaluation.environment import Environment
-from robustdet.evaluation.measuring import VERSION, measure, predictions
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record, RunInfo
-from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
+from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.summary import summarise
 from robustdet.evaluation.worst_case import WORST_CASE, inside, shared_radius, worst_outcomes
-from robustdet.types import Attack, Batch, Detections, Detector, Images
+from robustdet.types import Attack, Batch, Detections, Detector, Images, Target
 
 CLEAN = "clean"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Seen:
+    """What a process has come across: ``targets`` and ``contents`` by image id; how many images of each attack were
+    ``stored`` already; why attacks ``failed``, by their names.
+    """
+
+    targets: dict[str, Target] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    stored: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Seen) -> None:
+        self.targets |= other.targets
+        self.contents |= other.contents
+        self.stored.update(other.stored)  # += would forget those of which none was there
+        self.failed |= other.failed
 
 
 class SuiteEvaluator:
@@ -32,8 +52,12 @@ class SuiteEvaluator:
 
     ``attacks`` by name, with "clean" (None) among them: it comes first, and is what the others are compared with.
     ``attack_settings`` holds every field of each attack as plain data; ``settings`` all else that decides the results
-    (checkpoint, data, split). Results are kept in ``folder``; images that are already there for these settings are not
-    evaluated again, whoever put them there.
+    besides the attacks' code and the images' content (the checkpoint, `robustdet.evaluation.environment.conditions`).
+    Results are kept in ``folder``; images that are already there for these settings are not evaluated again, whoever
+    put them there, unless everything is to be made ``fresh``. ``left_out`` says which attacks of the suite are not
+    among ``attacks``, and why.
+
+    An attack that fails is not asked again and has no record; the others go on.
     """
 
     def __init__(
@@ -43,83 +67,90 @@ class SuiteEvaluator:
         folder: Path | str,
         settings: Mapping[str, Any],
         seed: int = 0,
+        fresh: bool = False,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         if CLEAN not in attacks or attacks[CLEAN] is not None:
             raise ValueError(f"a suite needs the entry `{CLEAN}: null` to compare with, got {sorted(attacks)}")
         given = {name: None if attack is None else require_attack(attack) for name, attack in attacks.items()}
-        self.attacks = {CLEAN: None, **given}  # clean first
+        given = {CLEAN: None, **given}  # clean first
         self.attack_settings = dict(attack_settings)
-        self.seed = seed
-        self._targets = TargetStore(Path(folder), settings)
-        self._outcomes = {
-            name: OutcomeStore(
-                Path(folder),
-                name,
-                {**settings, "seed": seed, "attack": self.attack_settings.get(name), "measures": VERSION},
+        self.left_out = dict(left_out or {})
+        self.attacks = {
+            name: AttackedImages(
+                name, attack, Path(folder), {**settings, "attack": self.attack_settings.get(name)}, seed, fresh
             )
-            for name in self.attacks
+            for name, attack in given.items()
         }
+        self.seen = Seen()
 
     def evaluate_batch(self, detector: Detector, batch: Batch) -> int:
         """Attack and detect what is still missing of this batch; returns how many evaluations that were."""
         if detector.training:
             raise RuntimeError("the detector is in training mode: call .eval() before it is evaluated")
-        self._targets.append(batch.targets)
+        found = contents(batch)
+        for target, content in zip(batch.targets, found, strict=True):
+            self.seen.targets[target.image_id] = target.to("cpu")
+            self.seen.contents[target.image_id] = content
         evaluated = 0
-        for name, store in self._outcomes.items():
-            missing = [index for index, target in enumerate(batch.targets) if target.image_id not in store.done]
-            if missing:
-                part = Batch(batch.images[missing], [batch.targets[index] for index in missing])
-                store.append([target.image_id for target in part.targets], self._outcomes_of(name, detector, part))
-                evaluated += len(missing)
+        for name, attacked in self.attacks.items():
+            if name in self.seen.failed:
+                continue
+            try:
+                new = attacked.evaluate(detector, batch, found)
+            except AttackFailedError as error:
+                self.seen.failed[name] = str(error)
+                log.error("%s failed and has no result: %s", name, error)
+                continue
+            self.seen.stored[name] += len(batch) - new
+            evaluated += new
         return evaluated
 
-    def attack(self, name: str, detector: Detector, batch: Batch) -> Images:
-        """The images of this batch under one attack of the suite: the same ones in any batch, at any time.
+    def merge(self, processes: Iterable[Seen]) -> None:
+        """Have seen what these processes have, all who wrote into the same folder, this one among them."""
+        together = Seen()
+        for seen in processes:
+            together.add(seen)
+        self.seen = together
 
-        As they were where the victim gives the attack no gradient at all; `no_gradient` flags it.
-        """
-        attack = self.attacks[name]
-        if attack is None:
-            return batch.images
-        generators = image_generators(self.seed, [target.image_id for target in batch.targets], name)
-        try:
-            return attack(DetectorVictim(detector), batch.images, batch.targets, generators)
-        except DetachedError:
-            if attack.knowledge == "nothing":  # of the victim: another detector is to blame
-                raise
-            return batch.images
+    def attack(self, name: str, detector: Detector, batch: Batch) -> Images:
+        """The images of this batch under one attack of the suite: the same ones in any batch, at any time."""
+        return self.attacks[name].images(detector, batch)
 
     def look(self, detector: Detector, batch: Batch) -> dict[str, tuple[Images, list[Detections]]]:
-        """Images and detections of this batch under each attack, to be shown; nothing is stored."""
+        """Images and detections of this batch under each attack that did not fail, to be shown; nothing is stored."""
         views = {}
         for name in self.attacks:
-            images = self.attack(name, detector, batch)
-            with torch.no_grad():
-                views[name] = (images, detector.detect(detector(images)))
+            if name not in self.seen.failed:
+                images = self.attack(name, detector, batch)
+                with torch.no_grad():
+                    views[name] = (images, detector.detect(detector(images)))
         return views
 
     def records(
         self, metric: Metric, run: RunInfo, environment: Environment, class_names: Sequence[str]
     ) -> list[Record]:
-        """One record per attack, in the suite's order; then one of the worst case. All are of the same images.
+        """One record per attack that did not fail, in the suite's order; then one of the worst case.
 
-        These are all images that are stored under every attack: those asked for last, and more where an earlier
-        evaluation of the same attacks asked for more.
-        The worst case is over clean images and the attacks inside the ball that most attacks of the suite promise;
-        there is none when they are fewer than two.
+        All are of the same images: those that were seen, as they are now, and are stored under every attack. The worst
+        case is over clean images and the attacks inside the ball that most attacks of the suite promise; there is none
+        when they are fewer than two.
         """
-        targets = self._targets.read()
-        outcomes = of_shared_images({name: store.read() for name, store in self._outcomes.items()})
-        epsilons = {name: declared_epsilon(attack) for name, attack in self.attacks.items()}
-        settings = {name: self.attack_settings.get(name) for name in self.attacks}
-        knowledge = {name: attack.knowledge for name, attack in self.attacks.items() if attack is not None}
-        chosen: dict[str, int] = {}
-        radius = shared_radius(epsilons)
+        targets = self.seen.targets
+        made = {name: one for name, one in self.attacks.items() if name not in self.seen.failed}
+        outcomes = of_shared_images({name: one.read(self.seen.contents) for name, one in made.items()})
+        epsilons = {name: declared_epsilon(one.attack) for name, one in made.items()}
+        settings = {name: self.attack_settings.get(name) for name in made}
+        knowledge = {name: one.attack.knowledge for name, one in made.items() if one.attack is not None}
+        code = {name: one.code for name, one in made.items()}
+        worst: dict[str, Any] = {}
+        radius = shared_radius({name: declared_epsilon(one.attack) for name, one in self.attacks.items()})
         rivals = [] if radius is None else inside(epsilons, radius)
         if len(rivals) > 1:
             outcomes[WORST_CASE], chosen = worst_outcomes({name: outcomes[name] for name in (CLEAN, *rivals)}, targets)
             epsilons[WORST_CASE], settings[WORST_CASE] = radius, {"attacks": rivals, "epsilon": radius}
+            code[WORST_CASE] = hashlib.sha256("".join(code[name] for name in rivals).encode()).hexdigest()
+            worst = {"chosen": chosen, "failed": self.seen.failed, "left_out": self.left_out}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
             Record(
@@ -127,8 +158,9 @@ class SuiteEvaluator:
                 attack=name,
                 attack_settings=settings[name],
                 environment=environment,
+                code=code[name],
                 date=date,
-                chosen=chosen if name == WORST_CASE else {},
+                **(worst if name == WORST_CASE else {}),
                 **summarise(
                     outcomes[name],
                     None if name == CLEAN else outcomes[CLEAN],
@@ -149,19 +181,6 @@ class SuiteEvaluator:
         flags = suite_flags(entries, radius)
         return [replace(record, flags=record.flags + flags.get(record.attack, [])) for record in records]
 
-    def _outcomes_of(self, name: str, detector: Detector, batch: Batch) -> list[Outcome]:
-        start = time.perf_counter()
-        attack = self.attacks[name]
-        # Of the same images in the same batch: float32 convolutions round differently in batches of different sizes
-        expected = predictions(detector, batch.images) if declared_epsilon(attack) == 0 else None
-        images = self.attack(name, detector, batch)
-        found, measures = measure(detector, attack, batch, images, expected)
-        seconds = (time.perf_counter() - start) / len(batch)
-        return [
-            Outcome(detections, {**numbers, "seconds": seconds})
-            for detections, numbers in zip(found, measures, strict=True)
-        ]
-
 
 def of_shared_images(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
     """The outcomes of those images that every attack has."""
@@ -170,8 +189,3 @@ def of_shared_images(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str,
         name: {image_id: outcome for image_id, outcome in of_attack.items() if image_id in shared}
         for name, of_attack in outcomes.items()
     }
-
-
-def declared_epsilon(attack: Attack | None) -> float | None:
-    """The radius, a fraction of the pixel range, that an attack's threat promises; None when it promises none."""
-    return None if attack is None else attack.threat.epsilon

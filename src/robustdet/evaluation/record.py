@@ -54,7 +54,10 @@ class Record:
     detector that routes, where π has none but zeros ("zero_routing_images").
 
     The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says in how many
-    images which one hurt most, and is empty for every other attack. Each flag is "name: sentence", see docs/flags.md.
+    images which one hurt most, and ``failed`` and ``left_out`` which attacks of the suite are missing in it, and why.
+    All three are empty for every other attack. Each flag is "name: sentence", see docs/flags.md.
+
+    ``code`` is a digest of the source that made the outcomes: the attack's, and what evaluates it.
     """
 
     run: RunInfo
@@ -78,6 +81,9 @@ class Record:
     objects: ObjectCounts | None = None
     gradients: dict[str, float | None] = field(default_factory=dict)
     chosen: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    code: str | None = None
 
     @property
     def partial(self) -> bool:
@@ -93,6 +99,13 @@ def write_record(record: Record, folder: Path | str) -> Path:
     unfinished.write_text(json.dumps({"partial": record.partial, **asdict(record)}, indent=2, allow_nan=False) + "\n")
     unfinished.replace(path)
     return path
+
+
+def write_records(records: Iterable[Record], folder: Path | str) -> None:
+    """Write them as the only ones in ``folder``: an attack that has left its suite leaves no record beside new ones."""
+    written = {write_record(record, folder) for record in records}
+    for path in set(Path(folder).glob("*.json")) - written:
+        path.unlink()
 
 
 def read_record(path: Path | str) -> Record:

@@ -1,39 +1,50 @@
 """A folder that grows by whole files: per-image arrays, one compressed file per batch, readable at any time.
 
 A file appears under its name only when it is complete, so an interrupted run leaves finished batches and nothing else.
-Its name is made from the ids it holds, so several processes may write into one folder and repeat each other's images.
+Its name is made from the keys it holds, so several processes may write into one folder and repeat each other's images.
+A file that was damaged since is thrown away with a warning: what it held is missing, as if it had never been made.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+log = logging.getLogger(__name__)
+
 Row = Mapping[str, np.ndarray]
+Found = TypeVar("Found")
 
 
 class Shards:
-    """Rows by image id. A row maps names to arrays whose first dimension may differ from image to image."""
+    """Rows by key. A row maps names to arrays whose first dimension may differ from row to row.
 
-    def __init__(self, folder: Path) -> None:
+    ``fresh`` throws away what is stored.
+    """
+
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._done: set[str] = set()
-        for file in self._files():
-            with np.load(file) as shard:
-                self._done.update(shard["image_ids"].tolist())
+        if fresh:
+            for file in self._files():
+                file.unlink(missing_ok=True)  # another process of this run may have been faster
+        self._done = {key for keys in self._whole(_keys) for key in keys}
 
     @property
     def done(self) -> frozenset[str]:
-        """Ids of the images that are stored."""
+        """Keys of the rows that are stored."""
         return frozenset(self._done)
 
-    def append(self, image_ids: Sequence[str], rows: Sequence[Row]) -> None:
-        """Store one row per image, all with the same names, all or nothing."""
+    def append(self, keys: Sequence[str], rows: Sequence[Row]) -> None:
+        """Store one row per key, all with the same names, all or nothing."""
         columns = {
             f"{kind}/{name}": value
             for name in rows[0]
@@ -42,30 +53,44 @@ class Shards:
                 ("lengths", np.array([len(row[name]) for row in rows])),
             )
         }
-        name = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         unfinished = self.folder / f"{name}.{os.getpid()}.unfinished"
         with unfinished.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, image_ids=np.array(image_ids), **columns)
+            np.savez_compressed(file, allow_pickle=False, keys=np.array(keys), **columns)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self.folder / f"{name}.npz")
-        self._done.update(image_ids)
+        self._done.update(keys)
 
     def read(self) -> dict[str, Row]:
-        """All rows by image id, those of other processes included, in sorted order."""
+        """All rows by key, those of other processes included, in sorted order."""
         rows: dict[str, Row] = {}
-        for file in self._files():
-            rows.update(_rows(file))
+        for found in self._whole(_rows):
+            rows.update(found)
         return dict(sorted(rows.items()))
+
+    def _whole(self, read: Callable[[Path], Found]) -> Iterator[Found]:
+        """What is read of each file that is not damaged."""
+        for file in self._files():
+            try:
+                yield read(file)
+            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+                log.warning("%s is damaged (%s) and thrown away: what it held is made again", file, error)
+                file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.npz"))
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row]]:
-    with np.load(file) as shard:
+def _keys(file: Path) -> list[str]:
+    with file.open("rb") as opened, np.load(opened) as shard:
+        return shard["keys"].tolist()
+
+
+def _rows(file: Path) -> dict[str, Row]:
+    with file.open("rb") as opened, np.load(opened) as shard:
         columns = {name: shard[name] for name in shard.files}
     names = [name.removeprefix("values/") for name in columns if name.startswith("values/")]
     parts = {name: np.split(columns[f"values/{name}"], columns[f"lengths/{name}"].cumsum()[:-1]) for name in names}
-    for index, image_id in enumerate(columns["image_ids"].tolist()):
-        yield image_id, {name: parts[name][index] for name in names}
+    keys = columns["keys"].tolist()
+    return {key: {name: parts[name][index] for name in names} for index, key in enumerate(keys)}

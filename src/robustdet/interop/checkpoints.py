@@ -22,10 +22,11 @@ COCO_OUTPUTS = 91
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors under our names, and what kind of file they came from."""
+    """Tensors under our names, what kind of file they came from and, where it says so, the names of labels 1..C."""
 
     state_dict: State
     description: str
+    classes: list[str] | None = None
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -72,7 +73,8 @@ def renamed(state: Mapping[str, Tensor], rules: list[Rule]) -> State:
 
 def _lightning(content: Mapping[str, Any]) -> Checkpoint:
     state = {name[6:]: tensor for name, tensor in content["state_dict"].items() if name.startswith("model.")}
-    return Checkpoint(state, f"a training checkpoint after {content.get('global_step', 'unknown')} updates")
+    description = f"a training checkpoint after {content.get('global_step', 'unknown')} updates"
+    return Checkpoint(state, description, content.get("classes"))
 
 
 def _ours(content: Mapping[str, Any]) -> Checkpoint:

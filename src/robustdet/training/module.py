@@ -88,10 +88,14 @@ class DetectionModule(pl.LightningModule):
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process.
+        """The names of the classes, for they are what labels mean; and what differs from process to process.
 
-        So are the gradients that an update has summed so far, which Lightning does not keep at all.
+        Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process. So
+        are the gradients that an update has summed so far, which Lightning does not keep at all.
         """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            checkpoint["classes"] = list(data.classes)
         device = self.device.type
         gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         mine = {

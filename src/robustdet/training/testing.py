@@ -10,15 +10,16 @@ from torch import nn
 
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.record import Record
-from robustdet.ranks import share
+from robustdet.ranks import gathered_objects, share
 from robustdet.types import Batch
 
 
 class EvaluationModule(pl.LightningModule):
     """Hands each batch of the test split to ``suite``, up to ``max_images`` images in all (None: the whole split).
 
-    Several processes evaluate a share of the images each, into the same folder; at the end they wait for each other,
-    so that whoever then reads the folder finds all of them. What a sampler repeats to make shares equal is left out.
+    Several processes evaluate a share of the images each, into the same folder; at the end they tell each other what
+    they saw, so that whoever then reads the folder finds all of it. What a sampler repeats to make shares equal is left
+    out.
     """
 
     def __init__(self, model: nn.Module, suite: SuiteEvaluator, max_images: int | None) -> None:
@@ -39,7 +40,7 @@ class EvaluationModule(pl.LightningModule):
             self.suite.evaluate_batch(self.model, batch)  # type: ignore[arg-type]
 
     def on_test_end(self) -> None:
-        self.trainer.strategy.barrier()
+        self.suite.merge(gathered_objects(self.suite.seen))
 
 
 def log_records(loggers: Iterable[Logger], records: Sequence[Record]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from robustdet.analysis.suite_settings import with_differences
 from robustdet.evaluation.record import Record, read_record
 
 
@@ -101,6 +102,13 @@ def find(folders: Iterable[Path | str]) -> Findings:
     beside = sorted({found.file.parents[1] for found in evaluated})
     pictures = [picture for folder in beside for picture in sorted(folder.glob("*.png"))]
     return Findings(newest(evaluated), trained, damaged, pictures, below("analysis/**/*.png"))
+
+
+def with_suites(findings: Findings, suites: Mapping[tuple[str, str], Mapping[str, Any]]) -> Findings:
+    """With the flags of records that are not what their suite's name says; see `with_differences`."""
+    records = with_differences([found.record for found in findings.evaluated], suites)
+    evaluated = [replace(found, record=record) for found, record in zip(findings.evaluated, records, strict=True)]
+    return replace(findings, evaluated=evaluated)
 
 
 def read_run(file: Path) -> Trained:

@@ -1,0 +1,147 @@
+"""One attack of a suite: makes images, refuses those that are not what the attack promised, measures and keeps them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.victim import DetachedError, DetectorVictim
+from robustdet.evaluation.measuring import VERSION, measure, predictions
+from robustdet.evaluation.perturbation import TOLERANCE
+from robustdet.evaluation.precision import whole_factors
+from robustdet.evaluation.sources import digest_of
+from robustdet.evaluation.store import Outcome, OutcomeStore
+from robustdet.types import Attack, Batch, Detector, Images
+
+NAMED = 5  # images that an error names; of more it says how many
+
+
+class AttackFailedError(RuntimeError):
+    """An attack has no result: it raised an error, or what it made is no image that it may make."""
+
+
+class AttackedImages:
+    """The images of a suite under one attack (None: as they are), each made and measured once.
+
+    ``settings`` is all that decides the outcomes besides the attack's own code, which is ``code`` here. ``fresh``
+    throws away what is stored.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        attack: Attack | None,
+        folder: Path,
+        settings: Mapping[str, Any],
+        seed: int,
+        fresh: bool = False,
+    ) -> None:
+        self.name = name
+        self.attack = attack
+        self.seed = seed
+        self.code = digest_of(attack, sys.modules[__name__])
+        identity = {**settings, "seed": seed, "measures": VERSION, "code": self.code}
+        self._store = OutcomeStore(folder, name, identity, fresh)
+
+    def evaluate(self, detector: Detector, batch: Batch, contents: Sequence[str]) -> int:
+        """Attack and detect what is still missing of this batch; returns how many images that were.
+
+        Raises AttackFailedError, naming the images, where the attack fails on them: none of this call is stored. An
+        error on images as they are is the detector's and is raised as it is.
+        """
+        missing = [index for index, content in enumerate(contents) if content not in self._store.done]
+        if not missing:
+            return 0
+        part = Batch(batch.images[missing], [batch.targets[index] for index in missing])
+        if self.attack is None:
+            outcomes = self._outcomes(detector, part)
+        else:
+            try:
+                outcomes = self._outcomes(detector, part)
+            except AttackFailedError:
+                raise
+            except Exception as error:
+                images = _named([target.image_id for target in part.targets])
+                raise AttackFailedError(f"{type(error).__name__}: {error} (on {images})") from error
+        self._store.append([contents[index] for index in missing], outcomes)
+        return len(missing)
+
+    def images(self, detector: Detector, batch: Batch) -> Images:
+        """The images of this batch under the attack: the same ones in any batch, at any time.
+
+        As they were where the victim gives the attack no gradient at all; `no_gradient` flags it. Raises
+        AttackFailedError where they leave what the attack may make.
+        """
+        if self.attack is None:
+            return batch.images
+        ids = [target.image_id for target in batch.targets]
+        generators = image_generators(self.seed, ids, self.name)
+        try:
+            with whole_factors():
+                images = self.attack(DetectorVictim(detector), batch.images, batch.targets, generators)
+        except DetachedError:
+            if self.attack.knowledge == "nothing":  # of the victim: another detector is to blame
+                raise
+            return batch.images
+        require_admissible(images, batch.images, ids, declared_epsilon(self.attack))
+        return images
+
+    def read(self, contents: Mapping[str, str]) -> dict[str, Outcome]:
+        """What is stored of these images, whose contents are given by their ids; in the order of ids."""
+        stored = self._store.read()
+        return {image_id: stored[contents[image_id]] for image_id in sorted(contents) if contents[image_id] in stored}
+
+    def _outcomes(self, detector: Detector, batch: Batch) -> list[Outcome]:
+        start = time.perf_counter()
+        with whole_factors():
+            # Of the same images in the same batch: float32 convolutions round otherwise in batches of another size
+            expected = predictions(detector, batch.images) if declared_epsilon(self.attack) == 0 else None
+            images = self.images(detector, batch)
+            found, measures = measure(detector, self.attack, batch, images, expected)
+        seconds = (time.perf_counter() - start) / len(batch)
+        return [
+            Outcome(detections, {**numbers, "seconds": seconds})
+            for detections, numbers in zip(found, measures, strict=True)
+        ]
+
+
+def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: float | None) -> None:
+    """Raises AttackFailedError naming the first image that an attack may not make of its ``clean`` one, and the value.
+
+    The batch must keep its shape and type, every pixel lie in [0, 1] and, where the attack promises a radius
+    ``epsilon``, no further from the clean one than that.
+    """
+    if getattr(images, "shape", None) != clean.shape or images.dtype != clean.dtype:
+        got = f"{images.dtype} {list(images.shape)}" if hasattr(images, "shape") else f"a {type(images).__name__}"
+        raise AttackFailedError(f"of {_named(ids)} it made {got}, expected {clean.dtype} {list(clean.shape)}")
+    now, before = images.detach().flatten(1).float(), clean.flatten(1).float()
+    finite = now.isfinite().all(dim=1).tolist()
+    low, high = (edge.tolist() for edge in now.aminmax(dim=1))
+    change = (now - before).abs().amax(dim=1).mul(255).tolist()
+    allowed = TOLERANCE / 255
+    for index, image_id in enumerate(ids):
+        if not finite[index]:
+            what = "a pixel that is NaN or infinite, expected values in [0, 1]"
+        elif low[index] < -allowed or high[index] > 1 + allowed:
+            what = f"pixels from {low[index]:.4g} to {high[index]:.4g}, expected values in [0, 1]"
+        elif epsilon is not None and change[index] > 255 * epsilon + TOLERANCE:
+            what = f"a pixel changed by {change[index]:.4g}/255, expected at most ε = {255 * epsilon:.4g}/255"
+        else:
+            continue
+        raise AttackFailedError(f"image {image_id!r} has {what}")
+
+
+def declared_epsilon(attack: Attack | None) -> float | None:
+    """The radius, a fraction of the pixel range, that an attack's threat promises; None when it promises none."""
+    return None if attack is None else attack.threat.epsilon
+
+
+def _named(ids: Sequence[str]) -> str:
+    """``images 'a', 'b'``, and how many more."""
+    text = ", ".join(repr(image_id) for image_id in ids[:NAMED])
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return f"image{'s' if len(ids) > 1 else ''} {text}{more}"

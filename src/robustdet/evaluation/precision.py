@@ -1,0 +1,38 @@
+"""How exactly a GPU or CPU multiplies while a detector is judged: without TF32, whatever training was allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+EXPECTED = "32-true, TF32 off"  # what a number in a table is measured in
+
+
+def judged_in(precision: str) -> str:
+    """As a record says it. ``precision`` is Lightning's: 32-true, 16-true, …"""
+    return f"{precision}, TF32 off"
+
+
+@contextmanager
+def whole_factors() -> Iterator[None]:
+    """Convolutions and matrix products round no factor of theirs to 10 bits (TF32) or 8 (bfloat16).
+
+    These are switches of the whole process; on leaving, by an error too, each is what it was. An attack that is made
+    on rounded convolutions flatters the detector.
+    """
+    backends: Any = torch.backends
+    switches = (
+        backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
+        backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
+    )  # fmt: skip
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
