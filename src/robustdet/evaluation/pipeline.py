@@ -20,8 +20,8 @@ from robustdet.evaluation.measuring import VERSION, measure, predictions
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome, OutcomeStore, TargetStore
-from robustdet.evaluation.summary import summarise
-from robustdet.evaluation.worst_case import WORST_CASE, inside, shared_radius, worst_outcomes
+from robustdet.evaluation.summary import summarise, worst_fields
+from robustdet.evaluation.worst_case import WORST_CASE, WorstCase, inside, shared_radius
 from robustdet.types import Attack, Batch, Detections, Detector, Images
 
 CLEAN = "clean"
@@ -114,11 +114,14 @@ class SuiteEvaluator:
         epsilons = {name: declared_epsilon(attack) for name, attack in self.attacks.items()}
         settings = {name: self.attack_settings.get(name) for name in self.attacks}
         knowledge = {name: attack.knowledge for name, attack in self.attacks.items() if attack is not None}
-        chosen: dict[str, int] = {}
+        worst: dict[str, Any] = {}
         radius = shared_radius(epsilons)
         rivals = [] if radius is None else inside(epsilons, radius)
         if len(rivals) > 1:
-            outcomes[WORST_CASE], chosen = worst_outcomes({name: outcomes[name] for name in (CLEAN, *rivals)}, targets)
+            choice = WorstCase(metric, {image_id: targets[image_id] for image_id in outcomes[CLEAN]})
+            for name in (CLEAN, *rivals):
+                choice.add(name, outcomes[name])
+            outcomes[WORST_CASE], worst = choice.outcomes, worst_fields(choice)
             epsilons[WORST_CASE], settings[WORST_CASE] = radius, {"attacks": rivals, "epsilon": radius}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
@@ -128,7 +131,6 @@ class SuiteEvaluator:
                 attack_settings=settings[name],
                 environment=environment,
                 date=date,
-                chosen=chosen if name == WORST_CASE else {},
                 **summarise(
                     outcomes[name],
                     None if name == CLEAN else outcomes[CLEAN],
@@ -137,7 +139,8 @@ class SuiteEvaluator:
                     class_names,
                     epsilons[name],
                     knowledge.get(name, "gradients"),
-                ),
+                )
+                | (worst if name == WORST_CASE else {}),
             )
             for name in outcomes
         ]

@@ -53,8 +53,12 @@ class Record:
     zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images") and, for a
     detector that routes, where π has none but zeros ("zero_routing_images").
 
-    The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says in how many
-    images which one hurt most, and is empty for every other attack. Each flag is "name: sentence", see docs/flags.md.
+    ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
+
+    The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says for how many
+    images each was taken. Its ``image_ap`` is that of each image's lowest, and no choice of one of these attacks per
+    image leaves less than ``area_bound`` by the area rule. For any other attack these two are empty. Each flag is
+    "name: sentence", see docs/flags.md.
     """
 
     run: RunInfo
@@ -78,6 +82,8 @@ class Record:
     objects: ObjectCounts | None = None
     gradients: dict[str, float | None] = field(default_factory=dict)
     chosen: dict[str, int] = field(default_factory=dict)
+    image_ap: float | None = None
+    area_bound: float | None = None
 
     @property
     def partial(self) -> bool:
