@@ -55,6 +55,8 @@ class Record:
 
     ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
 
+    ``threat`` is where the attack promised to stay, "L∞ 8/255" or "pixel range" (empty for clean images).
+
     The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says for how many
     images each was taken. Its ``image_ap`` is that of each image's lowest, and no choice of one of these attacks per
     image leaves less than ``area_bound`` by the area rule. For any other attack these two are empty. Each flag is
@@ -84,6 +86,7 @@ class Record:
     chosen: dict[str, int] = field(default_factory=dict)
     image_ap: float | None = None
     area_bound: float | None = None
+    threat: str = ""
 
     @property
     def partial(self) -> bool:

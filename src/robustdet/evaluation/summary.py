@@ -38,6 +38,7 @@ def summarise(
     )
     seconds = math.fsum(outcome.measures["seconds"] for outcome in attacked.values())
     return {
+        "threat": "" if clean is None else promise(epsilon),
         "num_images": len(attacked),
         "ap_rule": scores.rule,
         "map": scores.headline.mean,
@@ -61,6 +62,11 @@ def summarise(
         "seconds": seconds,
         "images_per_second": len(attacked) / max(seconds, 1e-9),
     }
+
+
+def promise(epsilon: float | None) -> str:
+    """Where an attack of this radius promises to stay; an attack without one is held to the range of pixels."""
+    return "pixel range" if epsilon is None else f"L∞ {255 * epsilon:g}/255"
 
 
 def worst_fields(worst: WorstCase) -> dict[str, Any]:
