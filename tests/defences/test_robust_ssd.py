@@ -171,13 +171,13 @@ def poison(module: Any) -> None:
 def test_what_is_not_finite_names_the_first_layer_to_blame(network: RobustSSD, layer: str, images: Tensor) -> None:
     poison(network.get_submodule(layer))
     with torch.no_grad(), pytest.raises(FloatingPointError, match=rf"not finite, first in layer {layer}$"):
-        network(images)
+        network.train()(images)
     assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_images_that_are_not_finite_are_blamed_themselves(network: RobustSSD, images: Tensor) -> None:
     with torch.no_grad():
-        network(images)
+        network.train()(images)
         images[0, 0, 0, 0] = float("nan")
         with pytest.raises(FloatingPointError, match="not finite, and so are the images"):
             network(images)
@@ -212,4 +212,4 @@ def test_the_published_codes_way_with_nan_hides_it_in_the_first_layers_only(name
         torch.testing.assert_close(network(images).cls_logits, silent(images).cls_logits)
         poison(network.backbone.layers[6])
         with pytest.raises(FloatingPointError, match=r"first in layer backbone\.layers\.6"):
-            network(images)
+            network.train()(images)

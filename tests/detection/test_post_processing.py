@@ -79,8 +79,25 @@ def test_background_everywhere_is_no_detection() -> None:
 
 
 @pytest.mark.parametrize("field", ["cls_logits", "bbox_regression"])
-def test_predictions_that_are_not_finite_are_an_error(field: str) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_image_whose_predictions_are_not_finite_has_no_detections_and_its_neighbours_keep_theirs(
+    field: str, value: float
+) -> None:
+    whole = PostProcessing()(drawn(), SIZE)
     raw = drawn()
-    getattr(raw, field)[1, 4, 2] = float("nan")
-    with pytest.raises(ValueError, match="image 1 of the batch: predictions are not finite"):
-        PostProcessing()(raw, SIZE)
+    getattr(raw, field)[1, 4, 2] = value
+    for row, found in enumerate(PostProcessing()(raw, SIZE)):
+        assert len(whole[row].labels) > 0
+        if row == 1:
+            assert found.boxes.shape == (0, 4)
+        else:
+            assert torch.equal(found.boxes, whole[row].boxes)
+            assert torch.equal(found.scores, whole[row].scores)
+
+
+def test_a_size_that_overflows_is_a_wrong_box_not_a_lost_image() -> None:
+    raw = drawn()
+    raw.bbox_regression[1, :, 2:] = 1e5
+    found = PostProcessing()(raw, SIZE)[1]
+    assert len(found.labels) > 0
+    assert bool(found.boxes.isfinite().all())

@@ -64,10 +64,6 @@ def test_nothing_to_say_about_a_sound_attack():
             "no_routing_gradient: the gradient of π, which routes the image, is zero for every pixel "
             "(in 1 of 4 images, such as image2)",
         ),
-        (
-            {"classification": 0.9, "localization": 0.4},
-            "loss_not_raised: the classification loss rose in only 75.0 % of the images with objects",
-        ),
     ],
 )
 def test_each_check_names_an_image(change, flag):
@@ -90,8 +86,8 @@ def test_an_attack_with_an_objective_answers_for_that_alone():
     climbed = {"objective_clean": -5.0, "objective": -1.0, "classification": 0.1, "localization": 0.1}
     assert flags(*[climbed] * 4) == []
     failed = climbed | {"objective": -6.0, "classification": 9.0}
-    assert flags(climbed, climbed, climbed, failed) == [
-        "loss_not_raised: the attack's own objective rose in only 75.0 % of the images with objects"
+    assert flags(climbed, climbed, failed, failed) == [
+        "loss_not_raised: the attack's own objective rose above that of noise in only 2 of 4 images with objects"
     ]
 
 
@@ -100,9 +96,43 @@ def test_where_an_objective_cannot_rise_it_is_not_asked_to():
     climbed, failed = done | {"objective_clean": -3.0}, done | {"objective_clean": -3.0, "objective": -3.0}
     assert flags(done, done, done, climbed) == []
     assert flags(*[done] * 4) == []
-    assert flags(done, done, climbed, failed) == [
-        "loss_not_raised: the attack's own objective rose in only 50.0 % of the images with objects"
+    assert flags(done, done, failed, failed) == [
+        "loss_not_raised: the attack's own objective rose above that of noise in only 0 of 2 images with objects"
     ]
+
+
+def test_what_noise_does_as_well_is_no_rise():
+    climbed = {"objective_clean": -5.0, "objective": -1.0, "objective_noise": -2.0, "objective_bound": 0.0}
+    assert flags(*[climbed] * 4) == []
+    beaten = climbed | {"objective_noise": -0.5}
+    assert loss_rose(CLEAN, outcomes(climbed, beaten, beaten, beaten))["objective"] == 0.25
+    assert [flag.partition(":")[0] for flag in flags(*[beaten] * 4)] == ["loss_not_raised"]
+    arrived = beaten | {"objective": 0.0, "objective_noise": 0.0}  # no attack could do more
+    assert flags(*[arrived] * 4) == []
+    loud = {"classification_noise": 3.0, "localization_noise": 0.5}
+    assert loss_rose(CLEAN, outcomes(*[loud] * 4)) == {"classification": 0.0, "localization": 1.0, "total": 0.0}
+
+
+def test_a_rise_by_rounding_is_none():
+    nearly = {"classification": 1 + 1e-6, "localization": 0.5 + 1e-6}
+    assert loss_rose(CLEAN, outcomes(*[nearly] * 4)) == {"classification": 0.0, "localization": 0.0, "total": 0.0}
+    negative = {"objective_clean": -1000.0, "objective": -999.9}
+    assert loss_rose(CLEAN, outcomes(*[negative] * 4))["objective"] == 0.0
+
+
+@pytest.mark.parametrize(("failures", "raised"), [(1, False), (4, False), (5, True), (60, True)])
+def test_a_few_images_of_sixty_are_chance(failures, raised):
+    clean = outcomes(*[{"classification": 1.0, "localization": 0.5}] * 60)
+    lower = {"classification": 0.9, "localization": 0.4}
+    attacked = outcomes(*[lower] * failures, *[{}] * (60 - failures))
+    assert attack_flags(clean, attacked, 8 / 255) == (
+        [
+            f"loss_not_raised: the classification loss rose above that of noise in only {60 - failures} of 60 images "
+            "with objects"
+        ]
+        if raised
+        else []
+    )
 
 
 def test_what_does_not_ask_the_victim_need_not_raise_its_loss():

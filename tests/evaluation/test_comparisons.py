@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from robustdet.evaluation.comparisons import Entry, clearly_lower, loss_share, suite_flags
+from robustdet.evaluation.comparisons import Entry, clearly_lower, loss_wins, suite_flags
+from robustdet.evaluation.metric import VocMetric
 from robustdet.evaluation.store import Outcome
 from tests.evaluation.scenes import detections, target
 
@@ -68,8 +69,8 @@ def test_a_sound_suite():
             [entry("weak", 18), entry("strong", 16, loss=2.0), entry("square", 16, knowledge="outputs", loss=3.0)],
             {
                 "strong": [
-                    "loss_beaten_by_black_box: in 100.0 % of the images with objects square finds a higher loss than "
-                    "every white-box attack"
+                    "loss_beaten_by_black_box: in 20 of 20 images with objects square finds a higher loss than every "
+                    "white-box attack"
                 ]
             },
         ),
@@ -96,11 +97,49 @@ def test_chance_is_no_culprit():
     assert clearly_lower(entry("a", 5), entry("b", 15))
     assert not clearly_lower(entry("a", 15), entry("b", 5))
     assert not clearly_lower(entry("a", 15), entry("b", 16))  # one image of 20 may be chance
-    assert loss_share(entry("a", 5, loss=2.0), [entry("b", 5), entry("c", 5, loss=2.0)]) == 0
+    assert loss_wins(entry("a", 5, loss=2.0), [entry("b", 5), entry("c", 5, loss=2.0)]) == (0, 20)
+
+
+def test_false_alarms_in_images_without_objects_count():
+    """Their own AP is 1 whatever is found there: mAP alone shows what they cost."""
+    images = [*IMAGES, *(f"empty{number}" for number in range(20))]
+    targets = TARGETS | {name: target(name, [], []) for name in images[20:]}
+    measures = {"classification": 1.0, "localization": 0.0, "positives": 1.0}
+
+    def suite_entry(name, knowledge, alarms):
+        right, wrong, none = (detections([BOX] * n, [score] * n, [1] * n) for n, score in ((1, 0.5), (1, 0.9), (0, 0)))
+        found = {image: right if image in TARGETS else wrong if alarms else none for image in images}
+        value = VocMetric(1, rule="area")(found, targets).headline.mean
+        outcomes = {image: Outcome(one, measures) for image, one in found.items()}
+        return Entry(name, None, knowledge, RADIUS, value, outcomes, targets)
+
+    noise, pgd = suite_entry("noise", "nothing", True), suite_entry("pgd", "gradients", False)
+    assert (noise.map, pgd.map) == (0.5, 1.0)
+    assert clearly_lower(noise, pgd)
+    assert suite_flags([noise, pgd], RADIUS) == {
+        "pgd": ["beaten_by_black_box: noise leaves 50.0 mAP less, without any gradient"]
+    }
+
+
+def test_a_single_image_of_sixty_is_no_flag():
+    square, rival = entry("square", 16, knowledge="outputs"), entry("pgd", 16)
+    for wins, flagged in ((1, False), (4, False), (6, True)):
+        outcomes = {
+            image: replace(one, measures=one.measures | {"classification": 2.0 if i < wins else 0.5})
+            for i, (image, one) in enumerate(square.outcomes.items())
+        }
+        assert bool(suite_flags([replace(square, outcomes=outcomes), rival], RADIUS)) == flagged
+
+
+def test_the_images_that_both_have_are_compared():
+    a, b = entry("a", 5), entry("b", 15)
+    some = {name: outcome for i, (name, outcome) in enumerate(a.outcomes.items()) if i < 5 or i >= 15}
+    assert not clearly_lower(replace(a, outcomes=some), b)  # that tell them apart in nothing
+    assert not clearly_lower(replace(a, outcomes={}), b)
 
 
 def test_an_image_without_a_rival_says_nothing():
     square, rival = entry("square", 5, loss=2.0), entry("pgd", 5)
     half = dict(list(rival.outcomes.items())[:10])
-    assert loss_share(square, [replace(rival, outcomes=half)]) == 1.0
-    assert loss_share(square, [replace(rival, outcomes={})]) == 0.0
+    assert loss_wins(square, [replace(rival, outcomes=half)]) == (10, 10)
+    assert loss_wins(square, [replace(rival, outcomes={})]) == (0, 0)

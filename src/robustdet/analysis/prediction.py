@@ -64,7 +64,10 @@ def read_photo(path: Path, size: int) -> tuple[Images, tuple[int, int]]:
 
 @torch.no_grad()
 def look(detector: Detector, image: Images, threshold: float) -> Prediction:
-    (found,) = detector.detect(detector(image))
+    raw = detector(image)
+    if not bool(raw.cls_logits.isfinite().all() & raw.bbox_regression.isfinite().all()):
+        raise ValueError("the detector's predictions for this image are not finite: its weights are broken")
+    (found,) = detector.detect(raw)
     keep = found.scores > threshold
     return Prediction(image[0], Detections(found.boxes[keep], found.scores[keep], found.labels[keep]))
 

@@ -137,23 +137,42 @@ def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: s
 
 
 class _Footnotes:
-    """Each text once; '*' and its multiples mark numbers on part of a split, letters mark flags."""
+    """Each text once; '*' and its multiples mark numbers on part of a split, letters mark flags: one for each flag,
+    however many numbers it stands with.
+    """
 
     def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-        self._marks: dict[str, str] = {}
+        self._partial: dict[str, str] = {}  # mark by text
+        self._flags: dict[str, list[tuple[str, str]]] = {}  # by its name: attacks and what was said of them
 
     def partial(self, text: str) -> str:
-        return self._mark(text, "*" * (1 + sum("*" in mark for mark in self.texts)))
+        return self._partial.setdefault(text, "*" * (1 + len(self._partial)))
 
-    def flag(self, text: str) -> str:
-        number = sum("*" not in mark for mark in self.texts)
-        return self._mark(text, "abcdefghijklmnopqrstuvwxyz"[number] if number < 26 else f"z{number - 25}")
+    def flag(self, text: str, attack: str) -> str:
+        name, _, sentence = text.partition(": ")
+        self._flags.setdefault(name, []).append((attack, sentence))
+        return _letter(list(self._flags).index(name))
 
-    def _mark(self, text: str, new: str) -> str:
-        mark = self._marks.setdefault(text, new)
-        self.texts[mark] = text
-        return mark
+    @property
+    def texts(self) -> dict[str, str]:
+        """By mark."""
+        flags = {_letter(place): _once(name, said) for place, (name, said) in enumerate(self._flags.items())}
+        return {mark: text for text, mark in self._partial.items()} | flags
+
+
+def _letter(place: int) -> str:
+    return "abcdefghijklmnopqrstuvwxyz"[place] if place < 26 else f"z{place - 25}"
+
+
+def _once(name: str, said: Sequence[tuple[str, str]]) -> str:
+    """``name: sentence``; of several attacks ``name: sentence (a, b)``, or ``name: a, b, such as: sentence``."""
+    attacks, sentences = (list(dict.fromkeys(column)) for column in zip(*said, strict=True))
+    text = sentences[0]
+    if len(sentences) > 1:
+        text = f"{', '.join(attacks)}, such as: {text}"
+    elif len(attacks) > 1:
+        text = f"{text} ({', '.join(attacks)})".strip()
+    return f"{name}: {text}" if text else name
 
 
 def _row(records: Iterable[Record], experiment: str) -> list[Record]:
@@ -190,7 +209,7 @@ def _cell(records: Sequence[Record], paper: float | None, footnotes: _Footnotes)
         return Cell(paper=paper)
     values = [100 * record.map for record in records]
     marks = [footnotes.partial(f"on {r.num_images} of {r.run.split_size} images") for r in records if r.partial]
-    marks += [footnotes.flag(flag) for record in records for flag in record.flags]
+    marks += [footnotes.flag(flag, record.attack) for record in records for flag in record.flags]
     return Cell(mean(values), half_interval(values), paper, tuple(dict.fromkeys(marks)), len(records))
 
 

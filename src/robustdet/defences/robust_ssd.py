@@ -84,12 +84,13 @@ class RobustSSD(SSD):
         """Predictions for RGB images in [0, 1].
 
         With a generator, CFR samples its features and reconstructs the images; without one it goes on with their mean,
-        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. Raises
-        FloatingPointError, naming the first layer to blame, where predictions are not finite.
+        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. In training
+        mode, predictions that are not finite are a FloatingPointError that names the first layer to blame; in
+        evaluation mode they are the image's own, to be counted and flagged.
         """
         self.check(images)
         raw = self._predictions(images, generator, routing)
-        if not torch.compiler.is_compiling() and not _finite(raw.cls_logits, raw.bbox_regression):
+        if self.training and not torch.compiler.is_compiling() and not _finite(raw.cls_logits, raw.bbox_regression):
             layer = first_non_finite_layer(self, lambda: self._predictions(images, generator, routing))
             culprit = f"first in layer {layer}" if _finite(images) else "and so are the images"
             raise FloatingPointError(f"predictions are not finite, {culprit}")

@@ -12,6 +12,8 @@ from torchvision.ops import batched_nms
 from robustdet.detection.boxes import decode
 from robustdet.types import Detections, RawPredictions
 
+FARTHEST = 1e4  # image widths: where the exponential in a box's size overflows, the box is wrong but stays a box
+
 
 @dataclass(frozen=True)
 class PostProcessing:
@@ -30,15 +32,13 @@ class PostProcessing:
     def __call__(self, raw: RawPredictions, input_size: int, num_classes: int | None = None) -> list[Detections]:
         """The detections of each image, best first; boxes are xyxy pixels of an image of ``input_size`` pixels.
 
-        Only labels up to ``num_classes`` are detected; None for all.
-
-        Raises ValueError on predictions that are not finite: they would silently count as no detections.
+        Only labels up to ``num_classes`` are detected; None for all. An image whose predictions are not finite has no
+        detections; who judges a detector has to look for that.
         """
+        finite = raw.cls_logits.isfinite().all(dim=(1, 2)) & raw.bbox_regression.isfinite().all(dim=(1, 2))
         scores = raw.cls_logits.float().softmax(dim=-1)[..., 1:][..., :num_classes]
-        boxes = decode(raw.bbox_regression.float(), raw.default_boxes) * input_size
-        finite = scores.isfinite().all(dim=(1, 2)) & boxes.isfinite().all(dim=(1, 2))
-        if not bool(finite.all()):
-            raise ValueError(f"image {int(finite.int().argmin())} of the batch: predictions are not finite")
+        scores = scores.where(finite[:, None, None], 0)
+        boxes = decode(raw.bbox_regression.float(), raw.default_boxes).clamp(-FARTHEST, FARTHEST) * input_size
         # The best candidates of all images and classes at once; the survivors of an image then meet one another.
         best, index = scores.transpose(1, 2).topk(min(self.candidates_per_class, scores.shape[1]), dim=2)
         return [self._of_image(*each) for each in zip(boxes, best, index, strict=True)]

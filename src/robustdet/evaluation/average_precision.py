@@ -9,7 +9,7 @@ boxes of a resized image give the AP of the original one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,20 @@ from jaxtyping import Bool, Float, Int
 from robustdet.types import Detections, Target
 
 Rule = Literal["voc07", "area"]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The detections of one image that count, best score first, and the labels of its objects that do.
+
+    A *hit* is the best-scored detection of an object, every other one a false alarm. Difficult and crowd objects do not
+    count, nor does what belongs to them.
+    """
+
+    scores: Float[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+    hits: Bool[np.ndarray, "n"]
+    objects: Int[np.ndarray, "m"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +69,22 @@ def voc_average_precision(
     keep the order of sorted image ids. Raises ValueError when the two do not hold the same images, when a label is
     outside 1..num_classes, or when no class has an object.
     """
+    check_images_and_labels(detections, targets, num_classes)
+    matched = [match_detections(detections[image_id], targets[image_id], iou) for image_id in sorted(targets)]
+    objects = np.concatenate([one.objects for one in matched])
+    return average_precision(rank(matched), objects, num_classes, rule)
+
+
+def average_precision(
+    ranking: Ranking, objects: Int[np.ndarray, "m"], num_classes: int, rule: Rule = "voc07"
+) -> AveragePrecision:
+    """The same from detections that are matched and ranked; ``objects`` are the labels of all that count."""
     average = {"voc07": eleven_point_average, "area": area_under_curve}[rule]
-    labels, objects, object_labels, countable = _match(detections, targets, num_classes, iou)
-    curves: list[Curve | None] = []
-    for label in range(1, num_classes + 1):
-        positives = int((countable & (object_labels == label)).sum())
-        curves.append(_curve(labels == label, objects, countable, positives) if positives else None)
+    positives = np.bincount(objects, minlength=num_classes + 1).tolist()
+    curves = [
+        _curve(ranking.hits[ranking.of_class(label)], positives[label]) if positives[label] else None
+        for label in range(1, num_classes + 1)
+    ]
     per_class = [None if curve is None else average(curve) for curve in curves]
     return AveragePrecision(mean_over_classes(per_class), per_class, curves)
 
@@ -120,62 +144,62 @@ def owners(found: Detections, target: Target, iou: float = 0.5) -> Int[np.ndarra
     return np.where(overlaps.max(axis=1) >= iou, overlaps.argmax(axis=1), -1)
 
 
-def pooled_average_precision(found: Detections, target: Target, iou: float = 0.5) -> float:
+def match_detections(found: Detections, target: Target, iou: float = 0.5) -> Matched:
+    """What counts of an image's detections and objects. Equal scores keep their order."""
+    scores, labels = found.scores.cpu().double().numpy(), found.labels.cpu().numpy()
+    countable = ~(target.difficult | target.crowd).cpu().numpy()
+    order = np.argsort(-scores, kind="stable")
+    objects = owners(found, target, iou)[order]
+    counts = (objects < 0) | np.append(countable, True)[objects]  # -1 reads the last
+    order, objects = order[counts], objects[counts]
+    hits = np.zeros(len(objects), bool)
+    of_object, first = np.unique(objects, return_index=True)
+    hits[first[of_object >= 0]] = True
+    return Matched(scores[order], labels[order], hits, target.labels.cpu().numpy()[countable])
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The detections of many images, class by class, best score first. ``images`` says whose each is, by number."""
+
+    scores: Float[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+    hits: Bool[np.ndarray, "n"]
+    images: Int[np.ndarray, "n"]
+
+    def of_class(self, label: int) -> slice:
+        first, last = np.searchsorted(self.labels, [label, label + 1]).tolist()
+        return slice(first, last)
+
+    def of_images(self, wanted: Bool[np.ndarray, "images"]) -> Ranking:
+        """Those of the wanted images alone."""
+        keep = wanted[self.images]
+        return Ranking(self.scores[keep], self.labels[keep], self.hits[keep], self.images[keep])
+
+
+def rank(images: Sequence[Matched]) -> Ranking:
+    """Those of all these images, numbered by their place. Equal scores keep this order."""
+    numbers = (np.full(len(one.scores), number) for number, one in enumerate(images))
+    return merged([Ranking(one.scores, one.labels, one.hits, own) for one, own in zip(images, numbers, strict=True)])
+
+
+def merged(rankings: Sequence[Ranking]) -> Ranking:
+    """All of them as one. Equal scores keep this order."""
+    columns = zip(*((one.scores, one.labels, one.hits, one.images) for one in rankings), strict=True)
+    scores, labels, hits, images = map(np.concatenate, columns)
+    order = np.lexsort((-scores, labels))  # a stable sort
+    return Ranking(scores[order], labels[order], hits[order], images[order])
+
+
+def pooled_average_precision(image: Matched) -> float:
     """AP (area rule) of one image whose classes are pooled, so that a wrong detection of any class ranks against all.
 
-    Difficult and crowd objects, and what belongs to them, do not count. 1 where no object counts.
+    1 where no object counts.
     """
-    countable = ~(target.difficult | target.crowd).cpu().numpy()
-    if not countable.any():
-        return 1.0
-    objects = owners(found, target, iou)[np.argsort(-found.scores.cpu().double().numpy(), kind="stable")]
-    return area_under_curve(_curve(np.ones(len(objects), bool), objects, countable, int(countable.sum())))
+    return area_under_curve(_curve(image.hits, len(image.objects))) if len(image.objects) else 1.0
 
 
-def _match(
-    detections: Mapping[str, Detections], targets: Mapping[str, Target], num_classes: int, iou: float
-) -> tuple[
-    Int[np.ndarray, "M"],
-    Int[np.ndarray, "M"],
-    Int[np.ndarray, "T"],
-    Bool[np.ndarray, "T"],
-]:
-    """Labels of all M detections, best score first, and the object each belongs to (-1: none); labels of all T objects
-    and whether each counts.
-    """
-    check_images_and_labels(detections, targets, num_classes)
-    scores, labels, objects = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    object_labels, countable = [np.empty(0, np.int64)], [np.empty(0, bool)]
-    first = 0  # number of the image's first object
-    for image_id in sorted(targets):
-        found, target = detections[image_id], targets[image_id]
-        belongs = owners(found, target, iou)
-        scores.append(found.scores.cpu().double().numpy())
-        labels.append(found.labels.cpu().numpy())
-        objects.append(np.where(belongs >= 0, first + belongs, -1))
-        object_labels.append(target.labels.cpu().numpy())
-        countable.append(~target.difficult.cpu().numpy())
-        first += len(target.labels)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    return (
-        np.concatenate(labels)[order],
-        np.concatenate(objects)[order],
-        np.concatenate(object_labels),
-        np.concatenate(countable),
-    )
-
-
-def _curve(
-    of_class: Bool[np.ndarray, "M"],
-    objects: Int[np.ndarray, "M"],
-    countable: Bool[np.ndarray, "T"],
-    positives: int,
-) -> Curve:
-    """Precision and recall of one class from its detections, best first."""
-    belongs = objects[of_class]
-    belongs = belongs[(belongs < 0) | countable[belongs]]  # what belongs to a difficult object is not counted at all
-    hit = np.zeros(len(belongs), bool)
-    found, first = np.unique(belongs, return_index=True)
-    hit[first[found >= 0]] = True  # the best-scored detection of each object
-    true = hit.cumsum()
-    return Curve(recall=true / positives, precision=true / np.arange(1, len(hit) + 1))
+def _curve(hits: Bool[np.ndarray, "n"], positives: int) -> Curve:
+    """Precision and recall of detections, best first."""
+    true = hits.cumsum()
+    return Curve(recall=true / positives, precision=true / np.arange(1, len(hits) + 1))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from robustdet.evaluation.chance import less_than_chance
 from robustdet.evaluation.perturbation import TOLERANCE
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge
 
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
 LOSSES = ("classification", "localization", "total")
+LEAST_RISEN = 0.99  # of the images, in which an attack that works raises what it climbs
+RISE = 1e-3  # of the clean image's value: less is nothing but rounding
 
 FlagName = Literal[
     "not_finite",
@@ -124,40 +127,51 @@ def differs_at_zero(outcomes: Mapping[str, Outcome]) -> str | None:
     return _flag("differs_at_zero", "ε = 0 changed the predictions", outcomes, lambda m: m["as_expected"] == 0)
 
 
-def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome], least: float = 0.99) -> str | None:
+def loss_not_raised(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> str | None:
     """An attack that does not raise what it climbs has failed or was misled.
 
-    That is its objective, where it has one; else the loss that it raises most often.
+    That is its objective, where it has one; else the loss that it raises most often. It is flagged where chance does
+    not explain how few images that is, if it should be `LEAST_RISEN` of them.
     """
-    shares = loss_rose(clean, attacked)
-    if "objective" in shares:
-        shares = {"objective": shares["objective"]}
-    if not shares or max(shares.values()) >= least:
+    columns = risen(clean, attacked)
+    if "objective" in columns:
+        columns = {"objective": columns["objective"]}
+    if not columns:
         return None
-    name = max(shares, key=lambda loss: shares[loss])
+    name = max(columns, key=lambda loss: sum(columns[loss]))
+    rose, images = sum(columns[name]), len(columns[name])
+    if not less_than_chance(rose, images, LEAST_RISEN):
+        return None
     what = "the attack's own objective" if name == "objective" else f"the {name} loss"
-    return flag("loss_not_raised", f"{what} rose in only {100 * shares[name]:.1f} % of the images with objects")
+    return flag("loss_not_raised", f"{what} rose above that of noise in only {rose} of {images} images with objects")
 
 
 def loss_rose(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict[str, float]:
-    """For each loss, and for the attack's objective if it has one, the share of images where the attack raised it.
+    """The share of images of each of :func:`risen`."""
+    return {name: sum(column) / len(column) for name, column in risen(clean, attacked).items()}
 
-    Among those with objects to be found, but for those where the objective was as high as it can be from the start.
+
+def risen(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict[str, list[bool]]:
+    """For each loss, and for the attack's objective if it has one, image by image whether the attack raised it: above
+    what it is on the clean image by more than `RISE`, and above what noise of the same size makes of it.
+
+    Only images with objects to be found are asked, but for those where the objective was as high as it can be from the
+    start; an objective that is so under attack has risen, whatever noise did.
     """
-    asked = {name: outcome for name, outcome in _with_objects(attacked).items() if not _at_its_bound(outcome)}
-    pairs = [(losses(clean[name]), losses(outcome)) for name, outcome in asked.items()]
-    if not pairs:
-        return {}
-    shares = {name: sum(b[name] > a[name] for a, b in pairs) / len(pairs) for name in LOSSES}
-    climbed = [o.measures for o in asked.values() if "objective" in o.measures]
-    if len(climbed) == len(pairs):
-        shares["objective"] = sum(m["objective"] > m["objective_clean"] for m in climbed) / len(climbed)
-    return shares
+    asked = [(clean[name], one) for name, one in _with_objects(attacked).items() if not _at_its_bound(one, "_clean")]
+    columns = {name: [_above(before, one, name) for before, one in asked] for name in LOSSES} if asked else {}
+    if asked and all("objective" in one.measures for _, one in asked):
+        columns["objective"] = [
+            _rose(one.measures["objective"], one.measures["objective_clean"], one.measures.get("objective_noise"))
+            or _at_its_bound(one)
+            for _, one in asked
+        ]
+    return columns
 
 
-def losses(outcome: Outcome) -> dict[str, float]:
-    """The image's losses per positive default box."""
-    classification, localization = outcome.measures["classification"], outcome.measures["localization"]
+def losses(outcome: Outcome, where: str = "") -> dict[str, float]:
+    """The image's losses per positive default box; ``where`` is "_noise" for those under noise."""
+    classification, localization = (outcome.measures[f"{name}{where}"] for name in LOSSES[:2])
     return {
         "classification": classification,
         "localization": localization,
@@ -165,13 +179,22 @@ def losses(outcome: Outcome) -> dict[str, float]:
     }
 
 
+def _above(clean: Outcome, attacked: Outcome, name: str) -> bool:
+    noise = losses(attacked, "_noise")[name] if "classification_noise" in attacked.measures else None
+    return _rose(losses(attacked)[name], losses(clean)[name], noise)
+
+
+def _rose(value: float, clean: float, noise: float | None) -> bool:
+    return value > clean + RISE * abs(clean) and (noise is None or value > noise)
+
+
 def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
 
 
-def _at_its_bound(outcome: Outcome) -> bool:
+def _at_its_bound(outcome: Outcome, where: str = "") -> bool:
     measures = outcome.measures
-    return "objective_bound" in measures and measures["objective_clean"] >= measures["objective_bound"]
+    return "objective_bound" in measures and measures[f"objective{where}"] >= measures["objective_bound"]
 
 
 def _flag(

@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from robustdet.attacks.threat import pixel_fraction
-from robustdet.evaluation.average_precision import pooled_average_precision
+from robustdet.evaluation.average_precision import Matched, match_detections
+from robustdet.evaluation.chance import DEVIATIONS, more_than_chance, resampled_map
 from robustdet.evaluation.checks import FlagName, flag
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge, Target
 
 MARGIN = 0.01  # of mAP: less is no difference
-DEVIATIONS = 3.0  # by which the difference must exceed its standard error over images, so that chance is no culprit
 LOSS_SHARE = 0.05  # of the images, in which chance may let a blind attack find the highest loss
 HARMLESS = 0.1  # mAP that no detector can keep when an attack may change every pixel to any value
 
@@ -40,12 +42,21 @@ class Entry:
     targets: Mapping[str, Target]
 
     @cached_property
-    def each(self) -> dict[str, float]:
-        """Every image's own AP."""
+    def matched(self) -> dict[str, Matched]:
         return {
-            name: pooled_average_precision(outcome.detections, self.targets[name])
-            for name, outcome in self.outcomes.items()
+            name: match_detections(outcome.detections, self.targets[name]) for name, outcome in self.outcomes.items()
         }
+
+    @cached_property
+    def resampled(self) -> Float[np.ndarray, "R"]:
+        """See :func:`~robustdet.evaluation.chance.resampled_map`."""
+        return resampled_map([self.matched[name] for name in sorted(self.matched)])
+
+    def of(self, images: Set[str]) -> Entry:
+        """The same on these images alone."""
+        if images == self.outcomes.keys():
+            return self
+        return replace(self, outcomes={name: self.outcomes[name] for name in self.outcomes.keys() & images})
 
 
 Flags = Iterator[tuple[str, str]]  # the attack's name and the flag
@@ -102,14 +113,14 @@ def blind_flags(entries: Sequence[Entry]) -> Flags:
                 else flag("beaten_by_adaptive", f"{less}, by the discriminator"),
             )
         if blind:
-            share = loss_share(entry, white_box)
-            if share > LOSS_SHARE:
+            wins, images = loss_wins(entry, white_box)
+            if more_than_chance(wins, images, LOSS_SHARE):
                 yield (
                     strongest.name,
                     flag(
                         "loss_beaten_by_black_box",
-                        f"in {100 * share:.1f} % of the images with objects {entry.name} finds a higher loss than "
-                        "every white-box attack",
+                        f"in {wins} of {images} images with objects {entry.name} finds a higher loss than every "
+                        "white-box attack",
                     ),
                 )
 
@@ -141,18 +152,18 @@ def ladders(entries: Sequence[Entry], key: str, read: Callable[[Any], float]) ->
 def clearly_lower(a: Entry, b: Entry) -> bool:
     """Whether ``a`` leaves less than ``b`` by more than `MARGIN`, and not by the chance of these images.
 
-    Chance is judged on the images' own AP: their mean difference exceeds `DEVIATIONS` times its standard error.
+    Chance is judged by the bootstrap: on the images that both have, the difference of mAP (area rule) exceeds
+    `DEVIATIONS` times its standard deviation over resamples of these images.
     """
-    if b.map - a.map <= MARGIN:
+    shared = a.outcomes.keys() & b.outcomes.keys()
+    if b.map - a.map <= MARGIN or len(shared) < 2:
         return False
-    differences = [b.each[name] - a.each[name] for name in a.each.keys() & b.each.keys()]
-    if len(differences) < 2:
-        return False
-    return mean(differences) > DEVIATIONS * stdev(differences) / math.sqrt(len(differences))
+    differences = b.of(shared).resampled - a.of(shared).resampled
+    return bool(differences[0] > DEVIATIONS * np.nanstd(differences[1:]))
 
 
-def loss_share(entry: Entry, rivals: Sequence[Entry]) -> float:
-    """Share of the images with objects where ``entry`` finds a higher whole loss than each of ``rivals``.
+def loss_wins(entry: Entry, rivals: Sequence[Entry]) -> tuple[int, int]:
+    """In how many images with objects ``entry`` finds a higher whole loss than each of ``rivals``, and of how many.
 
     An image that no rival has is left out.
     """
@@ -161,7 +172,7 @@ def loss_share(entry: Entry, rivals: Sequence[Entry]) -> float:
         others = [_loss(rival.outcomes[name]) for rival in rivals if name in rival.outcomes]
         if others and outcome.measures["positives"] > 0:
             wins.append(_loss(outcome) > max(others))
-    return sum(wins) / len(wins) if wins else 0.0
+    return sum(wins), len(wins)
 
 
 def gap(a: Entry, b: Entry) -> str:

@@ -7,11 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from robustdet.attacks.objectives import prepared
+from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.types import Attack, Batch, Detections, Detector, Images, RawPredictions
 
-VERSION = 4  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 5  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
 def predictions(detector: Detector, images: Images) -> Float[Tensor, "B values"]:
@@ -32,13 +33,17 @@ def measure(
     - ``classification``, ``localization``: the losses per positive default box; ``positives``: number of these boxes;
     - ``finite``: pixels, predictions and losses are; ``repeats``: a second forward pass gave the same bits (1 or 0);
     - ``as_expected``: the predictions are the ``expected`` ones, to the bit (1 or 0), where there are such;
+    - ``classification_noise``, ``localization_noise``: the losses under noise of the same size (see :func:`noise`),
+      where the attack asks the victim anything;
     - those of :func:`gradient_measures`, of :func:`objective_measures` and of
       :func:`~robustdet.evaluation.perturbation.perturbation_measures`.
     """
+    beside = noise(clean, images) if attack is not None and attack.knowledge != "nothing" else None
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        raw = detector(images)
-        losses = detector.losses(raw, detector.assign(clean.targets))
+        raw, assignment = detector(images), detector.assign(clean.targets)
+        losses = detector.losses(raw, assignment)
         found = [detections.to("cpu") for detections in detector.detect(raw)]
+        of_noise = None if beside is None else detector.losses(detector(beside), assignment)
     now, again = _flat(raw), predictions(detector, images)
     measures = {
         "classification": losses.each_per_positive(losses.classification),
@@ -47,9 +52,12 @@ def measure(
         "finite": torch.cat([now, images.flatten(1)], 1).isfinite().all(dim=1) & losses.total.isfinite(),
         "repeats": _same(now, again),
         **gradient_measures(detector, clean, images),
-        **objective_measures(detector, attack, clean, images),
+        **objective_measures(detector, attack, clean, images, beside),
         **perturbation_measures(clean.images, images),
     }
+    if of_noise is not None:
+        measures["classification_noise"] = of_noise.each_per_positive(of_noise.classification)
+        measures["localization_noise"] = of_noise.each_per_positive(of_noise.localization)
     if expected is not None:
         measures["as_expected"] = _same(now, expected)
     columns = {key: values.tolist() for key, values in measures.items()}
@@ -78,11 +86,23 @@ def gradient_measures(detector: Detector, clean: Batch, images: Images) -> dict[
     }
 
 
+def noise(clean: Batch, images: Images) -> Images:
+    """The clean images with every value moved up or down, at random, by the largest change that ``images`` show of the
+    same image; the same draws for every attack. An attack that works does more than this.
+    """
+    size = (images - clean.images).abs().amax(dim=(1, 2, 3), keepdim=True).nan_to_num(0, posinf=1)
+    generators = image_generators(0, [target.image_id for target in clean.targets], "noise of the same size")
+    drawn = [torch.rand(clean.images.shape[1:], generator=generator) < 0.5 for generator in generators]
+    up = torch.stack(drawn).to(clean.images.device)
+    return torch.where(up, clean.images + size, clean.images - size).clamp(0, 1)
+
+
 def objective_measures(
-    detector: Detector, attack: Attack | None, clean: Batch, images: Images
+    detector: Detector, attack: Attack | None, clean: Batch, images: Images, beside: Images | None
 ) -> dict[str, Float[Tensor, "B"]]:
-    """What an attack with an ``objective`` climbs: its value on the clean images (``objective_clean``) and on
-    ``images`` (``objective``); ``objective_bound`` where the attack knows the largest one that there is.
+    """What an attack with an ``objective`` climbs: its value on the clean images (``objective_clean``), on ``images``
+    (``objective``) and, where there are such, on those ``beside`` them (``objective_noise``); ``objective_bound`` where
+    the attack knows the largest one that there is.
     """
     if attack is None or attack.objective is None:
         return {}
@@ -92,6 +112,8 @@ def objective_measures(
             "objective_clean": objective(model, clean.images).double(),
             "objective": objective(model, images).double(),
         }
+        if beside is not None:
+            measures["objective_noise"] = objective(model, beside).double()
     if attack.objective_bound is not None:
         measures["objective_bound"] = torch.full_like(measures["objective"], attack.objective_bound)
     return measures

@@ -11,7 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.evaluation.average_precision import AveragePrecision, Rule, voc_average_precision
+from robustdet.evaluation.average_precision import (
+    AveragePrecision,
+    Rule,
+    area_under_curve,
+    mean_over_classes,
+    voc_average_precision,
+)
 from robustdet.evaluation.coco_ap import coco_average_precision
 from robustdet.types import Detections, Target
 
@@ -41,8 +47,8 @@ class VocMetric:
 
     def __call__(self, detections: Mapping[str, Detections], targets: Mapping[str, Target]) -> Scores:
         headline = voc_average_precision(detections, targets, self.num_classes, self.iou, self.rule)
-        area = voc_average_precision(detections, targets, self.num_classes, self.iou, "area")
-        return Scores(self.rule, headline, area_map=area.mean)
+        areas = [None if curve is None else area_under_curve(curve) for curve in headline.curves]
+        return Scores(self.rule, headline, area_map=mean_over_classes(areas))
 
 
 class CocoMetric:

@@ -21,8 +21,8 @@ from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome
-from robustdet.evaluation.summary import summarise
-from robustdet.evaluation.worst_case import WORST_CASE, inside, shared_radius, worst_outcomes
+from robustdet.evaluation.summary import summarise, worst_fields
+from robustdet.evaluation.worst_case import WORST_CASE, WorstCase, inside, shared_radius
 from robustdet.types import Attack, Batch, Detections, Detector, Images, Target
 
 CLEAN = "clean"
@@ -147,10 +147,13 @@ class SuiteEvaluator:
         radius = shared_radius({name: declared_epsilon(one.attack) for name, one in self.attacks.items()})
         rivals = [] if radius is None else inside(epsilons, radius)
         if len(rivals) > 1:
-            outcomes[WORST_CASE], chosen = worst_outcomes({name: outcomes[name] for name in (CLEAN, *rivals)}, targets)
+            choice = WorstCase(metric, {image_id: targets[image_id] for image_id in outcomes[CLEAN]})
+            for name in (CLEAN, *rivals):
+                choice.add(name, outcomes[name])
+            outcomes[WORST_CASE] = choice.outcomes
             epsilons[WORST_CASE], settings[WORST_CASE] = radius, {"attacks": rivals, "epsilon": radius}
             code[WORST_CASE] = hashlib.sha256("".join(code[name] for name in rivals).encode()).hexdigest()
-            worst = {"chosen": chosen, "failed": self.seen.failed, "left_out": self.left_out}
+            worst = {**worst_fields(choice), "failed": self.seen.failed, "left_out": self.left_out}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
             Record(
@@ -160,7 +163,6 @@ class SuiteEvaluator:
                 environment=environment,
                 code=code[name],
                 date=date,
-                **(worst if name == WORST_CASE else {}),
                 **summarise(
                     outcomes[name],
                     None if name == CLEAN else outcomes[CLEAN],
@@ -169,7 +171,8 @@ class SuiteEvaluator:
                     class_names,
                     epsilons[name],
                     knowledge.get(name, "gradients"),
-                ),
+                )
+                | (worst if name == WORST_CASE else {}),
             )
             for name in outcomes
         ]

@@ -53,11 +53,16 @@ class Record:
     zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images") and, for a
     detector that routes, where π has none but zeros ("zero_routing_images").
 
-    The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says in how many
-    images which one hurt most, and ``failed`` and ``left_out`` which attacks of the suite are missing in it, and why.
-    All three are empty for every other attack. Each flag is "name: sentence", see docs/flags.md.
+    ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
 
-    ``code`` is a digest of the source that made the outcomes: the attack's, and what evaluates it.
+    ``threat`` is where the attack promised to stay, "L∞ 8/255" or "pixel range" (empty for clean images). ``code`` is a
+    digest of the source that made the outcomes: the attack's, and what evaluates it.
+
+    The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says for how many
+    images each was taken, ``failed`` and ``left_out`` which attacks of the suite are missing in it, and why. Its
+    ``image_ap`` is that of each image's lowest, and no choice of one of these attacks per image leaves less than
+    ``area_bound`` by the area rule. For any other attack these are empty. Each flag is "name: sentence", see
+    docs/flags.md.
     """
 
     run: RunInfo
@@ -84,6 +89,9 @@ class Record:
     failed: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     code: str | None = None
+    image_ap: float | None = None
+    area_bound: float | None = None
+    threat: str = ""
 
     @property
     def partial(self) -> bool:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags, loss_rose, losses
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.objects import count_objects
 from robustdet.evaluation.store import Outcome
+from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Knowledge, Target
 
 
@@ -36,6 +38,7 @@ def summarise(
     )
     seconds = math.fsum(outcome.measures["seconds"] for outcome in attacked.values())
     return {
+        "threat": "" if clean is None else promise(epsilon),
         "num_images": len(attacked),
         "ap_rule": scores.rule,
         "map": scores.headline.mean,
@@ -49,9 +52,36 @@ def summarise(
         "flags": attack_flags(clean, attacked, epsilon, knowledge),
         "gradients": gradient_shares(attacked),
         "objects": count_objects(clean or attacked, attacked, targets),
+        "image_ap": mean_image_ap(
+            {
+                key: pooled_average_precision(match_detections(o.detections, targets[key]))
+                for key, o in attacked.items()
+            },
+            targets,
+        ),
         "seconds": seconds,
         "images_per_second": len(attacked) / max(seconds, 1e-9),
     }
+
+
+def promise(epsilon: float | None) -> str:
+    """Where an attack of this radius promises to stay; an attack without one is held to the range of pixels."""
+    return "pixel range" if epsilon is None else f"L∞ {255 * epsilon:g}/255"
+
+
+def worst_fields(worst: WorstCase) -> dict[str, Any]:
+    """What a worst case's record says otherwise, and besides, than :func:`summarise` of the chosen outcomes."""
+    return {
+        "image_ap": mean_image_ap(worst.image_ap, worst.targets),
+        "area_bound": worst.area_bound,
+        "chosen": worst.chosen,
+    }
+
+
+def mean_image_ap(image_ap: Mapping[str, float], targets: Mapping[str, Target]) -> float | None:
+    """Over the images with an object that counts; None where there is none."""
+    asked = [ap for image_id, ap in image_ap.items() if len(targets[image_id].learnable.labels)]
+    return finite_mean(asked) if asked else None
 
 
 def perturbation(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
