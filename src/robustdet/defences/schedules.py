@@ -18,7 +18,7 @@ from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.types import Assignment, Attack, Batch, Detector, Images, Target
+from robustdet.types import Assignment, Attack, Batch, Detector, Images
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ class Replay:
             "iterate": self._iterate,
             "step_size": self._step_size,
             "updates": self._updates,
-            "images": None if source is None else source.images,
-            "targets": None if source is None else [vars(target).copy() for target in source.targets],
+            "source": None if source is None else source.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -108,11 +107,4 @@ class Replay:
         self._iterate = state["iterate"]
         self._step_size = state["step_size"]
         self._updates = state["updates"]
-        self._source = (
-            None
-            if state["images"] is None
-            else Batch(
-                state["images"],
-                [Target(**{**t, "original_size": tuple(t["original_size"])}) for t in state["targets"]],
-            )
-        )
+        self._source = None if state["source"] is None else Batch.from_state(state["source"])
