@@ -1,6 +1,8 @@
+import io
+
 import torch
 
-from robustdet.types import DetectionLosses, Target
+from robustdet.types import Batch, DetectionLosses, Target
 
 
 def test_learnable_drops_difficult_and_crowd_objects():
@@ -20,3 +22,24 @@ def test_losses_of_a_batch_without_positives_are_finite():
     losses = DetectionLosses(torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.long))
     assert losses.per_positive(losses.total).item() == 0.0
     assert losses.each_per_positive(losses.total).tolist() == [0.0, 0.0]
+
+
+def test_a_batch_comes_back_from_a_checkpoint_as_it_was():
+    target = Target(
+        boxes=torch.rand(2, 4),
+        labels=torch.tensor([1, 2]),
+        difficult=torch.tensor([False, True]),
+        crowd=torch.tensor([True, False]),
+        image_id="a",
+        original_size=(10, 20),
+    )
+    batch = Batch(torch.rand(1, 3, 8, 8), [target])
+    file = io.BytesIO()
+    torch.save(batch.state_dict(), file)
+    file.seek(0)
+    again = Batch.from_state(torch.load(file, weights_only=True))
+    assert torch.equal(again.images, batch.images)
+    (found,) = again.targets
+    assert (found.image_id, found.original_size) == ("a", (10, 20))
+    for name in ("boxes", "labels", "difficult", "crowd"):
+        assert torch.equal(getattr(found, name), getattr(target, name)), name

@@ -66,6 +66,14 @@ class Target:
             crowd=self.crowd.to(device, non_blocking=True),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that a checkpoint which holds it loads with weights-only unpickling."""
+        return vars(self).copy()
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Target:
+        return cls(**{**state, "original_size": tuple(state["original_size"])})
+
 
 Targets: TypeAlias = Sequence[Target]
 
@@ -91,6 +99,14 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return replace(self, images=self.images.pin_memory())
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Target.state_dict`."""
+        return {**vars(self), "targets": [target.state_dict() for target in self.targets]}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Batch:
+        return cls(**{**state, "targets": [Target.from_state(target) for target in state["targets"]]})
 
 
 @dataclass(frozen=True)
@@ -296,7 +312,10 @@ class StepwiseAttack(Attack, Protocol):
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one training step hands back: the loss to minimise, and named scalars to log."""
+    """What one training step hands back: the loss to minimise, with its graph, and named scalars to log.
+
+    ``parts`` are logged as means over processes, under their own names; whether they carry a graph is of no account.
+    """
 
     loss: Float[Tensor, ""]
     parts: dict[str, Tensor]
@@ -304,10 +323,20 @@ class StepOutput:
 
 @runtime_checkable
 class TrainingMethod(Protocol):
-    """How a detector learns from a batch. ``state_dict`` holds whatever a resumed run needs to go on bit for bit."""
+    """How a detector learns from a batch.
 
-    def step(self, model: Any, batch: Batch, generator: torch.Generator) -> StepOutput: ...
+    Lightning calls ``step`` once for every batch that it loads, with the model in training mode, then ``backward`` on
+    the loss, and the optimiser's step and ``zero_grad`` after every ``trainer.accumulate_grad_batches`` of them. So a
+    step calls none of these, and cannot read its own loss's gradients: it asks `torch.autograd.grad` for those that it
+    needs (attacks do), and leaves every ``.grad``, mode and ``requires_grad`` as they were.
+    """
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def step(self, model: Any, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """``generator`` is of this batch alone, on the CPU: all that a step draws comes from it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whatever a resumed run needs to go on bit for bit: tensors and plain values only."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

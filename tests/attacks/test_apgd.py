@@ -64,7 +64,7 @@ def test_a_run_is_the_papers_algorithm(objective, steps):
     for image, target in zip(images[:2, None], targets[:2], strict=True):
         (start,) = THREAT.uniform(image, image_generators(5, [target.image_id])).split(1)
         value = slow_apgd(victim, objective, image, target, start, steps)
-        attack = APGD(objective, THREAT, steps, restarts=1)
+        attack = APGD(objective, THREAT, steps, ["random"])
         found = attack(victim, image, [target], image_generators(5, [target.image_id]))
         assert float(values(victim, objective, found, [target])) == pytest.approx(value, rel=1e-4)
 
@@ -77,14 +77,14 @@ def test_checkpoints_are_the_papers():
 @pytest.mark.parametrize("objective", [a_cls, a_loc, total])
 def test_on_a_convex_loss_it_is_not_weaker_than_pgd(objective):
     victim, (images, targets) = fakes.ConvexVictim(), fakes.batch()
-    apgd = APGD(objective, THREAT, 20, restarts=1)(victim, images, targets, generators())
+    apgd = APGD(objective, THREAT, 20, ["random"])(victim, images, targets, generators())
     pgd = PGD(objective, THREAT, 20, "2/255")(victim, images, targets, generators())
     assert (objective(victim, apgd) >= objective(victim, pgd) - 1e-5).all()
 
 
 def test_on_a_detector_it_beats_the_papers_pgd():
     victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
-    apgd = APGD(total, THREAT, 20, restarts=1)(victim, images, targets, generators())
+    apgd = APGD(total, THREAT, 20, ["random"])(victim, images, targets, generators())
     pgd = PGD(total, THREAT, 20, "8/255")(victim, images, targets, generators())
     assert (values(victim, total, apgd, targets) >= values(victim, total, pgd, targets) - 1e-4).all()
 

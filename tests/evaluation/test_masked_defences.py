@@ -40,7 +40,7 @@ def attack(kind, threat, steps=10):
     inside = LInf(threat["epsilon"])
     return {
         "pgd": PGD(total, inside, steps=steps, step_size="10/255"),
-        "apgd": APGD(total, inside, steps=10, restarts=1),
+        "apgd": APGD(total, inside, steps=10, starts=["clean"]),
         "noise": Noise(inside, "sign"),
         "square": Square(total, inside, queries=60),
     }[kind]

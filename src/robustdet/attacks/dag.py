@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_detector
-from robustdet.types import BorrowedVictim, Images, Targets, Threat, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Targets, Threat, Victim
 
 
 class DAG(BaseAttack):
@@ -20,22 +20,26 @@ class DAG(BaseAttack):
     Targets are the default boxes classified as the object they are assigned to. Each step adds the gradient of
     Σ (wrong logit - true logit) over the targets that are still right, scaled to a largest value of ``gamma`` (a
     fraction of the pixel range); an image stops when it has no target left, at the latest after ``steps``. The paper
-    bounds nothing but the pixel range; ``threat`` may be a ball.
+    bounds nothing but the pixel range; ``threat`` may be a ball. It starts at the clean image, or at what the attack
+    ``start`` makes.
     """
 
     objective_bound = 0.0  # no target is left
 
-    def __init__(self, threat: Threat, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
+    def __init__(
+        self, threat: Threat, steps: int = 150, gamma: PixelFraction = "0.5/255", start: Attack | None = None
+    ) -> None:
         self.objective = minus_targets_left
         self.threat = threat
         self.steps = steps
         self.gamma = pixel_fraction(gamma)
+        self.start = None if start is None else require_attack(start)
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
-        adversarial = images.clone()
+        adversarial = images.clone() if self.start is None else self.start(victim, images, targets, generators)
         with victim.borrow(targets) as model:
             detector = require_detector(model, "DAG")
             true, draws = detector.assignment.labels, draw_for_boxes(detector.assignment.labels, generators)

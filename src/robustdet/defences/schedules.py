@@ -17,7 +17,7 @@ from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.types import Assignment, Attack, Batch, Detector, Images, Target
+from robustdet.types import Assignment, Attack, Batch, Detector, Images
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class _Source:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that a checkpoint loads with weights-only unpickling."""
         return {
-            "images": self.batch.images,
-            "targets": [vars(target).copy() for target in self.batch.targets],
-            "micro_batch": self.batch.micro_batch,
+            "batch": self.batch.state_dict(),
             "iterate": self.iterate,
             "step_size": self.step_size,
             "updates": self.updates,
@@ -82,9 +80,7 @@ class _Source:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> _Source:
-        targets = [Target(**{**t, "original_size": tuple(t["original_size"])}) for t in state["targets"]]
-        batch = Batch(state["images"], targets, state["micro_batch"])
-        return cls(batch, state["iterate"], state["step_size"], state["updates"])
+        return cls(Batch.from_state(state["batch"]), state["iterate"], state["step_size"], state["updates"])
 
 
 class Replay:

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdet.attacks.base import require_stepwise
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.defences.routing_diagnostics import aid_separation, kernel_divergence
 from robustdet.ranks import gathered_objects, share
-from robustdet.types import Batch, StepwiseAttack
+from robustdet.types import Attack, Batch, StepwiseAttack
 
 
 class RoutingDiagnostics(pl.Callback):
@@ -26,11 +27,14 @@ class RoutingDiagnostics(pl.Callback):
     step size alone has learnt a signature, not attacks. Without an attack only the former.
     """
 
-    def __init__(
-        self, attack: StepwiseAttack | None, steps: int, step_sizes: Sequence[str | float], images: int
-    ) -> None:
+    def __init__(self, attack: Attack | None, steps: int, step_sizes: Sequence[str | float], images: int) -> None:
         self.attack, self.steps, self.images = attack, steps, images
         self.step_sizes = {f"{255 * pixel_fraction(size):g}": pixel_fraction(size) for size in step_sizes}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Raises TypeError where the attack cannot be asked for single steps."""
+        watched = self.attack is not None and isinstance(pl_module.model, RobustSSD)
+        self.stepwise = require_stepwise(self.attack, "the callback `routing`") if watched else None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.room = share(self.images)
@@ -48,12 +52,12 @@ class RoutingDiagnostics(pl.Callback):
     ) -> None:
         model = pl_module.model
         batch = Batch(batch.images[: self.room], batch.targets[: self.room])
-        if self.attack is None or not isinstance(model, RobustSSD) or not len(batch):
+        if self.stepwise is None or not isinstance(model, RobustSSD) or not len(batch):
             return
         self.room -= len(batch)
         self.routing["clean"].append(model.aid(batch.images).cpu())
         for name, size in self.step_sizes.items():
-            self.routing[name].append(model.aid(self._attacked(self.attack, model, batch, size)).cpu())
+            self.routing[name].append(model.aid(self._attacked(self.stepwise, model, batch, size)).cpu())
 
     def _attacked(
         self, attack: StepwiseAttack, model: RobustSSD, batch: Batch, size: float
