@@ -27,6 +27,7 @@ from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
 from src.composition import CONF, composed
+from src.ladder import without_ladder
 from src.quiet import quieten
 
 
@@ -139,8 +140,10 @@ def suites_of(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, Any]
     """
     wanted = {(record.run.suite, record.run.protocol) for record in records}
     ours = {file.stem for folder in ("suite", "protocol") for file in (CONF / folder).glob("*.yaml")}
+    named = [(suite, protocol) for suite, protocol in sorted(wanted) if {suite, protocol} <= ours]
     return {
-        (suite, protocol): plain(composed("evaluate", [f"suite={suite}", f"protocol={protocol}"]).suite.attacks)
-        for suite, protocol in sorted(wanted)
-        if {suite, protocol} <= ours
+        (suite, protocol): plain(
+            without_ladder(composed("evaluate", [f"suite={suite}", f"protocol={protocol}"]).suite).attacks
+        )
+        for suite, protocol in named
     }

@@ -48,8 +48,11 @@ PLAIN: dict[str, set[str]] = {
         "gradient_clip_val",
     },
     "protocol.metrics": {"voc", "area", "coco"},
-    "suite": {"name", "attacks", "max_images", "tabled"},
+    "suite": {"name", "attacks", "max_images", "tabled", "ladder", "cascade"},
     "suite.attacks": {"*"},
+    "suite.ladder": {"attacks", "steps", "step_sizes", "step_size_elsewhere", "starts"},
+    "suite.ladder.attacks": {"*"},
+    "suite.ladder.starts": {"*"},
     "callbacks": {"*"},
 }  # fmt: skip
 

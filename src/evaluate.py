@@ -23,16 +23,19 @@ from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.suite_settings import with_differences
 from robustdet.analysis.table import summary
 from robustdet.attacks.base import require_attack
+from robustdet.evaluation.cascade import Cascade
 from robustdet.evaluation.environment import conditions, describe_environment, file_sha256
 from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
 from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
+from robustdet.evaluation.worst_case import WORST_CASE
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch
 from src.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
 from src.clean_stage import fingerprint, run_that_ended_with
 from src.composition import launcher
+from src.ladder import without_ladder
 from src.resume import say
 from src.subjects import Trained, as_trained, subject, trained
 from src.surrogate import require_same_task, surrogates, with_contents
@@ -161,6 +164,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     prepare(cfg)
     one = chosen_checkpoint(cfg)
     cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
+    cfg.suite = without_ladder(cfg.suite)
     data = instantiate(cfg.data)
     experiment = Experiment(data, subject(one.name, one, data).model)
     data.setup("test")
@@ -177,7 +181,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         "callbacks": fields["callbacks"],  # levers among them
         **conditions(experiment.model, device, trainer.precision),
     }
-    suite = SuiteEvaluator(
+    suite = (Cascade if cfg.suite.get("cascade") else SuiteEvaluator)(
         {CLEAN: None, **attacks},
         with_contents(fields["suite"]["attacks"]),
         folder,
@@ -200,6 +204,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         write_records(records, folder / "records")
         log_records(trainer.loggers, records)
     show_table(records)
+    print(spent(records))
     print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
     if cfg.pictures:
         print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, device, folder)}")
@@ -208,6 +213,17 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in suite.seen.failed.items())
         raise IncompleteSuiteError(f"{len(suite.seen.failed)} of {len(suite.attacks)} rows failed:\n{reasons}")
     return records
+
+
+def spent(records: Sequence[Record]) -> str:
+    """How many images the detector has looked at, for one of the split; of a cascade, what each attack of it did."""
+    worst = records[-1]
+    if not worst.stages:
+        each = [record.forward_passes or 0.0 for record in records if record.attack != WORST_CASE]
+        return f"Cost:     {sum(each):,.0f} forward passes an image"
+    stages = ", ".join(f"{stage.attack} {stage.images} ({stage.chosen})" for stage in worst.stages)
+    total = math.fsum(stage.forward_passes for stage in worst.stages) / worst.num_images
+    return f"Cascade:  {stages} images attacked (taken)\nCost:     {total:,.0f} forward passes an image"
 
 
 def from_the_store(stored: Mapping[str, int], images: int) -> str:

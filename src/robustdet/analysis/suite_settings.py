@@ -56,7 +56,11 @@ def _of_worst_case(record: Record, group: Sequence[Record], suite: Mapping[str, 
         return texts
     members = [one for one in group if one.attack in record.attack_settings["attacks"]]
     texts += [text for one in members for text in _of_attack(one, suite)]
-    accounted = {one.attack for one in group} | record.failed.keys() | record.left_out.keys()
+    stages = record.attack_settings.get("stages", {})  # of a cascade, whose attacks have no records
+    for name, fields in stages.items():
+        found = differences(fields, suite[name]) if name in suite else []
+        texts += [f"{name}: {', '.join(found)}"] if found else []
+    accounted = stages.keys() | {one.attack for one in group} | record.failed.keys() | record.left_out.keys()
     return texts + [f"without {name}" for name in suite if name not in accounted]
 
 

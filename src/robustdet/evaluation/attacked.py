@@ -10,6 +10,7 @@ from typing import Any
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetachedError, DetectorVictim
+from robustdet.evaluation.cost import counted_forwards
 from robustdet.evaluation.measuring import VERSION, measure, predictions
 from robustdet.evaluation.perturbation import TOLERANCE
 from robustdet.evaluation.precision import whole_factors
@@ -95,18 +96,23 @@ class AttackedImages:
         stored = self._store.read()
         return {image_id: stored[contents[image_id]] for image_id in sorted(contents) if contents[image_id] in stored}
 
+    def recall(self, contents: Sequence[str]) -> list[Outcome]:
+        """Of images of these contents, all of which have been evaluated."""
+        return self._store.recall(contents)
+
     def _outcomes(self, detector: Detector, batch: Batch) -> list[Outcome]:
         start = time.perf_counter()
         with whole_factors():
             # Of the same images in the same batch: float32 convolutions round otherwise in batches of another size
             expected = predictions(detector, batch.images) if declared_epsilon(self.attack) == 0 else None
-            images = self.images(detector, batch)
+            with counted_forwards(detector) as forwards:
+                images = self.images(detector, batch)
             found, measures = measure(detector, self.attack, batch, images, expected)
-        seconds = (time.perf_counter() - start) / len(batch)
-        return [
-            Outcome(detections, {**numbers, "seconds": seconds})
-            for detections, numbers in zip(found, measures, strict=True)
-        ]
+        cost = {
+            "seconds": (time.perf_counter() - start) / len(batch),
+            "forward_passes": forwards.images / len(batch),
+        }
+        return [Outcome(detections, numbers | cost) for detections, numbers in zip(found, measures, strict=True)]
 
 
 def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: float | None) -> None:

@@ -12,7 +12,7 @@ from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.types import Attack, Batch, Detections, Detector, Images, RawPredictions
 
-VERSION = 5  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 6  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
 def predictions(detector: Detector, images: Images) -> Float[Tensor, "B values"]:

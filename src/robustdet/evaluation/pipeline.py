@@ -23,7 +23,7 @@ from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.summary import summarise, worst_fields
 from robustdet.evaluation.worst_case import WORST_CASE, WorstCase, inside, shared_radius
-from robustdet.types import Attack, Batch, Detections, Detector, Images, Target
+from robustdet.types import Attack, Batch, Detections, Detector, Images, Knowledge, Target
 
 CLEAN = "clean"
 log = logging.getLogger(__name__)
@@ -94,17 +94,28 @@ class SuiteEvaluator:
             self.seen.contents[target.image_id] = content
         evaluated = 0
         for name, attacked in self.attacks.items():
-            if name in self.seen.failed:
+            places = [] if name in self.seen.failed else self._asked(batch, found)
+            if not places:
                 continue
+            part = Batch(batch.images[places], [batch.targets[place] for place in places])
+            asked = [found[place] for place in places]
             try:
-                new = attacked.evaluate(detector, batch, found)
+                new = attacked.evaluate(detector, part, asked)
             except AttackFailedError as error:
                 self.seen.failed[name] = str(error)
                 log.error("%s failed and has no result: %s", name, error)
                 continue
-            self.seen.stored[name] += len(batch) - new
+            self.seen.stored[name] += len(part) - new
             evaluated += new
+            self._attacked(name, part, asked)
         return evaluated
+
+    def _asked(self, batch: Batch, contents: Sequence[str]) -> list[int]:
+        """The places in the batch of the images that the next attack is for: all."""
+        return list(range(len(batch)))
+
+    def _attacked(self, name: str, part: Batch, contents: Sequence[str]) -> None:
+        """Called when these images have been measured under the attack of this name."""
 
     def merge(self, processes: Iterable[Seen]) -> None:
         """Have seen what these processes have, all who wrote into the same folder, this one among them."""
@@ -136,59 +147,92 @@ class SuiteEvaluator:
         case is over clean images and the attacks inside the ball that most attacks of the suite promise; there is none
         when they are fewer than two.
         """
-        targets = self.seen.targets
         made = {name: one for name, one in self.attacks.items() if name not in self.seen.failed}
-        outcomes = of_shared_images({name: one.read(self.seen.contents) for name, one in made.items()})
-        epsilons = {name: declared_epsilon(one.attack) for name, one in made.items()}
-        settings = {name: self.attack_settings.get(name) for name in made}
-        knowledge = {name: one.attack.knowledge for name, one in made.items() if one.attack is not None}
-        code = {name: one.code for name, one in made.items()}
-        worst: dict[str, Any] = {}
+        outcomes = self._comparable({name: one.read(self.seen.contents) for name, one in made.items()})
+        about = {name: About.attack(self.attack_settings.get(name), one) for name, one in made.items()}
+        rows: dict[str, dict[str, Any]] = {name: {} for name in self._rows(made)}
         radius = shared_radius({name: declared_epsilon(one.attack) for name, one in self.attacks.items()})
-        rivals = [] if radius is None else inside(epsilons, radius)
+        rivals = [] if radius is None else inside({name: about[name].epsilon for name in made}, radius)
         if len(rivals) > 1:
-            choice = WorstCase(metric, {image_id: targets[image_id] for image_id in outcomes[CLEAN]})
+            choice = WorstCase(metric, {image_id: self.seen.targets[image_id] for image_id in outcomes[CLEAN]})
             for name in (CLEAN, *rivals):
                 choice.add(name, outcomes[name])
+            about[WORST_CASE] = self._about_worst_case({name: about[name] for name in rivals}, radius)
+            rows[WORST_CASE] = {
+                **worst_fields(choice),
+                "failed": self.seen.failed,
+                "left_out": self.left_out,
+                **self._worst_case_fields(choice, about, outcomes),
+            }
             outcomes[WORST_CASE] = choice.outcomes
-            epsilons[WORST_CASE], settings[WORST_CASE] = radius, {"attacks": rivals, "epsilon": radius}
-            code[WORST_CASE] = hashlib.sha256("".join(code[name] for name in rivals).encode()).hexdigest()
-            worst = {**worst_fields(choice), "failed": self.seen.failed, "left_out": self.left_out}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
             Record(
                 run=run,
                 attack=name,
-                attack_settings=settings[name],
+                attack_settings=about[name].settings,
                 environment=environment,
-                code=code[name],
+                code=about[name].code,
                 date=date,
                 **summarise(
                     outcomes[name],
                     None if name == CLEAN else outcomes[CLEAN],
-                    targets,
+                    self.seen.targets,
                     metric,
                     class_names,
-                    epsilons[name],
-                    knowledge.get(name, "gradients"),
+                    about[name].epsilon,
+                    about[name].knowledge,
                 )
-                | (worst if name == WORST_CASE else {}),
+                | fields,
             )
-            for name in outcomes
+            for name, fields in rows.items()
         ]
         entries = [
-            Entry(name, settings[name], knowledge[name], epsilons[name], record.map, outcomes[name], targets)
-            for record in records
-            if (name := record.attack) in self.attacks and name != CLEAN
+            Entry(name, fields.settings, fields.knowledge, fields.epsilon, one.map, outcomes[name], self.seen.targets)
+            for one in records
+            if (name := one.attack) in self.attacks and name != CLEAN and (fields := about[name])
         ]
         flags = suite_flags(entries, radius)
-        return [replace(record, flags=record.flags + flags.get(record.attack, [])) for record in records]
+        flags[WORST_CASE] = self._worst_case_flags(about, outcomes)
+        return [replace(one, flags=one.flags + flags.get(one.attack, [])) for one in records]
+
+    def _comparable(self, outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
+        """The outcomes of those images that every attack has."""
+        shared = set.intersection(*(set(of_attack) for of_attack in outcomes.values()))
+        return {
+            name: {image_id: outcome for image_id, outcome in of_attack.items() if image_id in shared}
+            for name, of_attack in outcomes.items()
+        }
+
+    def _rows(self, made: Iterable[str]) -> list[str]:
+        """Which of these attacks have a record of their own: all."""
+        return list(made)
+
+    def _about_worst_case(self, rivals: Mapping[str, About], radius: float | None) -> About:
+        code = hashlib.sha256("".join(one.code for one in rivals.values()).encode()).hexdigest()
+        return About({"attacks": list(rivals), "epsilon": radius}, radius, "gradients", code)
+
+    def _worst_case_fields(
+        self, choice: WorstCase, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]
+    ) -> dict[str, Any]:
+        """What else the record of the worst case says: nothing."""
+        return {}
+
+    def _worst_case_flags(self, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+        """Flags of the worst case besides its own: none, each attack's stand with that attack."""
+        return []
 
 
-def of_shared_images(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
-    """The outcomes of those images that every attack has."""
-    shared = set.intersection(*(set(of_attack) for of_attack in outcomes.values()))
-    return {
-        name: {image_id: outcome for image_id, outcome in of_attack.items() if image_id in shared}
-        for name, of_attack in outcomes.items()
-    }
+@dataclass(frozen=True)
+class About:
+    """What a record says of an attack: its settings as plain data, its promise, what it learns, its code's digest."""
+
+    settings: Any
+    epsilon: float | None
+    knowledge: Knowledge
+    code: str
+
+    @classmethod
+    def attack(cls, settings: Any, one: AttackedImages) -> About:
+        knowledge: Knowledge = "nothing" if one.attack is None else one.attack.knowledge
+        return cls(settings, declared_epsilon(one.attack), knowledge, one.code)

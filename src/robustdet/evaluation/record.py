@@ -41,6 +41,18 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """An attack of a cascade: how many ``images`` it was asked for, for how many of all it was ``chosen`` in the end,
+    and how many images it showed the detector on the way (``forward_passes``).
+    """
+
+    attack: str
+    images: int
+    chosen: int
+    forward_passes: float
+
+
+@dataclass(frozen=True)
 class Record:
     """AP in [0, 1]; a class without objects has none. ``perturbation`` is in 1/255 except for shares.
 
@@ -56,13 +68,14 @@ class Record:
     ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
 
     ``threat`` is where the attack promised to stay, "L∞ 8/255" or "pixel range" (empty for clean images). ``code`` is a
-    digest of the source that made the outcomes: the attack's, and what evaluates it.
+    digest of the source that made the outcomes: the attack's, and what evaluates it. ``forward_passes`` is the mean
+    number of times that an image, at any point of the attack, went through the detector.
 
     The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says for how many
-    images each was taken, ``failed`` and ``left_out`` which attacks of the suite are missing in it, and why. Its
-    ``image_ap`` is that of each image's lowest, and no choice of one of these attacks per image leaves less than
-    ``area_bound`` by the area rule. For any other attack these are empty. Each flag is "name: sentence", see
-    docs/flags.md.
+    images each was taken, ``stages`` what each did where they form a cascade, ``failed`` and ``left_out`` which attacks
+    of the suite are missing in it, and why. Its ``image_ap`` is that of each image's lowest, and no choice of one of
+    these attacks per image leaves less than ``area_bound`` by the area rule. For any other attack these are empty. Each
+    flag is "name: sentence", see docs/flags.md.
     """
 
     run: RunInfo
@@ -91,6 +104,8 @@ class Record:
     code: str | None = None
     image_ap: float | None = None
     area_bound: float | None = None
+    forward_passes: float | None = None
+    stages: list[Stage] = field(default_factory=list)
     threat: str = ""
 
     @property

@@ -42,6 +42,7 @@ class OutcomeStore:
 
     def __init__(self, folder: Path, attack: str, settings: Mapping[str, Any], fresh: bool = False) -> None:
         self._shards = Shards(_settings_folder(folder / "detections", attack, settings), fresh)
+        self._recalled: dict[str, Outcome] | None = None
 
     @property
     def done(self) -> frozenset[str]:
@@ -49,6 +50,14 @@ class OutcomeStore:
 
     def append(self, contents: Sequence[str], outcomes: Sequence[Outcome]) -> None:
         self._shards.append(contents, [_outcome_row(outcome) for outcome in outcomes])
+        if self._recalled is not None:
+            self._recalled |= dict(zip(contents, outcomes, strict=True))
+
+    def recall(self, contents: Sequence[str]) -> list[Outcome]:
+        """Those of these contents, which must be stored. The folder is read once and kept in memory from then on."""
+        if self._recalled is None:
+            self._recalled = self.read()
+        return [self._recalled[content] for content in contents]
 
     def read(self) -> dict[str, Outcome]:
         return {content: _outcome(row) for content, row in self._shards.read().items()}

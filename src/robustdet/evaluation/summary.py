@@ -60,6 +60,7 @@ def summarise(
             targets,
         ),
         "seconds": seconds,
+        "forward_passes": finite_mean([outcome.measures["forward_passes"] for outcome in attacked.values()]),
         "images_per_second": len(attacked) / max(seconds, 1e-9),
     }
 

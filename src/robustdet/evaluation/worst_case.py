@@ -28,6 +28,7 @@ from robustdet.evaluation.store import Outcome
 from robustdet.types import Target
 
 WORST_CASE = "worst_case"
+COSTS = ("seconds", "forward_passes")
 NOTHING = Matched(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64))
 
 
@@ -108,9 +109,9 @@ class WorstCase:
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
-        """The chosen ones by image id. The time of an image is that of all its attacks together."""
+        """The chosen ones by image id. Time and forward passes of an image are those of all its attacks together."""
         return {
-            key: replace(outcome, measures=outcome.measures | {"seconds": self._seconds(key)})
+            key: replace(outcome, measures=outcome.measures | {cost: self._summed(key, cost) for cost in COSTS})
             for key, name in self.choice.items()
             if (outcome := self._outcomes[name][key])
         }
@@ -152,8 +153,8 @@ class WorstCase:
         names = list(self._outcomes)
         return {key: names[number] for key, number in zip(self.targets, chosen.tolist(), strict=True)}
 
-    def _seconds(self, image_id: str) -> float:
-        return math.fsum(each[image_id].measures["seconds"] for each in self._outcomes.values() if image_id in each)
+    def _summed(self, image_id: str, cost: str) -> float:
+        return math.fsum(each[image_id].measures[cost] for each in self._outcomes.values() if image_id in each)
 
 
 class FirstOrder:

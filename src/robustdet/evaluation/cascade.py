@@ -1,0 +1,75 @@
+"""A suite as a cascade: attacks one after the other, each on those images that still have something to lose.
+
+What AutoAttack (Croce & Hein, ICML 2020) does for classifiers, where an image that is misclassified needs no further
+attack. Of a detector's image nothing is left when none of its objects is found: its own AP is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import fsum
+from typing import Any
+
+from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
+from robustdet.evaluation.checks import attack_flags
+from robustdet.evaluation.pipeline import CLEAN, About, SuiteEvaluator
+from robustdet.evaluation.record import Stage
+from robustdet.evaluation.store import Outcome
+from robustdet.evaluation.worst_case import WorstCase
+from robustdet.types import Batch
+
+
+class Cascade(SuiteEvaluator):
+    """A `SuiteEvaluator` whose attacks go on in their order with the images of which an object is still found.
+
+    An image without objects can only be given false alarms: the first attack has it, no later one. The result is the
+    worst case; an attack has no record of its own, because its images are a choice of the earlier ones.
+    """
+
+    _left: dict[str, float]  # the lowest own AP so far, by the content of the batch's images
+
+    def evaluate_batch(self, detector: Any, batch: Batch) -> int:
+        self._left = {}
+        return super().evaluate_batch(detector, batch)
+
+    def _asked(self, batch: Batch, contents: Sequence[str]) -> list[int]:
+        return [place for place, content in enumerate(contents) if self._left.get(content, 1.0) > 0]
+
+    def _attacked(self, name: str, part: Batch, contents: Sequence[str]) -> None:
+        for target, content, outcome in zip(part.targets, contents, self.attacks[name].recall(contents), strict=True):
+            left = pooled_average_precision(match_detections(outcome.detections, target.to("cpu")))
+            if name != CLEAN and not len(target.learnable.labels):
+                left = 0.0
+            self._left[content] = min(left, self._left.get(content, 1.0))
+
+    def _comparable(self, outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
+        return {name: dict(of_attack) for name, of_attack in outcomes.items()}
+
+    def _rows(self, made: Iterable[str]) -> list[str]:
+        return [CLEAN]
+
+    def _about_worst_case(self, rivals: Mapping[str, About], radius: float | None) -> About:
+        about = super()._about_worst_case(rivals, radius)
+        stages = {name: one.settings for name, one in rivals.items()}
+        return About(about.settings | {"stages": stages}, about.epsilon, about.knowledge, about.code)
+
+    def _worst_case_fields(
+        self, choice: WorstCase, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]
+    ) -> dict[str, Any]:
+        """What each stage did."""
+        stages = []
+        for name, chosen in choice.chosen.items():
+            if name != CLEAN and (of_stage := outcomes[name]):
+                passes = fsum(outcome.measures["forward_passes"] for outcome in of_stage.values())
+                stages.append(Stage(name, len(of_stage), chosen, passes))
+        return {"stages": stages}
+
+    def _worst_case_flags(self, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+        """Those of each stage, under its name, for it has no record of its own."""
+        flags = []
+        for name, of_stage in outcomes.items():
+            if name in self.attacks and name != CLEAN and of_stage:
+                clean = {image_id: outcomes[CLEAN][image_id] for image_id in of_stage}
+                raised = attack_flags(clean, of_stage, about[name].epsilon, about[name].knowledge)
+                flags += [f"{text} ({name})" for text in raised]
+        return flags
