@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustdet.evaluation.average_precision import match_detections, voc_average_precision
-from robustdet.evaluation.chance import CHANCE, RESAMPLES, less_than_chance, more_than_chance, resampled_map
+from robustdet.evaluation.chance import CHANCE, DEVIATIONS, RESAMPLES, less_than_chance, more_than_chance, resampled_map
 from tests.evaluation.scenes import scene
 
 
@@ -54,7 +54,10 @@ def test_binomial_bounds(trials, share):
 
 
 def test_one_image_of_sixty_may_be_chance_and_no_image_at_all_says_nothing():
-    assert not less_than_chance(59, 60, 0.99)
-    assert less_than_chance(55, 60, 0.99)
+    """The numbers that docs/flags.md names."""
+    assert [less_than_chance(risen, 60, 0.99) for risen in (59, 56, 55)] == [False, False, True]
+    assert [less_than_chance(risen, 12, 0.99) for risen in (11, 10, 9)] == [False, False, True]
+    assert [more_than_chance(wins, 60, 0.05) for wins in (3, 8, 9, 10)] == [False, False, False, True]
+    assert 3.0 < DEVIATIONS < 3.1
     assert not less_than_chance(0, 0, 0.99)
     assert not more_than_chance(0, 0, 0.05)
