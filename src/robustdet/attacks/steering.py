@@ -34,7 +34,9 @@ class Steering:
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
         detector = require_detector(model, "Steering")
         reference = routing_of(detector.predict(clean), "Steering")
-        behind_the_door = rerouted(OneHot(self.kernel), reference)
+        only = OneHot(self.kernel)
+        only(detector.forward, clean, reference)  # refuses a kernel that is not there
+        behind_the_door = rerouted(only, reference)
         hurt = prepared(self.objective, detector.altered(behind_the_door), clean)
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
