@@ -89,14 +89,40 @@ def test_on_a_detector_it_beats_the_papers_pgd():
     assert (values(victim, total, apgd, targets) >= values(victim, total, pgd, targets) - 1e-4).all()
 
 
-def test_restarts_never_lower_an_images_objective():
+def test_another_start_never_lowers_an_images_objective():
     victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
+    starts = ["clean", "random", "random", "best"]
     found = [
-        values(victim, total, APGD(total, THREAT, 3, restarts)(victim, images, targets, generators()), targets)
-        for restarts in (1, 2, 4, 8)
+        values(victim, total, APGD(total, THREAT, 3, starts[:number])(victim, images, targets, generators()), targets)
+        for number in range(1, 5)
     ]
     assert all((later >= earlier).all() for earlier, later in pairwise(found))
     assert (found[-1] > found[0]).any()
+
+
+def test_each_start_is_where_it_says():
+    """The objective is seen first at the clean image, for the peak, and then at the start of each climb."""
+    victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
+    seen = []
+
+    def watched(model, x):
+        seen.append(x.detach().clone())
+        return total(model, x)
+
+    attack = APGD(watched, THREAT, 2, ["clean", "random", "best"])
+    attack(victim, images, targets, generators())
+    climbs = [seen[place] for place in (1, 4, 7)]
+    assert torch.equal(climbs[0], images)
+    assert torch.equal(climbs[1], THREAT.uniform(images, generators()))
+    best = values(victim, total, climbs[2], targets)
+    assert torch.equal(best, torch.stack([values(victim, total, x, targets) for x in seen[:7]]).amax(dim=0))
+
+
+def test_the_first_step_is_as_small_as_asked():
+    victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
+    attack = APGD(total, THREAT, 1, ["clean"], first_step="0.5/255")
+    changed = attack(victim, images, targets, generators())[:2] - images[:2]
+    assert changed.abs().max().item() == pytest.approx(0.5 / 255, abs=1e-6)
 
 
 def test_a_hostile_objective_leaves_the_clean_image():
@@ -105,7 +131,7 @@ def test_a_hostile_objective_leaves_the_clean_image():
     def distance(model, x):  # falls wherever one goes; its gradient points away from the clean image
         return -(x - images).square().sum(dim=(1, 2, 3))
 
-    assert torch.equal(APGD(distance, THREAT, 1, 2)(victim, images, targets, generators()), images)
+    assert torch.equal(APGD(distance, THREAT, 1, ["random", "random"])(victim, images, targets, generators()), images)
 
 
 def test_every_image_halves_its_own_step():
@@ -116,14 +142,15 @@ def test_every_image_halves_its_own_step():
     def reach(model, x, goal=goal):
         return -(x - goal).abs().sum(dim=(1, 2, 3))
 
-    together = APGD(reach, THREAT, 30, 1)(victim, images, targets, generators())
+    together = APGD(reach, THREAT, 30, ["random"])(victim, images, targets, generators())
     for i in range(3):
         one = slice(i, i + 1)
-        alone = APGD(lambda model, x, g=goal[one]: reach(model, x, g), THREAT, 30, 1)
+        alone = APGD(lambda model, x, g=goal[one]: reach(model, x, g), THREAT, 30, ["random"])
         assert torch.equal(alone(victim, images[one], targets[one], generators()[one]), together[one])
     assert (reach(victim, together) > 0.5 * reach(victim, images)).all()
 
 
-def test_no_restart_is_refused():
-    with pytest.raises(ValueError, match="expected one restart or more, got 0"):
-        APGD(total, THREAT, 5, restarts=0)
+@pytest.mark.parametrize("starts", [[], ["clean", "middle"]])
+def test_other_starts_are_refused(starts):
+    with pytest.raises(ValueError, match="expected one start or more out of clean, random, best, got"):
+        APGD(total, THREAT, 5, starts)

@@ -11,6 +11,7 @@ from robustdet.evaluation.comparisons import Entry, ladders
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.worst_case import shared_radius
 from robustdet.types import Attack, Knowledge
+from src.ladder import without_ladder
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -19,7 +20,8 @@ SUITES = sorted(path.stem for path in (CONF / "suite").glob("*.yaml"))
 
 def compose(name, *overrides, protocol="paper"):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(overrides=[f"+suite={name}", f"+protocol={protocol}", *overrides]).suite
+        suite = hydra.compose(overrides=[f"+suite={name}", f"+protocol={protocol}", *overrides]).suite
+    return without_ladder(suite)
 
 
 @pytest.mark.parametrize("protocol", ["paper", "authors"])

@@ -26,6 +26,8 @@ class Cascade(SuiteEvaluator):
     worst case; an attack has no record of its own, because its images are a choice of the earlier ones.
     """
 
+    fewest_rivals = 1
+
     _left: dict[str, float]  # the lowest own AP so far, by the content of the batch's images
 
     def evaluate_batch(self, detector: Any, batch: Batch) -> int:

@@ -60,6 +60,8 @@ class SuiteEvaluator:
     An attack that fails is not asked again and has no record; the others go on.
     """
 
+    fewest_rivals = 2  # attacks of which a worst case is more than one column said twice
+
     def __init__(
         self,
         attacks: Mapping[str, Attack | None],
@@ -153,7 +155,7 @@ class SuiteEvaluator:
         rows: dict[str, dict[str, Any]] = {name: {} for name in self._rows(made)}
         radius = shared_radius({name: declared_epsilon(one.attack) for name, one in self.attacks.items()})
         rivals = [] if radius is None else inside({name: about[name].epsilon for name in made}, radius)
-        if len(rivals) > 1:
+        if len(rivals) >= self.fewest_rivals:
             choice = WorstCase(metric, {image_id: self.seen.targets[image_id] for image_id in outcomes[CLEAN]})
             for name in (CLEAN, *rivals):
                 choice.add(name, outcomes[name])

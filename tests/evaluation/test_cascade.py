@@ -1,0 +1,141 @@
+"""Attacks one after the other, each on the images of which an object is still found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.objectives import total
+from robustdet.attacks.pgd import PGD
+from robustdet.attacks.threat import LInf
+from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
+from robustdet.evaluation.cascade import Cascade
+from robustdet.evaluation.environment import describe_environment
+from robustdet.evaluation.metric import VocMetric
+from robustdet.evaluation.pipeline import SuiteEvaluator
+from robustdet.evaluation.record import read_record, write_record
+from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
+from tests.evaluation.records import RUN
+
+BALL = LInf("64/255")
+
+
+class Counting(BaseAttack):
+    """Darkens whole images by a share of ε, and remembers which it was asked for."""
+
+    def __init__(self, share: float) -> None:
+        self.threat = BALL
+        self.share = share
+        self.asked: list[str] = []
+
+    def __call__(self, victim, images, targets, generators):
+        self.asked += [target.image_id for target in targets]
+        return self.threat.project(images - self.share * BALL.epsilon, images)
+
+
+class Failing(Counting):
+    def __call__(self, victim, images, targets, generators):
+        raise ZeroDivisionError("on purpose")
+
+
+def run(folder, attacks, kind=Cascade, batches=None):
+    suite = kind({"clean": None, **attacks}, {name: {"name": name} for name in attacks}, folder, {})
+    detector = QuadrantDetector().eval()
+    for batch in batches or quadrant_batches(12, 4):
+        suite.evaluate_batch(detector, batch)
+    return suite, suite.records(VocMetric(3), RUN, describe_environment("cpu"), ["a", "b", "c"])
+
+
+def own_ap(suite, name):
+    targets = suite.seen.targets
+    outcomes = suite.attacks[name].read(suite.seen.contents)
+    return {key: pooled_average_precision(match_detections(o.detections, targets[key])) for key, o in outcomes.items()}
+
+
+def test_a_later_attack_has_the_images_that_are_left(tmp_path):
+    attacks = {"weak": Counting(0.2), "strong": Counting(1.0), "last": PGD(total, BALL, 20, "8/255")}
+    suite, _ = run(tmp_path, attacks)
+    objects = {key: len(target.learnable.labels) for key, target in suite.seen.targets.items()}
+    left = {key: ap for key, ap in own_ap(suite, "clean").items() if ap > 0}
+    assert attacks["weak"].asked == sorted(left)
+    left = {key for key, ap in own_ap(suite, "weak").items() if min(ap, left[key]) > 0 and objects[key]}
+    assert left
+    assert attacks["strong"].asked == sorted(left)
+    after = {key for key, ap in own_ap(suite, "strong").items() if ap > 0}
+    assert set(own_ap(suite, "last")) == after
+
+
+def test_the_result_is_one_worst_case_that_says_what_each_stage_did(tmp_path):
+    attacks = {"weak": Counting(0.2), "last": PGD(total, BALL, 20, "8/255")}
+    suite, records = run(tmp_path, attacks)
+    assert [record.attack for record in records] == ["clean", "worst_case"]
+    clean, worst = records
+    assert worst.map < clean.map
+    assert worst.num_images == clean.num_images == 12
+    weak, last = worst.stages
+    assert (weak.attack, weak.images, weak.forward_passes) == ("weak", 12, 0)  # it does not ask
+    assert (last.attack, last.images) == ("last", len(own_ap(suite, "last")))
+    assert last.forward_passes == 20 * last.images
+    assert worst.forward_passes == pytest.approx(20 * last.images / 12)
+    assert weak.chosen + last.chosen + worst.chosen["clean"] == 12
+    assert worst.attack_settings["stages"] == {"weak": {"name": "weak"}, "last": {"name": "last"}}
+    assert read_record(write_record(worst, tmp_path)) == worst
+
+
+def test_is_never_above_the_suite_of_the_same_attacks_in_full_where_a_lost_image_stays_lost(tmp_path):
+    attacks = {"weak": Counting(0.2), "last": PGD(total, BALL, 20, "8/255")}
+    cascade = run(tmp_path / "cascade", attacks)[1][-1]
+    full = run(tmp_path / "full", attacks, SuiteEvaluator)[1][-1]
+    assert cascade.image_ap == full.image_ap
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path):
+    batches = quadrant_batches(12, 4)
+    whole = run(tmp_path / "whole", {"weak": Counting(0.2), "last": PGD(total, BALL, 20, "8/255")})[1]
+
+    class Interrupted(Counting):
+        def __call__(self, victim, images, targets, generators):
+            if self.asked:
+                raise KeyboardInterrupt
+            return super().__call__(victim, images, targets, generators)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", {"weak": Interrupted(0.2), "last": PGD(total, BALL, 20, "8/255")}, batches=batches)
+    again = Counting(0.2)
+    _, records = run(tmp_path / "parts", {"weak": again, "last": PGD(total, BALL, 20, "8/255")}, batches=batches)
+    assert records[-1].map == whole[-1].map
+    assert records[-1].chosen == whole[-1].chosen
+
+
+def test_a_stage_that_fails_is_named_and_the_next_has_its_images(tmp_path):
+    attacks = {"broken": Failing(1.0), "last": Counting(1.0)}
+    suite, records = run(tmp_path, attacks)
+    assert list(suite.seen.failed) == ["broken"]
+    assert records[-1].failed == suite.seen.failed
+    assert len(attacks["last"].asked) == 12
+    assert [stage.attack for stage in records[-1].stages] == ["last"]
+
+
+def test_flags_of_a_stage_stand_with_the_worst_case_under_its_name(tmp_path):
+    class Backwards(Counting):
+        knowledge = "gradients"
+
+        def __call__(self, victim, images, targets, generators):
+            return images.clone()
+
+    _, records = run(tmp_path, {"idle": Backwards(0.0), "last": Counting(1.0)}, batches=quadrant_batches(60, 20))
+    assert any(text.startswith("loss_not_raised") and text.endswith("(idle)") for text in records[-1].flags)
+
+
+def test_images_without_objects_are_attacked_once(tmp_path):
+    (batch,) = quadrant_batches(3, 3)
+    empty = [
+        replace(t, **{k: getattr(t, k)[:0] for k in ("boxes", "labels", "difficult", "crowd")}) for t in batch.targets
+    ]
+    attacks = {"first": Counting(0.1), "second": Counting(1.0)}
+    suite = Cascade({"clean": None, **attacks}, {}, tmp_path, {})
+    suite.evaluate_batch(QuadrantDetector().eval(), replace(batch, targets=empty))
+    assert len(attacks["first"].asked) == 3
+    assert attacks["second"].asked == []
+    assert torch.equal(batch.images, quadrant_batches(3, 3)[0].images)
