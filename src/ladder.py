@@ -15,8 +15,8 @@ def without_ladder(suite: DictConfig) -> DictConfig:
 
     Each of ``ladder.attacks`` climbs from the clean image in each of ``step_sizes`` (NAME_8, NAME_0_5, …: in 1/255),
     and from what each of ``starts`` makes (NAME_random, …) in ``step_size_elsewhere``. An attack around another one
-    (`Adaptive`) hands this on to it. Attacks of the suite with the same name count for more. Raises ValueError for an
-    attack without a step size.
+    (`Adaptive`) hands this on to it. An attack of the suite with a rung's name counts for more; what a suite has under
+    two names is run once, under the first. Raises ValueError for an attack without a step size.
     """
     if suite.get("ladder") is None:
         return suite
@@ -28,7 +28,11 @@ def without_ladder(suite: DictConfig) -> DictConfig:
             rungs[f"{name}_{in_levels(size)}"] = rung(name, attack, ladder["steps"], size, None)
         for place, start in ladder["starts"].items():
             rungs[f"{name}_{place}"] = rung(name, attack, ladder["steps"], ladder["step_size_elsewhere"], start)
-    return OmegaConf.create({**fields, "attacks": rungs | fields["attacks"]})
+    once: dict[str, Any] = {}
+    for name, attack in (rungs | fields["attacks"]).items():
+        if attack is None or attack not in once.values():
+            once[name] = attack
+    return OmegaConf.create({**fields, "attacks": once})
 
 
 def rung(name: str, attack: dict[str, Any], steps: int, size: str, start: dict[str, Any] | None) -> dict[str, Any]:
@@ -38,8 +42,11 @@ def rung(name: str, attack: dict[str, Any], steps: int, size: str, start: dict[s
     length = next((key for key in SIZES if key in climb), None)
     if length is None:
         raise ValueError(f"suite.ladder.attacks.{name} has no step size: it needs {' or '.join(SIZES)}")
-    climb |= {"steps": steps, length: size, "start": start}
-    climb.pop("random_start", None)
+    climb |= {"steps": steps, length: size}
+    if "random_start" in climb:
+        climb["random_start"] = False
+    if start is not None:
+        climb["start"] = start
     return fields
 
 

@@ -57,7 +57,7 @@ def test_what_the_suites_promise():
     assert set(paper.attacks) == {"clean", "pgd_cls", "pgd_loc", "cwa", "dag"}
     assert (paper.attacks.pgd_cls.steps, paper.attacks.pgd_cls.step_size) == (20, "8/255")
     assert (paper.tabled, quick.tabled, quick.attacks.pgd_cls.steps) == (True, False, 5)
-    assert (reliable.attacks.cwa.steps, reliable.attacks.cwa.random_start) == (50, True)
+    assert (reliable.attacks.cwa_2.steps, reliable.attacks.cwa_random.start._target_) == (50, "robustdet.attacks.Noise")
     del reliable.attacks.transfer  # needs a surrogate
     attacks = hydra.utils.instantiate(reliable.attacks, _convert_="all")
     epsilons = {name: declared_epsilon(attack) for name, attack in attacks.items() if name != "clean"}
@@ -66,7 +66,11 @@ def test_what_the_suites_promise():
         f"total_eps_{epsilon}" for epsilon in (0, 2, 4, 16, 64, 255)
     }
     assert {attack.knowledge for attack in attacks.values() if attack} == set(get_args(Knowledge))
-    assert set(compose("sanity").attacks) | set(compose("adaptive").attacks) < set(reliable.attacks)
+    everything = list(reliable.attacks.values())
+    assert all(
+        attack in everything for name in ("sanity", "adaptive", "ladder") for attack in compose(name).attacks.values()
+    )
+    assert sum(everything.count(attack) for attack in everything) == len(everything)  # nothing twice
 
 
 def test_the_rows_of_sanity_differ_in_one_field():
@@ -77,10 +81,11 @@ def test_the_rows_of_sanity_differ_in_one_field():
     def rows(key, read):
         return [[entry.name for entry in row] for row in ladders(entries, key, read)]
 
-    assert rows("steps", int) == [["total_steps_1", "total_steps_10", "total_steps_50"]]
+    assert rows("steps", int) == [["total_steps_1", "total_steps_10", "pgd_total_2"]]
     assert rows("threat.epsilon", pixel_fraction) == [[f"total_eps_{e}" for e in (0, 2, 4, 8, 16, 64, 255)]]
+    climbs = ["pgd_cls", "pgd_loc", "pgd_total", "cwa", "tog_vanishing", "tog_fabrication", "tog_mislabelling"]
     assert rows("step_size", pixel_fraction) == [
-        ["total_fine", "pgd_total_fine", "total_steps_50"],
+        *([f"{name}_{rung}" for rung in ("0_25", "0_5", "2", "8")] for name in climbs),
         ["cls_step_2", "cls_step_8"],
         ["loc_step_2", "loc_step_8"],
     ]
@@ -96,16 +101,30 @@ def test_adaptive_attacks_have_plain_rivals_of_equal_means(name):
     def means(pgd):
         return pgd["steps"], pgd["step_size"]
 
-    total = attacks["pgd_total"]["objective"]
+    total = attacks["pgd_total_2"]["objective"]
     plain = {
         means(fields)
         for fields in attacks.values()
         if fields and fields.get("objective") == total and "step_size" in fields
     }
     adaptive = [fields for fields in (*attacks.values(), *fools) if fields and "routing" in fields]
-    assert len(adaptive) == 11
-    assert {means(fields["attack"]) for fields in adaptive} <= plain
-    assert attacks["apgd_total"]["restarts"] >= len(fools)
+    assert len(adaptive) >= 11
+    by_loss = [fields["attack"] for fields in adaptive if "Steering" not in str(fields)]
+    assert {means(fields) for fields in by_loss if "start" not in fields} <= plain
+    assert len(attacks["apgd_total"]["starts"]) >= len(fools)
+    # what steers outranks: its rival starts as finely, and as often, on the detector as it is
+    assert (attacks["outrank_fine"]["steps"], attacks["outrank_fine"]["first_step"]) == (50, "0.5/255")
+
+
+def test_the_steering_attacks_are_those_of_each_kernel():
+    attacks = OmegaConf.to_container(compose("adaptive").attacks, resolve=True)
+    for name in ("aid_steer", "aid_steer_first"):
+        climbs = [attacks[f"{name}_{kernel}"]["attack"] for kernel in range(4)]
+        assert [climb["objective"]["kernel"] for climb in climbs] == [0, 1, 2, 3]
+        while all("start" in climb for climb in climbs):
+            climbs = [climb["start"] for climb in climbs]
+            assert [climb["objective"]["kernel"] for climb in climbs] == [0, 1, 2, 3]
+    assert attacks["aid_steer_first_2"]["attack"]["start"]["start"]["objective"]["weight"] == 100
 
 
 def test_one_field_of_one_attack_can_be_changed():
