@@ -81,7 +81,10 @@ def test_the_rows_of_sanity_differ_in_one_field():
     def rows(key, read):
         return [[entry.name for entry in row] for row in ladders(entries, key, read)]
 
-    assert rows("steps", int) == [["total_steps_1", "total_steps_10", "pgd_total_2"]]
+    assert sorted(rows("steps", int)) == sorted(
+        [["total_steps_1", "total_steps_10", "pgd_total_2"]]
+        + [[f"{task}_step_{size}", f"pgd_{task}_{size}"] for task in ("cls", "loc") for size in (2, 8)]
+    )
     assert rows("threat.epsilon", pixel_fraction) == [[f"total_eps_{e}" for e in (0, 2, 4, 8, 16, 64, 255)]]
     climbs = ["pgd_cls", "pgd_loc", "pgd_total", "cwa", "tog_vanishing", "tog_fabrication", "tog_mislabelling"]
     assert rows("step_size", pixel_fraction) == [
