@@ -10,6 +10,7 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from robustdet.evaluation.record import Record, RunInfo
+from robustdet.evaluation.worst_case import WORST_CASE
 
 MISNAMED = ("other_settings", "other_precision")  # flags of `robustdet.analysis.suite_settings`
 WIDE = 8  # columns that a terminal has room for
@@ -119,7 +120,9 @@ def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: s
     `WIDE` go down, and experiments across.
     """
     attacks = list(dict.fromkeys(record.attack for record in records))
-    titles = {attack: title for spec in reversed(specs) for attack, title in spec.columns.items()}
+    titles = {WORST_CASE: "Worst case"} | {
+        attack: title for spec in reversed(specs) for attack, title in spec.columns.items()
+    }
     footnotes = _Footnotes()
     rows = []
     experiments = list(dict.fromkeys(record.run.experiment for record in records))
