@@ -1,0 +1,93 @@
+"""The pages that lead a stranger through something are followed word by word, in a copy of the repository.
+
+A page's file blocks have their path on a line of its own above them; each ``bash`` block is a command. Nothing is
+changed but how much is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launchers.commands import FEW
+
+ROOT = Path(__file__).parent.parent
+FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^```bash\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
+SMALLER = {
+    "src.train": [*FEW, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer=cpu"],
+    "src.evaluate": [*(field for field in FEW if field.startswith("data.")), "suite.max_images=2", "trainer=cpu"],
+}
+DRIVER = """
+import json, runpy, sys
+
+for module, *arguments in json.loads(sys.argv[1]):  # all in one process: imports are most of what they cost
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def follow(page: str, folder: Path) -> str:
+    """Writes the page's files into a copy of the repository and runs its commands there; what they printed."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for name in ("src", "conf", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for path, content in FILE.findall(text):
+        assert not (folder / path).exists(), f"{page} edits {path}, which is there already"
+        (folder / path).write_text(content, encoding="utf-8")
+    commands = [shlex.split(command.replace("\\\n", " ")) for command in COMMAND.findall(text)]
+    assert all(command[:2] == ["python", "-m"] for command in commands)
+    asked = [[module, *arguments, *SMALLER.get(module, [])] for _, _, module, *arguments in commands]
+    run = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(asked)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def records(run: Path) -> dict[str, dict]:
+    return {file.stem: json.loads(file.read_text()) for file in run.glob("evaluation/*/records/*.json")}
+
+
+def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
+    said = follow("add_an_attack", tmp_path)
+    passed = re.search(r"(\d+) passed", said)
+    assert passed, said
+    assert int(passed[1]) >= 40
+    assert "failed" not in said
+    evaluated = records(tmp_path / "outputs" / "mi_fgsm")
+    assert {"clean", "pgd_cls", "pgd_loc", "mi_fgsm", "margin"} <= evaluated.keys()
+    assert evaluated["mi_fgsm"]["attack_settings"]["decay"] == 1.0
+    assert evaluated["margin"]["attack_settings"]["steps"] == 5
+    assert (tmp_path / "outputs" / "pgd_margin" / "checkpoints" / "final.ckpt").is_file()
+
+
+def test_a_method_is_added_as_the_page_says(tmp_path: Path):
+    said = follow("add_a_method", tmp_path)
+    passed = re.search(r"(\d+) passed", said)
+    assert passed, said
+    assert int(passed[1]) >= 20
+    assert {"clean", "pgd_cls", "pgd_loc"} <= records(tmp_path / "outputs" / "trades").keys()
+    assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text()
+
+
+@pytest.mark.parametrize("page", ["add_an_attack", "add_a_method"])
+def test_the_readme_leads_to_the_page(page: str):
+    assert f"docs/{page}.md" in (ROOT / "README.md").read_text(encoding="utf-8")
