@@ -78,9 +78,7 @@ def main() -> None:
     print(
         "shapes_std: a standard SSD. shapes_mtd_warm: adversarially trained from it (MTD). shapes_robustdet: RobustDet."
     )
-    print(
-        "outrank raises wrong detections above right ones, which is what AP counts; outrank_sharp: another start."
-    )
+    print("outrank raises wrong detections above right ones, which is what AP counts; outrank_sharp: another start.")
     print("Worst case: what is left when each image gets the attack that hurts most; suite=strongest searches further.")
     print(f"Pictures of detections, clean and attacked, are named above. {duration(time.monotonic() - start)} in all.")
 

@@ -218,9 +218,11 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
 def spent(records: Sequence[Record]) -> str:
     """How many images the detector has looked at, for one of the split; of a cascade, what each attack of it did."""
     worst = records[-1]
-    if not worst.stages:
+    if "stages" not in (worst.attack_settings or {}):
         each = [record.forward_passes or 0.0 for record in records if record.attack != WORST_CASE]
         return f"Cost:     {sum(each):,.0f} forward passes an image"
+    if not worst.stages:
+        return "Cascade:  no object is found on the clean images: there was nothing to attack"
     stages = ", ".join(f"{stage.attack} {stage.images} ({stage.chosen})" for stage in worst.stages)
     total = math.fsum(stage.forward_passes for stage in worst.stages) / worst.num_images
     return f"Cascade:  {stages} images attacked (taken)\nCost:     {total:,.0f} forward passes an image"

@@ -13,12 +13,13 @@ import torch
 from omegaconf import DictConfig
 
 from robustdet.evaluation.environment import file_sha256
-from robustdet.evaluation.record import Record, read_records
+from robustdet.evaluation.record import Record, Stage, read_records
 from robustdet.interop.checkpoints import load_checkpoint
 from src.building import build, save_config
 from src.clean_stage import fingerprint
-from src.evaluate import IncompleteSuiteError, evaluate, evaluation_folder, fitting_attacks, training_of
+from src.evaluate import IncompleteSuiteError, evaluate, evaluation_folder, fitting_attacks, spent, training_of
 from src.train import train
+from tests.evaluation.records import RECORD
 from tests.launchers.commands import start
 
 
@@ -31,7 +32,7 @@ def test_a_detector_meets_the_attacks_that_fit_it(
     said = capsys.readouterr().out
     routed = experiment == "shapes_robustdet"
     assert ("discriminator" in {attack.knowledge for attack in attacks.values() if attack}) is routed
-    assert ("aid_kernel_3: this detector has no discriminator" in said) is not routed
+    assert ("aid_steer_first_3: this detector has no discriminator" in said) is not routed
     assert "transfer: suite.attacks.transfer.surrogate.ckpt_path names no checkpoint" in said
     left_out = {"transfer"} if routed else {"transfer"} | {name for name in cfg.suite.attacks if "aid_" in name}
     assert set(cfg.suite.attacks) - set(attacks) == left_out == reasons.keys()
@@ -259,6 +260,28 @@ def test_what_came_from_the_store_is_said_and_can_be_forced(
     assert "no image was there already" in said("fresh=true")
     assert "no image was there already" in said("trainer.precision=16-true")
     assert "clean: 3 of 5, pgd_cls: 3 of 5 images" in said("suite.max_images=5")
+
+
+def test_the_strongest_suite_is_a_cascade(
+    compose: Callable[..., DictConfig], run: Path, capsys: pytest.CaptureFixture[str]
+):
+    records = evaluate(compose("evaluate", f"ckpt_path={run}", "suite=strongest", "suite.max_images=3", "pictures=0"))
+    assert [record.attack for record in records] == ["clean", "worst_case"]
+    assert next(iter(records[-1].attack_settings["stages"])) == "outrank"
+    # weights that were never trained find nothing
+    assert "no object is found on the clean images: there was nothing to attack" in capsys.readouterr().out
+
+
+def test_what_a_suite_cost_is_said():
+    stages = [Stage("outrank", 6, 4, 186.0), Stage("outrank_square", 2, 1, 400.0)]
+    worst = replace(RECORD, attack="worst_case", attack_settings={"stages": {}}, stages=stages, num_images=6)
+    assert spent([RECORD, worst]).splitlines() == [
+        "Cascade:  outrank 6 (4), outrank_square 2 (1) images attacked (taken)",
+        "Cost:     98 forward passes an image",
+    ]
+    rows = [replace(RECORD, forward_passes=20.4), replace(RECORD, forward_passes=1000.0)]
+    both = replace(RECORD, attack="worst_case", forward_passes=1020.4)
+    assert spent([*rows, both]) == "Cost:     1,020 forward passes an image"
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
