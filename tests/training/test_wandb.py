@@ -108,7 +108,7 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
     )
     found = evaluate(cfg)
     assert wandb.run is None
-    file = only_file(Path(cfg.paths.run))
+    file = only_file(checkpoint.parents[1] / "evaluation" / "quick")
     (run,) = [record.run for record in records(file) if record.HasField("run")][:1]
     assert run.job_type == "evaluate"
     assert run.run_id != identifier
