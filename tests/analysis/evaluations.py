@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from robustdet.evaluation.objects import ObjectCounts
-from robustdet.evaluation.record import write_record
+from robustdet.evaluation.record import Stage, write_record
 from tests.evaluation.records import RECORD, RUN
 
 FLAG = "outside_ball: changed by more than ε = 8/255 (in 3 of 4952 images, such as 000001)"
@@ -81,7 +81,13 @@ def write_everything(outputs: Path) -> None:
         write(cfr, attack, ap)
     write(cfr, "dag", 0.292, flags=[FLAG])
     write(
-        cfr, "worst_case", 0.25, attack_settings={"attacks": ["pgd_cls", "cwa"]}, chosen={"pgd_cls": 3000, "cwa": 1952}
+        cfr,
+        "worst_case",
+        0.25,
+        attack_settings={"attacks": ["pgd_cls", "cwa"]},
+        chosen={"pgd_cls": 3000, "cwa": 1952},
+        stages=[Stage("pgd_cls", 4952, 3000, 99040.0), Stage("cwa", 4000, 1952, 80000.0)],
+        forward_passes=36.2,
     )
     write(cfr, "pgd_cls", 0.321, suite="reliable")
     write(cfr, "pgd_cls", 0.333, protocol="authors")

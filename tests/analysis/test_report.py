@@ -135,7 +135,7 @@ def test_numbers_stand_together_only_if_split_suite_and_protocol_are_the_same(ou
     ]
     paper = groups[1].average_precision(SPECS)
     assert paper.title == "AP (voc07) on VOC2007 test (suite=paper, protocol=paper)"
-    assert paper.columns == ["Clean", "A_cls", "A_loc", "CWA", "DAG", "worst_case"]
+    assert paper.columns == ["Clean", "A_cls", "A_loc", "CWA", "DAG", "Worst case"]
     assert [title for title, _ in paper.rows] == ["voc_std", "voc_cfr"]  # as in the paper's table
     cells = dict(paper.rows)["voc_cfr"]
     assert [cell.paper for cell in cells] == [74.8, 45.9, 49.1, 48.0, 56.6, None]
@@ -341,6 +341,7 @@ def test_the_page_says_it_all(outputs: Path):
         "77.4 *",
         "on 500 of 4952 images",
         "worst_case : hurt most by pgd_cls in 3000, cwa in 1952 of 4952 images",
+        "A cascade, in its order: pgd_cls attacked 4952 images, cwa attacked 4000 images. 36 forward passes an image",
         "of 12032 objects, 9000 are found on clean images",
         "pgd_cls PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)",
         "Sweep of voc_robustdet",

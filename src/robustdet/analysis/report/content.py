@@ -19,7 +19,7 @@ WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 COLUMNS = """
 experiment method data split suite protocol tabled seed training_seed checkpoint_sha256 attack threat ap_rule map
 area_map area_bound map_50_95 image_ap num_images split_size partial linf_max linf_8bit_max objects found_clean found
-kept mislabelled vanished fabricated_clean fabricated flags seconds date file
+kept mislabelled vanished fabricated_clean fabricated flags seconds forward_passes date file
 """.split()  # noqa: SIM905
 
 
