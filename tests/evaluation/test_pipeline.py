@@ -164,6 +164,17 @@ def test_dag_is_not_blamed_for_images_where_nothing_was_found(tmp_path):
     assert dag["flags"] == []
 
 
+def test_the_worst_case_is_not_asked_to_raise_a_loss(detector, tmp_path):
+    attacks = {"clean": None, "uniform": Noise(LInf(EPSILON)), "sign": Noise(LInf(EPSILON), "sign")}
+    suite = evaluator(tmp_path, attacks=attacks, attack_settings={})
+    for batch in quadrant_batches(60, 30):
+        suite.evaluate_batch(detector, batch)
+    *_, worst = measured(suite)
+    assert worst["attack"] == "worst_case"
+    assert max(worst["loss_rose"].values()) < 0.9
+    assert worst["flags"] == []
+
+
 def test_rounding_that_depends_on_the_batch_is_no_change_at_zero(tmp_path):
     class Rounded(QuadrantDetector):
         def forward(self, images, generator=None):  # as float32 convolutions do in batches of different sizes

@@ -28,7 +28,9 @@ SLACK = 1e-12  # sums of floating-point numbers in another order
 
 def outcome(*found, seconds=1.0):
     boxes, scores, labels = zip(*found, strict=True) if found else ([], [], [])
-    return Outcome(detections(list(boxes), list(scores), list(labels)), {"seconds": float(seconds)})
+    return Outcome(
+        detections(list(boxes), list(scores), list(labels)), {"seconds": float(seconds), "forward_passes": 3.0}
+    )
 
 
 @st.composite
@@ -107,7 +109,7 @@ def test_no_choice_of_one_attack_an_image_goes_below_the_bound(suite):
 
 def test_the_bound_of_one_attack_is_its_own_map():
     found, targets = scene(30, 2, seed=5)
-    outcomes = {name: Outcome(one, {"seconds": 0.0}) for name, one in found.items()}
+    outcomes = {name: Outcome(one, {"seconds": 0.0, "forward_passes": 3.0}) for name, one in found.items()}
     case = worst(METRICS["area"], targets, [outcomes])
     assert case.area_bound == case.value
 
@@ -141,6 +143,7 @@ def test_images_that_an_attack_lacks_keep_their_choice():
     case.add("half", {"b": outcome(seconds=2)})
     assert case.choice == {"a": "attack0", "b": "half"}
     assert {name: one.measures["seconds"] for name, one in case.outcomes.items()} == {"a": 1.0, "b": 3.0}
+    assert {name: one.measures["forward_passes"] for name, one in case.outcomes.items()} == {"a": 3.0, "b": 6.0}
     case.add("nothing", {})
     assert case.chosen == {"attack0": 1, "half": 1, "nothing": 0}
 

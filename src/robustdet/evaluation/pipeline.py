@@ -212,7 +212,8 @@ class SuiteEvaluator:
 
     def _about_worst_case(self, rivals: Mapping[str, About], radius: float | None) -> About:
         code = hashlib.sha256("".join(one.code for one in rivals.values()).encode()).hexdigest()
-        return About({"attacks": list(rivals), "epsilon": radius}, radius, "gradients", code)
+        settings = {"attacks": list(rivals), "epsilon": radius}
+        return About(settings, radius, "nothing", code)  # it is chosen, and climbs no loss itself
 
     def _worst_case_fields(
         self, choice: WorstCase, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]
