@@ -116,3 +116,34 @@ def test_tensors_hold_no_code():
     before = digest_of(attack)
     attack.tensor = torch.zeros(2)
     assert digest_of(attack) == before
+
+
+def test_a_library_outside_of_site_packages_is_a_library_and_nothing_is_imported(tmp_path, monkeypatch):
+    """As `pip install --target` leaves it; a module that may only be looked at by a type checker is not run."""
+    library = tmp_path / "target"
+    (library / "borrowed").mkdir(parents=True)
+    (library / "borrowed" / "__init__.py").write_text("")
+    (library / "borrowed" / "never_import_me.py").write_text("raise AssertionError")
+    info = library / "borrowed-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: borrowed\nVersion: 1.0\n")
+    (info / "RECORD").write_text("borrowed/__init__.py,,\nborrowed/never_import_me.py,,\n")
+    own = tmp_path / "own"
+    (own / "mine").mkdir(parents=True)
+    (own / "mine" / "__init__.py").write_text("")
+    (own / "mine" / "part.py").write_text("raise AssertionError  # not imported either\n")
+    (own / "mine" / "attack.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import borrowed.never_import_me\n    import mine.part\n"
+        "class Attack:\n    pass\n"
+    )
+    for folder in (library, own):
+        monkeypatch.syspath_prepend(str(folder))
+    sources._installed.cache_clear()
+    attack = importlib.import_module("mine.attack").Attack()
+    before = sources.digest_of(attack)
+    (library / "borrowed" / "never_import_me.py").write_text("raise AssertionError  # another version")
+    assert sources.digest_of(attack) == before
+    (own / "mine" / "part.py").write_text("raise AssertionError  # edited")
+    assert sources.digest_of(attack) != before
+    sources._installed.cache_clear()

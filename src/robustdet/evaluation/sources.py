@@ -11,8 +11,8 @@ import functools
 import hashlib
 import inspect
 import sys
-import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -22,7 +22,6 @@ from torch import Tensor
 
 # A result's identity holds the versions of these. (Others that an attack uses are its own affair.)
 VERSIONED = {"torch", "torchvision", "numpy"}
-LIBRARY_FOLDERS = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def digest_of(*makers: Any) -> str:
@@ -86,24 +85,33 @@ def _closure(names: Iterable[str], own: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def _file_of(name: str, own: set[str]) -> Path | None:
-    """The source of a module that is no library; None for libraries, and where there is none."""
-    top = name.partition(".")[0]
-    if top in VERSIONED or (top in sys.stdlib_module_names and top not in own):
+    """The source of a module that is no library; None for libraries, and where there is none. Nothing is imported."""
+    top, *below = name.split(".")
+    if top not in own and (top in sys.stdlib_module_names or top in _installed()):
         return None
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:
-        try:
-            spec = find_spec(name) if top in own or _is_ours(find_spec(top)) else None
-        except (ImportError, ValueError, AttributeError):  # no module, but a name that a module holds
-            return None
-        file = spec.origin if spec is not None else None
-    if file is None or not file.endswith(".py") or not Path(file).is_file():
-        return None
-    return Path(file) if top in own or not file.startswith(LIBRARY_FOLDERS) else None
+    files = [Path(file)] if file else _places(top, below)
+    return next((place for place in files if place.suffix == ".py" and place.is_file()), None)
 
 
-def _is_ours(spec: Any) -> bool:
-    return spec is not None and spec.origin is not None and not spec.origin.startswith(LIBRARY_FOLDERS)
+def _places(top: str, below: Sequence[str]) -> list[Path]:
+    """Where a module of a package that can be found would lie."""
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return []
+    if not below:
+        return [Path(spec.origin)] if spec.origin else []
+    folders = [Path(location, *below) for location in spec.submodule_search_locations or []]
+    return [place for folder in folders for place in (folder.with_suffix(".py"), folder / "__init__.py")]
+
+
+@functools.cache
+def _installed() -> frozenset[str]:
+    """Top-level names of all installed distributions, wherever on the path they lie (``pip install --target`` too)."""
+    return frozenset(packages_distributions())
 
 
 @functools.lru_cache(maxsize=1024)
