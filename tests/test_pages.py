@@ -50,20 +50,24 @@ def follow(page: str, folder: Path) -> str:
         (folder / path).write_text(content, encoding="utf-8")
     commands = [shlex.split(command.replace("\\\n", " ")) for command in COMMAND.findall(text)]
     assert all(command[:2] == ["python", "-m"] for command in commands)
-    asked = [[module, *arguments, *SMALLER.get(module, [])] for _, _, module, *arguments in commands]
-    run = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(asked)],
+    return run([[module, *arguments, *SMALLER.get(module, [])] for _, _, module, *arguments in commands], folder)
+
+
+def run(commands: list[list[str]], folder: Path) -> str:
+    """What they print, one after the other."""
+    process = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(commands)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
-def records(run: Path) -> dict[str, dict]:
-    return {file.stem: json.loads(file.read_text()) for file in run.glob("evaluation/*/records/*.json")}
+def records(folder: Path) -> dict[str, dict]:
+    return {file.stem: json.loads(file.read_text()) for file in folder.glob("evaluation/*/records/*.json")}
 
 
 def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
@@ -77,6 +81,13 @@ def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
     assert evaluated["mi_fgsm"]["attack_settings"]["decay"] == 1.0
     assert evaluated["margin"]["attack_settings"]["steps"] == 5
     assert (tmp_path / "outputs" / "pgd_margin" / "checkpoints" / "final.ckpt").is_file()
+    assert "Store:    no image was there already" in said
+
+    code = tmp_path / "src" / "robustdet" / "attacks" / "mi_fgsm.py"
+    code.write_text(code.read_text().replace("momentum + gradient", "momentum - gradient"))
+    checkpoint = "ckpt_path=outputs/mi_fgsm/checkpoints/final.ckpt"
+    again = ["src.evaluate", checkpoint, "attack=mi_fgsm", "attack.steps=5", *SMALLER["src.evaluate"]]
+    assert "Store:    clean: 2 of 2, mi_fgsm: 0 of 2 images were there already" in run([again], tmp_path)
 
 
 def test_a_method_is_added_as_the_page_says(tmp_path: Path):

@@ -104,7 +104,7 @@ def test_inference_mode_is_refused_with_the_setting_to_change():
 def test_only_a_module_can_be_borrowed():
     class Plain:
         num_classes = input_size = training = 0
-        __call__ = assign = losses = localization = box_losses = detect = fakes.FakeDetector.forward
+        __call__ = assign = losses = localization = box_losses = overlaps = detect = fakes.FakeDetector.forward
 
     with pytest.raises(TypeError, match=r"expected a detector that is a torch.nn.Module, got Plain"):
         DetectorVictim(Plain())
