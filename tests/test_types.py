@@ -1,8 +1,9 @@
 import io
+from typing import ClassVar
 
 import torch
 
-from robustdet.types import Batch, DetectionLosses, Target
+from robustdet.types import Batch, DetectionLosses, Target, moved
 
 
 def test_learnable_drops_difficult_and_crowd_objects():
@@ -43,3 +44,20 @@ def test_a_batch_comes_back_from_a_checkpoint_as_it_was():
     assert (found.image_id, found.original_size) == ("a", (10, 20))
     for name in ("boxes", "labels", "difficult", "crowd"):
         assert torch.equal(getattr(found, name), getattr(target, name)), name
+
+
+class Spy(torch.Tensor):
+    """Says how it was asked to move, and stays where it is."""
+
+    asked: ClassVar[list[tuple[str, bool]]] = []
+
+    def to(self, device, non_blocking=False):
+        self.asked.append((device, non_blocking))
+        return self
+
+
+def test_nothing_is_read_on_the_host_before_it_has_arrived():
+    """A GPU's kernels wait for a copy to it; nothing waits for one to the host, so that has to be done when it returns."""
+    moved(Spy(), "cpu")
+    moved(Spy(), "cuda:1")
+    assert Spy.asked == [("cpu", False), ("cuda:1", True)]

@@ -30,6 +30,16 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "B 3 H W"]
 
 
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """``tensor`` on ``device``. A copy to a GPU may still be under way, as its kernels wait for it; nothing waits for one
+    to the host: read too soon, it would be whatever lay there before.
+    """
+    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+
+
+TENSORS = ("boxes", "labels", "difficult", "crowd")  # of a target
+
+
 @dataclass  # not frozen: Lightning's "true" precisions (64-true, bf16-true) convert a batch by setting its fields
 class Target:
     """The objects of one image.
@@ -58,13 +68,7 @@ class Target:
         )
 
     def to(self, device: torch.device | str) -> Target:
-        return replace(
-            self,
-            boxes=self.boxes.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            difficult=self.difficult.to(device, non_blocking=True),
-            crowd=self.crowd.to(device, non_blocking=True),
-        )
+        return replace(self, **{name: moved(getattr(self, name), device) for name in TENSORS})
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that a checkpoint which holds it loads with weights-only unpickling."""
@@ -94,8 +98,7 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> Batch:
-        images = self.images.to(device, non_blocking=True)
-        return replace(self, images=images, targets=[target.to(device) for target in self.targets])
+        return replace(self, images=moved(self.images, device), targets=[target.to(device) for target in self.targets])
 
     def pin_memory(self) -> Batch:
         return replace(self, images=self.images.pin_memory())
