@@ -57,7 +57,7 @@ class Spy(torch.Tensor):
 
 
 def test_nothing_is_read_on_the_host_before_it_has_arrived():
-    """A GPU's kernels wait for a copy to it; nothing waits for one to the host, so that has to be done when it returns."""
+    """A GPU's kernels wait for a copy to it; nothing waits for one to the host."""
     moved(Spy(), "cpu")
     moved(Spy(), "cuda:1")
     assert Spy.asked == [("cpu", False), ("cuda:1", True)]

@@ -31,8 +31,9 @@ Images: TypeAlias = Float[Tensor, "B 3 H W"]
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """``tensor`` on ``device``. A copy to a GPU may still be under way, as its kernels wait for it; nothing waits for one
-    to the host: read too soon, it would be whatever lay there before.
+    """``tensor`` on ``device``. A copy to a GPU may still be under way, as its kernels wait for it.
+
+    Nothing waits for a copy to the host: read too soon, it would be whatever lay there before.
     """
     return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
 
