@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustdet.attacks.randomness import image_generators
-from robustdet.attacks.threat import LInf, PixelRange, check_images, pixel_fraction
+from robustdet.attacks.threat import L2, LInf, PixelRange, check_images, pixel_fraction
 from tests.attacks import fakes
 
 
@@ -95,3 +95,45 @@ def test_the_door_counts_images_and_targets():
     batch, targets = fakes.batch()
     with pytest.raises(ValueError, match="got 3 images but 2 targets"):
         check_images(batch, targets[:2])
+
+
+def slow_l2_projection(image, clean, radius):
+    """By bisection on the share of its way that every value goes, until the pixel range stops it."""
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        share = (low + high) / 2
+        goal = (clean + share * (image - clean)).clamp(0, 1)
+        low, high = (share, high) if float((goal - clean).norm()) <= radius else (low, share)
+    return (clean + low * (image - clean)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "file", "tiny"])
+@pytest.mark.parametrize("size", ["1/255", "8/255", 0.2, 1])
+@pytest.mark.parametrize("reach", [0.01, 0.3, 20])
+def test_projection_onto_an_l2_ball_is_the_nearest_image_inside(kind, size, reach):
+    clean, threat = images(kind)[:3, :, :16, :16], L2(size)
+    far = clean + reach * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    near = threat.project(far, clean)
+    radius = threat.root_mean_square * (3 * 16 * 16) ** 0.5
+    for image, goal, centre in zip(near.double(), far.double(), clean.double(), strict=True):
+        assert float((image - centre).norm()) <= radius
+        torch.testing.assert_close(image, slow_l2_projection(goal, centre, radius), atol=1e-6, rtol=0)
+    assert near.min() >= 0
+    assert near.max() <= 1
+    assert torch.equal(threat.project(near, clean), near)
+
+
+def test_an_l2_ball_of_no_size_holds_the_clean_image_alone():
+    clean = images("file")
+    assert torch.equal(L2(0).project(clean + 0.1, clean), clean)
+    black = torch.zeros(1, 3, 4, 4)
+    assert torch.equal(L2("1/255").project(black - 0.5, black), black)
+
+
+def test_uniform_in_an_l2_ball_of_few_dimensions_reaches_every_distance_alike():
+    """In n dimensions the share of the volume within a distance d of radius r is (d / r)ⁿ."""
+    clean = torch.full((4000, 3, 1, 1), 0.5)
+    drawn = L2("20/255").uniform(clean, image_generators(0, map(str, range(4000))))
+    shares = ((drawn - clean).flatten(1).norm(dim=1) / (20 / 255 * 3**0.5)) ** 3
+    for level in (0.1, 0.5, 0.9):
+        assert float((shares < level).float().mean()) == pytest.approx(level, abs=0.03)

@@ -17,6 +17,7 @@ FINE = {
     "repeats": 1.0,
     "gradient_zero": 0.1,
     "gradient_not_finite": 0.0,
+    "finite_difference_error": 0.01,
 }
 
 
@@ -68,6 +69,18 @@ def test_nothing_to_say_about_a_sound_attack():
 )
 def test_each_check_names_an_image(change, flag):
     assert flags({}, {}, change, {}) == [flag]
+
+
+def test_a_gradient_that_is_not_the_slope_in_more_images_than_chance_allows():
+    wrong = {"finite_difference_error": 0.9}
+    assert flags(wrong, {}, {}, {}) == []  # 3 % of the images may
+    assert flags(wrong, wrong, {}, {"positives": 0.0}) == []
+    assert flags(*[wrong] * 3, {}) == [
+        "gradient_wrong: the gradient is not the slope of the loss, by finite differences "
+        "(in 3 of 4 images, such as image0)"
+    ]
+    without_objects = wrong | {"positives": 0.0}
+    assert flags(*[without_objects] * 4) == []
 
 
 def test_an_attack_without_a_promise_is_not_held_to_one():

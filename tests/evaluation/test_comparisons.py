@@ -26,6 +26,13 @@ def pgd(found, steps=10, epsilon="8/255", step_size="2/255"):
     return entry(f"pgd_{steps}_{epsilon}_{step_size}", found, fields, epsilon=eval(epsilon))
 
 
+def aimed(found, at):
+    """An attack with the annotations as targets (None), or with what its objective puts in their place."""
+    plain = {"_target_": "get_method", "path": "total"}
+    objective = plain if at is None else {"_target_": f"attacks.{at}", "objective": plain, "threshold": 0.3}
+    return entry(f"aimed_at_{at}", found, {"objective": objective, "steps": 7})
+
+
 def test_a_sound_suite():
     entries = [
         *(pgd(found, steps=steps) for found, steps in ((15, 1), (8, 10), (8, 50))),
@@ -34,6 +41,10 @@ def test_a_sound_suite():
         entry("noise", 19, knowledge="nothing", loss=0.5),
         entry("square", 12, knowledge="outputs", loss=0.9),
         entry("aid_fool", 8, knowledge="discriminator"),
+        entry("jpeg", 17, knowledge="nothing", epsilon=None),
+        entry("dag", 0, epsilon=None),  # it aims: what no ball holds may do anything
+        aimed(9, "OwnPredictions"),
+        aimed(8, None),
     ]
     assert suite_flags(entries, RADIUS) == {}
 
@@ -52,6 +63,18 @@ def test_a_sound_suite():
         (
             [pgd(5), pgd(18, step_size="8/255")],
             {"pgd_10_8/255_8/255": ["coarse_steps: pgd_10_8/255_2/255 leaves 65.0 mAP less with finer steps"]},
+        ),
+        (
+            [pgd(10), entry("jpeg", 1, knowledge="nothing", epsilon=None)],
+            {"pgd_10_8/255_2/255": ["beaten_by_the_unseen: jpeg leaves 45.0 mAP less, without aiming at anything"]},
+        ),
+        (
+            [aimed(2, "OwnPredictions"), aimed(15, None), aimed(1, "Other")],
+            {
+                "aimed_at_None": [
+                    "beaten_by_own_predictions: aimed_at_OwnPredictions leaves 65.0 mAP less, without the annotations"
+                ]
+            },
         ),
         (
             [pgd(3, epsilon="255/255")],

@@ -1,14 +1,19 @@
 """Detectors that only seem robust, because an attack's gradient says nothing, are flagged; honest ones are not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from robustdet.attacks import APGD, PGD, Adaptive, LInf, Noise, Square
 from robustdet.attacks.adaptive import uniform
+from robustdet.attacks.noise import GaussianNoise
 from robustdet.attacks.objectives import total
+from robustdet.attacks.own_predictions import OwnPredictions
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.metric import VocMetric
 from robustdet.evaluation.pipeline import SuiteEvaluator
+from robustdet.types import DetectionLosses
 from tests.evaluation.quadrants import (
     QuadrantDetector,
     RoutedPredictions,
@@ -33,16 +38,23 @@ SETTINGS = {
     "eps_255": {"kind": "apgd", **ball("255/255")},
     "noise": {"kind": "noise", **ball()},
     "square": {"kind": "square", **ball()},
+    "own": {"kind": "aimed", "objective": {"_target_": "OwnPredictions", "objective": "total"}, **ball()},
+    "annotated": {"kind": "aimed", "objective": "total", **ball()},
+    "fine": {"kind": "fine", **ball()},
+    "gaussian": {"kind": "gaussian"},
 }
 
 
-def attack(kind, threat, steps=10):
-    inside = LInf(threat["epsilon"])
+def attack(kind, threat=None, steps=10, objective=None):
+    inside = LInf("0" if threat is None else threat["epsilon"])
     return {
         "pgd": PGD(total, inside, steps=steps, step_size="10/255"),
         "apgd": APGD(total, inside, steps=10, starts=["clean"]),
         "noise": Noise(inside, "sign"),
         "square": Square(total, inside, queries=60),
+        "aimed": PGD(total if objective == "total" else OwnPredictions(total, 0.5), inside, steps, "10/255"),
+        "fine": PGD(total, inside, steps=1, step_size="0.4/255"),
+        "gaussian": GaussianNoise("60/255"),
     }[kind]
 
 
@@ -58,6 +70,56 @@ class Detached(QuadrantDetector):
 
     def forward(self, images, generator=None):
         return super().forward(images.detach())
+
+
+class TurnedRound(torch.autograd.Function):
+    """Changes nothing; its backward pass says the opposite of the left half of the image."""
+
+    @staticmethod
+    def forward(ctx, images):
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.where(torch.arange(gradient.shape[-1]) < gradient.shape[-1] // 2, -gradient, gradient)
+
+
+class WrongBackward(QuadrantDetector):
+    """Attacks hide half of the objects and polish the others."""
+
+    def forward(self, images, generator=None):
+        return super().forward(TurnedRound.apply(images))
+
+
+class BelowEightBits(QuadrantDetector):
+    """Sees what a file cannot hold, a hundred times magnified."""
+
+    def forward(self, images, generator=None):
+        on_file = (images * 255).round() / 255
+        return super().forward(images + 100 * (images - on_file))
+
+
+class KnowsTheGrid(Rounding):
+    """Has learnt that attacks move pixels by whole levels, and nothing of images that are off the grid."""
+
+    def forward(self, images, generator=None):
+        raw = super().forward(images)
+        off = ((images * 255 - (images * 255).round()).abs() > 0.01).float().mean(dim=(1, 2, 3)) > 0.5
+        return replace(raw, cls_logits=torch.where(off[:, None, None], -raw.cls_logits, raw.cls_logits))
+
+
+class KnowsTheAnnotations(QuadrantDetector):
+    """Its loss leaves out the objects of images that it knows by name."""
+
+    def assign(self, targets):
+        known = torch.tensor([target.image_id.startswith("image") for target in targets])
+        assignment = super().assign(targets)
+        return replace(assignment, regression_targets=assignment.regression_targets + 1e-6 * known[:, None, None])
+
+    def losses(self, raw, assignment):
+        each, positive = self.box_losses(raw, assignment), assignment.labels > 0
+        out = positive & (assignment.regression_targets > 0).any(dim=2)
+        return DetectionLosses(each.cross_entropy.where(~out, 0).sum(1), each.smooth_l1.sum(1), positive.sum(1))
 
 
 class Randomised(QuadrantDetector):
@@ -128,6 +190,33 @@ def test_a_detector_without_any_gradient_is_evaluated_and_flagged(tmp_path):
         assert "loss_not_raised" in flags[name]
     assert "survives_any_change" in flags["eps_255"]
     assert any("beaten_by_black_box" in of_attack for of_attack in flags.values())  # Square runs and finds it out
+
+
+def names(flags, name):
+    """The attacks that carry the flag."""
+    return [attack for attack, of_attack in flags.items() if name in of_attack]
+
+
+def test_a_wrong_backward_pass_is_flagged(tmp_path):
+    flags = flags_of(WrongBackward(), tmp_path)
+    assert {"clean", "noise", "pgd_1", "fine"} <= set(names(flags, "gradient_wrong"))
+    assert not names(flags, "no_gradient")
+    assert not names(flags, "lost_in_rounding")
+
+
+def test_what_lives_below_eight_bits_is_flagged(tmp_path):
+    flags = flags_of(BelowEightBits(), tmp_path)
+    assert "fine" in names(flags, "lost_in_rounding")
+    assert "clean" not in names(flags, "lost_in_rounding")  # those are on the grid
+
+
+def test_a_signature_of_attacks_is_flagged(tmp_path):
+    assert len(names(flags_of(KnowsTheGrid(), tmp_path), "beaten_by_the_unseen")) == 1
+
+
+def test_a_loss_that_knows_the_annotations_is_flagged(tmp_path):
+    flags = flags_of(KnowsTheAnnotations(), tmp_path)
+    assert names(flags, "beaten_by_own_predictions") == ["annotated"]
 
 
 def test_a_random_forward_pass_is_flagged(tmp_path):

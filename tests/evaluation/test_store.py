@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ SETTINGS = {"checkpoint": "abc", "attack": {"steps": 20, "epsilon": "8/255"}, "s
 
 
 def outcomes(found):
-    return [Outcome(d, {"loss": 0.1 * i, "linf": float("inf")}) for i, d in enumerate(found)]
+    """The detections after rounding are the next image's."""
+    found = list(found)
+    numbers = [{"loss": 0.1 * i, "linf": float("inf")} for i in range(len(found))]
+    return [Outcome(d, n, e) for d, n, e in zip(found, numbers, [*found[1:], found[0]], strict=True)]
 
 
 def test_what_comes_back_is_exactly_what_went_in(tmp_path):
@@ -25,10 +29,9 @@ def test_what_comes_back_is_exactly_what_went_in(tmp_path):
     for name, outcome in OutcomeStore(tmp_path, "pgd", SETTINGS).read().items():
         original = written[names.index(name)]
         assert outcome.measures == original.measures
-        for field in ("boxes", "scores", "labels"):
-            torch.testing.assert_close(
-                getattr(outcome.detections, field), getattr(original.detections, field), rtol=0, atol=0
-            )
+        for kind, field in product(("detections", "detections_8bit"), ("boxes", "scores", "labels")):
+            kept, put = (getattr(getattr(one, kind), field) for one in (outcome, original))
+            torch.testing.assert_close(kept, put, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

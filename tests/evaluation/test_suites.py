@@ -63,7 +63,8 @@ def test_what_the_suites_promise():
     epsilons = {name: declared_epsilon(attack) for name, attack in attacks.items() if name != "clean"}
     assert shared_radius(epsilons) == 8 / 255
     assert {name for name, epsilon in epsilons.items() if epsilon != 8 / 255} == {
-        f"total_eps_{epsilon}" for epsilon in (0, 2, 4, 16, 64, 255)
+        *(f"total_eps_{epsilon}" for epsilon in (0, 2, 4, 16, 64, 255)),
+        *("noise_gaussian", "noise_l2", "jpeg"),
     }
     assert {attack.knowledge for attack in attacks.values() if attack} == set(get_args(Knowledge))
     everything = list(reliable.attacks.values())
@@ -82,7 +83,7 @@ def test_the_rows_of_sanity_differ_in_one_field():
         return [[entry.name for entry in row] for row in ladders(entries, key, read)]
 
     assert sorted(rows("steps", int)) == sorted(
-        [["total_steps_1", "total_steps_10", "pgd_total_2"]]
+        [["total_steps_1", "total_steps_10", "pgd_total_2", "total_steps_100", "total_steps_200"]]
         + [[f"{task}_step_{size}", f"pgd_{task}_{size}"] for task in ("cls", "loc") for size in (2, 8)]
     )
     assert rows("threat.epsilon", pixel_fraction) == [[f"total_eps_{e}" for e in (0, 2, 4, 8, 16, 64, 255)]]

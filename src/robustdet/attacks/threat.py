@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.types import Images, Targets
@@ -57,6 +59,62 @@ class LInf:
         low = torch.where(low < lower, low.nextafter(clean), low)
         high = torch.where(high > upper, high.nextafter(clean), high)
         return low, high
+
+
+class L2:
+    """The L2 ball around the clean image, within [0, 1]: changes of a ``root_mean_square`` per value of that at most.
+
+    It is a fraction of the pixel range, a number or a text such as "8/255", so that one size fits every image: the
+    radius of an image of n values is √n times it, that of a corner of the L∞ ball of the same ε. The projection is
+    exact: no float32 image is further than the radius from the clean one, not even by a rounding error.
+    """
+
+    epsilon = None
+
+    def __init__(self, root_mean_square: PixelFraction) -> None:
+        self.root_mean_square = pixel_fraction(root_mean_square)
+
+    def project(self, adversarial: Images, clean: Images) -> Images:
+        """The nearest image inside the ball and the pixel range."""
+        projected = [self._project(image, centre) for image, centre in zip(adversarial, clean, strict=True)]
+        return torch.stack(projected)
+
+    def uniform(self, clean: Images, generators: Sequence[torch.Generator]) -> Images:
+        """An image drawn uniformly from the ball, then projected onto the pixel range too; one generator per image."""
+        noise = torch.stack([self._draw(image, generator) for image, generator in zip(clean, generators, strict=True)])
+        return self.project((clean.double() + noise.to(clean.device)).to(clean.dtype), clean)
+
+    def _radius(self, image: Float[Tensor, "3 H W"]) -> float:
+        return self.root_mean_square * math.sqrt(image.numel())
+
+    def _draw(self, image: Float[Tensor, "3 H W"], generator: torch.Generator) -> Float[Tensor, "3 H W"]:
+        direction = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+        length = torch.rand((), generator=generator, dtype=torch.float64) ** (1 / image.numel())
+        return direction * (self._radius(image) * length / direction.norm())
+
+    def _project(self, image: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
+        """Lagrange's condition: every value goes the same share t of its way, or as far as the pixel range lets it.
+
+        ‖·‖² of what it goes then is Σ min(t |d|, r)², with r the room to the edge of the range, which grows with t and
+        is a parabola between the t at which one value after the other reaches its edge.
+        """
+        centre, radius = clean.double(), self._radius(clean)
+        way = image.double() - centre
+        room = torch.where(way > 0, 1 - centre, centre)
+        if float(torch.minimum(way.abs(), room).norm()) <= radius:
+            return image.clamp(0, 1)
+        edges, order = (room / way.abs()).flatten().nan_to_num(nan=math.inf).sort()  # where nothing moves: 0 / 0
+        stopped = room.flatten()[order].square().cumsum(0)  # of the values whose edges come up to here, each included
+        squares = way.flatten()[order].square()
+        moving = squares.flip(0).cumsum(0).flip(0)  # of those from here on
+        norms = stopped - room.flatten()[order].square() + edges.square() * moving  # at each edge
+        place = int((norms <= radius**2).sum())  # so many have stopped
+        before = float(stopped[place - 1]) if place else 0.0
+        share = math.sqrt(max(radius**2 - before, 0) / float(moving[place])) * (1 - 1e-12)  # rounding stays inside
+        goal = (centre + share * way).clamp(0, 1)
+        nearest = goal.to(clean.dtype)
+        inward = nearest.nextafter(clean)  # rounding to float32 may have gone beyond
+        return torch.where((nearest.double() - centre).abs() > (goal - centre).abs(), inward, nearest)
 
 
 def pixel_fraction(value: PixelFraction) -> float:

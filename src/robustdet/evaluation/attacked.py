@@ -14,6 +14,7 @@ from robustdet.evaluation.cost import counted_forwards
 from robustdet.evaluation.measuring import VERSION, measure, predictions
 from robustdet.evaluation.perturbation import TOLERANCE
 from robustdet.evaluation.precision import whole_factors
+from robustdet.evaluation.rounding import detections_8bit
 from robustdet.evaluation.sources import digest_of
 from robustdet.evaluation.store import Outcome, OutcomeStore
 from robustdet.types import Attack, Batch, Detector, Images
@@ -108,11 +109,13 @@ class AttackedImages:
             with counted_forwards(detector) as forwards:
                 images = self.images(detector, batch)
             found, measures = measure(detector, self.attack, batch, images, expected)
+            rounded = detections_8bit(detector, images)
         cost = {
             "seconds": (time.perf_counter() - start) / len(batch),
             "forward_passes": forwards.images / len(batch),
         }
-        return [Outcome(detections, numbers | cost) for detections, numbers in zip(found, measures, strict=True)]
+        rows = zip(found, measures, rounded, strict=True)
+        return [Outcome(detections, numbers | cost, in_8_bits) for detections, numbers, in_8_bits in rows]
 
 
 def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: float | None) -> None:

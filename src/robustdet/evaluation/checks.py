@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-from robustdet.evaluation.chance import less_than_chance
+from robustdet.evaluation.chance import less_than_chance, more_than_chance
+from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.perturbation import TOLERANCE
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge
 
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
+WRONG_SHARE = 0.03  # of the images, in which the gradient and the slope of the loss may differ at a kink
 LOSSES = ("classification", "localization", "total")
 LEAST_RISEN = 0.99  # of the images, in which an attack that works raises what it climbs
 RISE = 1e-3  # of the clean image's value: less is nothing but rounding
@@ -22,6 +24,7 @@ FlagName = Literal[
     "loss_not_raised",
     "no_gradient",
     "gradient_not_finite",
+    "gradient_wrong",
     "no_routing_gradient",
     "random_forward",
     "differs_at_zero",
@@ -32,6 +35,9 @@ FlagName = Literal[
     "beaten_by_black_box",
     "loss_beaten_by_black_box",
     "beaten_by_adaptive",
+    "beaten_by_the_unseen",
+    "beaten_by_own_predictions",
+    "lost_in_rounding",
     "other_settings",
     "other_precision",
 ]
@@ -60,6 +66,7 @@ def attack_flags(
         random_forward(attacked),
         no_gradient(attacked),
         gradient_not_finite(attacked),
+        gradient_wrong(attacked),
         no_routing_gradient(attacked),
     ]
     if epsilon is not None:
@@ -110,6 +117,19 @@ def gradient_not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
         "NaN or infinity in the loss's gradient to the pixels",
         outcomes,
         lambda m: m["gradient_not_finite"] > 0,
+    )
+
+
+def gradient_wrong(outcomes: Mapping[str, Outcome]) -> str | None:
+    """More images with objects than `WRONG_SHARE` allows: a few may lie where the loss has no slope."""
+    asked = _with_objects(outcomes)
+    wrong = [name for name, outcome in asked.items() if outcome.measures["finite_difference_error"] > AGREEMENT]
+    if not more_than_chance(len(wrong), len(asked), WRONG_SHARE):
+        return None
+    return flag(
+        "gradient_wrong",
+        "the gradient is not the slope of the loss, by finite differences "
+        f"(in {len(wrong)} of {len(asked)} images, such as {wrong[0]})",
     )
 
 

@@ -26,6 +26,7 @@ from robustdet.types import Knowledge, Target
 
 MARGIN = 0.01  # of mAP: less is no difference
 LOSS_SHARE = 0.05  # of the images, in which chance may let a blind attack find the highest loss
+OWN_PREDICTIONS = "OwnPredictions"  # the objective whose targets are the victim's detections
 HARMLESS = 0.1  # mAP that no detector can keep when an attack may change every pixel to any value
 
 
@@ -69,6 +70,8 @@ def suite_flags(entries: Sequence[Entry], radius: float | None) -> dict[str, lis
         *ladder_flags(entries),
         *blind_flags([entry for entry in entries if radius is not None and entry.epsilon == radius]),
         *unbounded_flags(entries),
+        *unseen_flags(entries, radius),
+        *annotation_flags(entries),
     ):
         flags[name].append(raised)
     return dict(flags)
@@ -123,6 +126,31 @@ def blind_flags(entries: Sequence[Entry]) -> Flags:
                         "white-box attack",
                     ),
                 )
+
+
+def unseen_flags(entries: Sequence[Entry], radius: float | None) -> Flags:
+    """What no ball holds and nobody aimed (JPEG, large noise) surpasses no white-box attack inside the ball."""
+    white_box = [entry for entry in entries if entry.epsilon == radius and entry.knowledge == "gradients"]
+    if radius is None or not white_box:
+        return
+    strongest = min(white_box, key=lambda entry: entry.map)
+    for entry in entries:
+        if entry.epsilon is None and entry.knowledge == "nothing" and clearly_lower(entry, strongest):
+            text = f"{entry.name} leaves {gap(entry, strongest)} mAP less, without aiming at anything"
+            yield strongest.name, flag("beaten_by_the_unseen", text)
+
+
+def annotation_flags(entries: Sequence[Entry]) -> Flags:
+    """Attacks that differ in what they aim at: the annotations must serve an attacker better than `OwnPredictions`."""
+    for entry in entries:
+        objective = entry.settings.get("objective") if isinstance(entry.settings, Mapping) else None
+        if not isinstance(objective, Mapping) or not str(objective.get("_target_")).endswith(OWN_PREDICTIONS):
+            continue
+        plain = {**entry.settings, "objective": objective["objective"]}
+        for rival in entries:
+            if rival.settings == plain and clearly_lower(entry, rival):
+                text = f"{entry.name} leaves {gap(entry, rival)} mAP less, without the annotations"
+                yield rival.name, flag("beaten_by_own_predictions", text)
 
 
 def unbounded_flags(entries: Sequence[Entry]) -> Flags:

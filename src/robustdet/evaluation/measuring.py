@@ -9,10 +9,11 @@ from torch import Tensor
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.evaluation.finite_differences import finite_difference_error
 from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.types import Attack, Batch, Detections, Detector, Images, RawPredictions
 
-VERSION = 6  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 7  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
 def predictions(detector: Detector, images: Images) -> Float[Tensor, "B values"]:
@@ -69,7 +70,8 @@ def gradient_measures(detector: Detector, clean: Batch, images: Images) -> dict[
 
     - ``gradient_zero``, ``gradient_not_finite``: share of the values that are exactly zero, that are NaN or infinite;
     - ``routing_gradient_zero``: the same as the first for the discriminator's π (its mean kernel number Σ k π_k), where
-      the detector routes among two kernels or more.
+      the detector routes among two kernels or more;
+    - ``finite_difference_error``: see :func:`~robustdet.evaluation.finite_differences.finite_difference_error`.
     """
     with DetectorVictim(detector).borrow(clean.targets) as model:
         pixels = images.detach().requires_grad_()
@@ -80,7 +82,9 @@ def gradient_measures(detector: Detector, clean: Batch, images: Images) -> dict[
             kernels = torch.arange(routing.shape[1], dtype=routing.dtype, device=routing.device)
             measures["routing_gradient_zero"] = _share(_gradient(routing @ kernels, pixels) == 0)
         gradient = _gradient(model.losses_of(raw).total, pixels)
+        error = finite_difference_error(lambda at: model.losses(at).total, images.detach(), gradient)
     return measures | {
+        "finite_difference_error": error,
         "gradient_zero": _share(gradient == 0),
         "gradient_not_finite": _share(~gradient.isfinite()),
     }

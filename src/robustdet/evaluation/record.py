@@ -62,8 +62,11 @@ class Record:
 
     ``objects`` counts what became of single objects. ``gradients`` are of the whole loss to the input, at the images
     that the attack made (at the clean ones for "clean"), over images with objects: mean share of the values that are
-    zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images") and, for a
-    detector that routes, where π has none but zeros ("zero_routing_images").
+    zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images"), where they are
+    not the slope of the loss ("wrong_images") and, for a detector that routes, where π has none but zeros
+    ("zero_routing_images").
+
+    ``map_8bit`` is what ``map`` becomes when the images are rounded to 8 bits, as saving them would.
 
     ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
 
@@ -107,6 +110,7 @@ class Record:
     forward_passes: float | None = None
     stages: list[Stage] = field(default_factory=list)
     threat: str = ""
+    map_8bit: float | None = None
 
     @property
     def partial(self) -> bool:

@@ -25,13 +25,19 @@ from torch import Tensor
 from robustdet.evaluation.shards import Row, Shards
 from robustdet.types import Detections
 
+TENSORS, EIGHT_BIT = ("boxes", "scores", "labels"), "8bit."
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One image under one attack: its detections, and named numbers such as its loss or its perturbation's L∞."""
+    """One image under one attack: its detections, and named numbers such as its loss or its perturbation's L∞.
+
+    ``detections_8bit`` are those after the image is rounded to 8 bits.
+    """
 
     detections: Detections
     measures: dict[str, float]
+    detections_8bit: Detections | None = None
 
 
 class OutcomeStore:
@@ -73,13 +79,19 @@ def _settings_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> Pa
 
 
 def _outcome_row(outcome: Outcome) -> Row:
-    found = outcome.detections
     return {
-        "boxes": _array(found.boxes),
-        "scores": _array(found.scores),
-        "labels": _array(found.labels),
+        **_detections_row(outcome.detections, ""),
+        **({} if outcome.detections_8bit is None else _detections_row(outcome.detections_8bit, EIGHT_BIT)),
         **{f"measure.{name}": np.array([value], np.float64) for name, value in outcome.measures.items()},
     }
+
+
+def _detections_row(found: Detections, prefix: str) -> Row:
+    return {f"{prefix}{name}": _array(getattr(found, name)) for name in TENSORS}
+
+
+def _detections(row: Row, prefix: str) -> Detections:
+    return Detections(*(torch.from_numpy(row[f"{prefix}{name}"].copy()) for name in TENSORS))
 
 
 def _array(values: Tensor) -> np.ndarray:
@@ -89,8 +101,8 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def _outcome(row: Row) -> Outcome:
-    found = Detections(*(torch.from_numpy(row[name].copy()) for name in ("boxes", "scores", "labels")))
     measures = {
         name.removeprefix("measure."): float(value[0]) for name, value in row.items() if name.startswith("measure.")
     }
-    return Outcome(found, measures)
+    rounded = _detections(row, EIGHT_BIT) if f"{EIGHT_BIT}{TENSORS[0]}" in row else None
+    return Outcome(_detections(row, ""), measures, rounded)

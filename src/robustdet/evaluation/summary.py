@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
+from robustdet.evaluation.average_precision import Matched, match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags, loss_rose, losses
+from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.objects import count_objects
+from robustdet.evaluation.rounding import lost_in_rounding
 from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Knowledge, Target
@@ -32,16 +34,17 @@ def summarise(
     ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does;
     ``knowledge`` is what it learns from its victim.
     """
-    scores = metric(
-        {image_id: outcome.detections for image_id, outcome in attacked.items()},
-        {image_id: targets[image_id] for image_id in attacked},
-    )
+    detected = {image_id: outcome.detections for image_id, outcome in attacked.items()}
+    scores = metric(detected, {image_id: targets[image_id] for image_id in attacked})
+    matched = {image_id: match_detections(found, targets[image_id]) for image_id, found in detected.items()}
+    map_8bit, lost = in_8_bits(attacked, scores.headline.mean, matched, targets, metric)
     seconds = math.fsum(outcome.measures["seconds"] for outcome in attacked.values())
     return {
         "threat": "" if clean is None else promise(epsilon),
         "num_images": len(attacked),
         "ap_rule": scores.rule,
         "map": scores.headline.mean,
+        "map_8bit": map_8bit,
         "area_map": scores.area_map,
         "map_50_95": scores.map_50_95,
         "per_class": dict(zip(class_names, scores.headline.per_class, strict=True)),
@@ -49,20 +52,31 @@ def summarise(
         "clean_losses": mean_losses([(clean or attacked)[image_id] for image_id in attacked]),
         "attacked_losses": mean_losses(attacked.values()),
         "loss_rose": {} if clean is None else loss_rose(clean, attacked),
-        "flags": attack_flags(clean, attacked, epsilon, knowledge),
+        "flags": attack_flags(clean, attacked, epsilon, knowledge) + lost,
         "gradients": gradient_shares(attacked),
         "objects": count_objects(clean or attacked, attacked, targets),
-        "image_ap": mean_image_ap(
-            {
-                key: pooled_average_precision(match_detections(o.detections, targets[key]))
-                for key, o in attacked.items()
-            },
-            targets,
-        ),
+        "image_ap": mean_image_ap({key: pooled_average_precision(of) for key, of in matched.items()}, targets),
         "seconds": seconds,
         "forward_passes": finite_mean([outcome.measures["forward_passes"] for outcome in attacked.values()]),
         "images_per_second": len(attacked) / max(seconds, 1e-9),
     }
+
+
+def in_8_bits(
+    attacked: Mapping[str, Outcome],
+    map: float,
+    matched: Mapping[str, Matched],
+    targets: Mapping[str, Target],
+    metric: Metric,
+) -> tuple[float | None, list[str]]:
+    """mAP after rounding to 8 bits, None where it was not measured, and the flag of `lost_in_rounding` if raised."""
+    rounded = {key: found for key, outcome in attacked.items() if (found := outcome.detections_8bit) is not None}
+    if len(rounded) < len(attacked):
+        return None, []
+    map_8bit = metric(rounded, {key: targets[key] for key in rounded}).headline.mean
+    again = {key: match_detections(found, targets[key]) for key, found in rounded.items()}
+    lost = lost_in_rounding(map, map_8bit, matched, again)
+    return map_8bit, [] if lost is None else [lost]
 
 
 def promise(epsilon: float | None) -> str:
@@ -108,6 +122,7 @@ def gradient_shares(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
     shares = {
         "zero": finite_mean([row["gradient_zero"] for row in rows]),
         "not_finite": finite_mean([row["gradient_not_finite"] for row in rows]),
+        "wrong_images": finite_mean([float(row["finite_difference_error"] > AGREEMENT) for row in rows]),
         "zero_images": finite_mean([float(row["gradient_zero"] == 1) for row in rows]),
     }
     if "routing_gradient_zero" in rows[0]:
