@@ -38,9 +38,6 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
 
 
-TENSORS = ("boxes", "labels", "difficult", "crowd")  # of a target
-
-
 @dataclass  # not frozen: Lightning's "true" precisions (64-true, bf16-true) convert a batch by setting its fields
 class Target:
     """The objects of one image.
@@ -69,7 +66,13 @@ class Target:
         )
 
     def to(self, device: torch.device | str) -> Target:
-        return replace(self, **{name: moved(getattr(self, name), device) for name in TENSORS})
+        return replace(
+            self,
+            boxes=moved(self.boxes, device),
+            labels=moved(self.labels, device),
+            difficult=moved(self.difficult, device),
+            crowd=moved(self.crowd, device),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that a checkpoint which holds it loads with weights-only unpickling."""
