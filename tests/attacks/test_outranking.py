@@ -27,22 +27,24 @@ def iou(one, other) -> float:
     return overlap / (sum(areas) - overlap)
 
 
-def slow_value(detector, raw, row: int, target: Target, temperature: float) -> float:
+def slow_value(detector, raw, row: int, target: Target, temperature: float, level: float, false_alarms: float) -> float:
     """One image, box by box and class by class, with probabilities instead of their logarithms."""
     boxes = detector.boxes(raw)[row].tolist()
     probabilities = raw.cls_logits[row].double().softmax(dim=-1).tolist()
     objects = list(zip(target.learnable.boxes.tolist(), target.learnable.labels.tolist(), strict=True))
-    wrong, right = 0.0, [0.0] * len(objects)
+    wrong, right = dict.fromkeys(range(1, fakes.CLASSES + 1), 0.0), [0.0] * len(objects)
     for box, of_box in zip(boxes, probabilities, strict=True):
-        for label in range(1, fakes.CLASSES + 1):
+        for label in wrong:
             found = [n for n, (place, of_class) in enumerate(objects) if of_class == label and iou(box, place) >= 0.5]
             share = of_box[label] ** (1 / temperature)
-            wrong += 0 if found else share
+            wrong[label] += 0 if found else share
             for n in found:
                 right[n] += share
-    if not objects:
-        return temperature * math.log(wrong)
-    return -sum(temperature * math.log1p(r / wrong) for r in right)
+    reference = math.exp(level / temperature)
+    value = 0.0
+    for (_, label), r in zip(objects, right, strict=True):
+        value -= temperature * (math.log1p(r / wrong[label]) + math.log1p(r / reference))
+    return value - false_alarms * sum(temperature * math.log1p(reference / w) for w in wrong.values())
 
 
 def detector_of(num_batch: int = 3):
@@ -50,17 +52,17 @@ def detector_of(num_batch: int = 3):
     return fakes.detector().eval(), images[:num_batch], targets[:num_batch]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 2])
-def test_is_what_a_slow_loop_over_boxes_and_classes_gives(temperature):
+@pytest.mark.parametrize("settings", [(1.0, -1.0, 0.6), (0.5, -2, 0.1), (2, 0.0, 1)])
+def test_is_what_a_slow_loop_over_boxes_and_classes_gives(settings):
     detector, images, targets = detector_of()
     found = 0
     with DetectorVictim(detector).borrow(targets) as model, torch.no_grad():
-        objective = prepared(Outranking(temperature), model, images)
+        objective = prepared(Outranking(*settings), model, images)
         for place in (images, images.flip(-1), images.roll(4, -1)):
             raw = model.predict(place)
-            expected = [slow_value(detector, raw, row, target, temperature) for row, target in enumerate(targets)]
+            expected = [slow_value(detector, raw, row, target, *settings) for row, target in enumerate(targets)]
             assert objective(model, place).tolist() == pytest.approx(expected, rel=1e-4)
-            found += sum(value < -1e-3 for value in expected)
+            found += sum(slow_value(detector, raw, n, one, *settings[:2], 0) < -0.01 for n, one in enumerate(targets))
     assert found  # objects that are found, somewhere
 
 
@@ -69,7 +71,7 @@ def test_an_object_that_no_box_finds_costs_nothing_and_has_no_gradient():
     nowhere = replace(targets[0], boxes=torch.tensor([[0.0, 0, 1, 1], [15, 15, 16, 16]]))
     pixels = images.clone().requires_grad_()
     with DetectorVictim(detector).borrow([nowhere]) as model:
-        value = prepared(Outranking(), model, images)(model, pixels)
+        value = prepared(Outranking(false_alarms=0), model, images)(model, pixels)
         (gradient,) = torch.autograd.grad(value.sum(), pixels)
     assert value.item() == 0
     assert torch.equal(gradient, torch.zeros_like(gradient))

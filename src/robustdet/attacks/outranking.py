@@ -22,24 +22,29 @@ LOST = -1e4  # the log-probability where there is no such box: finite, so that i
 
 
 class Outranking:
-    """For every object: how far the wrong detections of its image outweigh those that find it; for PGD, APGD or Square.
+    """Objects that are found are pushed below the wrong detections of their class; for PGD, APGD or Square.
 
-    -Σ_objects τ softplus((r - w) / τ), with log-sums over a detector's boxes and classes,
+    -Σ_objects [σ₊(r - w) + σ₊(r - θ)] - λ Σ_classes σ₊(θ - w), σ₊(x) = τ log(1 + e^(x/τ)), with log-sums over boxes,
 
     - r = τ log Σ p^(1/τ) over the boxes that find the object: they overlap it by 0.5 or more as they are placed now;
       p is the probability of the object's class;
-    - w = τ log Σ p^(1/τ) over all else that is no background: other classes, or boxes that overlap no object of the
-      class.
+    - w = τ log Σ p^(1/τ) of a class over all boxes that find no object of it: AP ranks a class's detections alone.
 
-    An object that is outranked by far gives way to those which are not. Which boxes find it changes as the attack goes
-    on. An image without objects is given false alarms: w alone. A lower ``temperature`` τ listens to the best box of
-    each kind more than to their sum.
+    The other images' detections, which these are ranked among, are stood for by a ``level`` θ, a log-probability: right
+    ones are to fall below it, wrong ones to rise above it (λ, ``false_alarms``, weighs that). So each image's value
+    depends on that image alone. What is below, or above, by far gives way to what is not, and which boxes find an
+    object changes as the attack goes on. A lower ``temperature`` τ listens to the best box of each kind more than to
+    their sum.
     """
 
-    def __init__(self, temperature: float | int = 1.0) -> None:
+    def __init__(
+        self, temperature: float | int = 1.0, level: float | int = -1.0, false_alarms: float | int = 0.6
+    ) -> None:
         if not temperature > 0:
             raise ValueError(f"expected a positive temperature, got {temperature!r}")
         self.temperature = temperature
+        self.level = level
+        self.false_alarms = false_alarms
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
         """The objects of all images as one tensor, so that a step copies nothing to the device."""
@@ -59,11 +64,13 @@ class Outranking:
             finds = (detector.overlaps_of(raw, objects.boxes) >= IOU) & objects.real.unsqueeze(1)
             of_class = F.one_hot(objects.labels, classes).to(foreground)
             right = torch.bmm(finds.to(foreground), of_class) > 0
-        wrong = foreground.masked_fill(right, LOST).flatten(1).logsumexp(dim=1)
+        wrong = foreground.masked_fill(right, LOST).logsumexp(dim=1)
         index = objects.labels.unsqueeze(1).expand(-1, foreground.shape[1], -1)
         found = foreground.gather(2, index).masked_fill(~finds, LOST).logsumexp(dim=1)
-        outranked = -(F.softplus(found - wrong.unsqueeze(1)) * objects.real).sum(dim=1)
-        return self.temperature * torch.where(objects.real.any(dim=1), outranked, wrong)
+        level = self.level / self.temperature
+        standing = F.softplus(found - wrong.gather(1, objects.labels)) + F.softplus(found - level)
+        silent = F.softplus(level - wrong).sum(dim=1)
+        return -self.temperature * ((standing * objects.real).sum(dim=1) + self.false_alarms * silent)
 
 
 @dataclass(frozen=True)
