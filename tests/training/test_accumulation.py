@@ -120,6 +120,9 @@ def test_a_run_goes_on_from_the_midst_of_an_update_with_the_same_bits(
 def test_sources_are_kept_for_updates_where_these_sum_micro_batches(compose: Callable[..., DictConfig], tmp_path: Path):
     cfg = compose("train", *RUN, "trainer.max_steps=3", "+trainer.accumulate_grad_batches=2")
     sources = trained(cfg, tmp_path)["method"]["schedule"]["sources"]
-    assert [(source["micro_batch"], source["updates"]) for source in sources] == [(0, 1), (1, 2)]  # of 3 and 2 updates
-    ids = [[target["image_id"] for target in source["targets"]] for source in sources]
+    assert [(source["batch"]["micro_batch"], source["updates"]) for source in sources] == [
+        (0, 1),
+        (1, 2),
+    ]  # of 3 and 2 updates
+    ids = [[target["image_id"] for target in source["batch"]["targets"]] for source in sources]
     assert set(ids[0]).isdisjoint(ids[1])
