@@ -1,7 +1,8 @@
 import torch
 
 from robustdet.evaluation.average_precision import match_detections
-from robustdet.evaluation.rounding import detections_8bit, lost_in_rounding
+from robustdet.evaluation.checks import lost_in_rounding
+from robustdet.evaluation.rounding import detections_8bit
 from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
 from tests.evaluation.scenes import detections, target
 

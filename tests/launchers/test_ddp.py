@@ -102,7 +102,7 @@ def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConf
     process.communicate(timeout=60)  # the other process, which waits for it, ends as well
     assert (run / MARK).is_file()
     state = torch.load(newest_checkpoint(run), weights_only=True)
-    images = [part["method"]["schedule"]["images"] for part in state["processes"]]
+    images = [part["method"]["schedule"]["sources"][0]["batch"]["images"] for part in state["processes"]]
     assert len(images) == 2
     assert not torch.equal(*images)
     output = pair.run(train, compose("train", *settings, "trainer=ddp_cpu", "ckpt_path=last"))

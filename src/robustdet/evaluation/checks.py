@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-from robustdet.evaluation.chance import less_than_chance, more_than_chance
+import numpy as np
+
+from robustdet.evaluation.average_precision import Matched
+from robustdet.evaluation.chance import DEVIATIONS, less_than_chance, more_than_chance, resampled_map
 from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.perturbation import TOLERANCE
 from robustdet.evaluation.store import Outcome
@@ -14,6 +17,7 @@ from robustdet.types import Knowledge
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
 WRONG_SHARE = 0.03  # of the images, in which the gradient and the slope of the loss may differ at a kink
 LOSSES = ("classification", "localization", "total")
+ROUNDING = 0.005  # of mAP, that saving images in 8 bits may change
 LEAST_RISEN = 0.99  # of the images, in which an attack that works raises what it climbs
 RISE = 1e-3  # of the clean image's value: less is nothing but rounding
 
@@ -225,3 +229,21 @@ def _flag(
     if not culprits:
         return None
     return flag(name, f"{sentence} (in {len(culprits)} of {len(outcomes)} images, such as {culprits[0]})")
+
+
+def lost_in_rounding(
+    map: float, map_8bit: float, matched: Mapping[str, Matched], matched_8bit: Mapping[str, Matched]
+) -> str | None:
+    """Rounding changes mAP, down or up, by more than `ROUNDING`, and not by the chance of these images.
+
+    Chance is judged by the bootstrap, see :mod:`robustdet.evaluation.chance`.
+    """
+    if abs(map_8bit - map) <= ROUNDING or len(matched) < 2:
+        return None
+    before, after = (resampled_map([of[name] for name in sorted(of)]) for of in (matched, matched_8bit))
+    differences = after - before
+    if not abs(differences[0]) > DEVIATIONS * np.nanstd(differences[1:]):
+        return None
+    return flag(
+        "lost_in_rounding", f"{100 * map:.1f} mAP become {100 * map_8bit:.1f} when the images are saved in 8 bits"
+    )

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from robustdet.evaluation.average_precision import Matched, match_detections, pooled_average_precision
-from robustdet.evaluation.checks import attack_flags, loss_rose, losses
+from robustdet.evaluation.checks import attack_flags, loss_rose, losses, lost_in_rounding
 from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.objects import count_objects
-from robustdet.evaluation.rounding import lost_in_rounding
 from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Knowledge, Target
