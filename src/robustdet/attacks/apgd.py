@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, takewhile
 from math import ceil
-from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,7 +19,7 @@ from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective
 
 MOMENTUM = 0.75  # α of the paper: the share of the new step
 RISING = 0.75  # ρ: a smaller share of rising steps between two checkpoints halves the step
-Start: TypeAlias = Literal["clean", "random", "best"]
+STARTS = ("clean", "random", "best")
 
 
 class APGD(BaseAttack):
@@ -41,11 +40,11 @@ class APGD(BaseAttack):
         objective: Objective | PreparedObjective,
         threat: LInf,
         steps: int = 100,
-        starts: Sequence[Start] = ("clean", "random", "random", "random", "best"),
+        starts: Sequence[str] = ("clean", "random", "random", "random", "best"),
         first_step: PixelFraction | None = None,
     ) -> None:
-        if not starts or any(start not in get_args(Start) for start in starts):
-            raise ValueError(f"expected one start or more out of {', '.join(get_args(Start))}, got {list(starts)}")
+        if not starts or any(start not in STARTS for start in starts):
+            raise ValueError(f"expected one start or more out of {', '.join(STARTS)}, got {list(starts)}")
         self.objective = objective
         self.threat = threat
         self.steps = steps
