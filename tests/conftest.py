@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -19,6 +19,15 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 def deterministic() -> None:
     torch.manual_seed(0)
     fast_processor()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums of several threads come in any order: what is compared to the bit needs one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,15 +32,8 @@ RUN = [
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    pytest.mark.usefixtures("one_thread"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 Configured = Callable[..., DictConfig]

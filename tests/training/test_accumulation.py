@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,7 @@ RUN = [
     "logger=none",
     "callbacks=none",
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"), pytest.mark.usefixtures("one_thread")]
 
 
 class Witness:
