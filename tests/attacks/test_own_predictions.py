@@ -3,6 +3,7 @@ import torch
 
 from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.objectives import a_loc, prepared, total
+from robustdet.attacks.outranking import Outranking
 from robustdet.attacks.own_predictions import OwnPredictions, own_target
 from robustdet.types import Detections, PreparedObjective
 from tests.attacks import fakes
@@ -17,7 +18,7 @@ def run(objective, detector, images, targets):
     return attack(objective)(DetectorVictim(detector), images, targets, generators)
 
 
-@pytest.mark.parametrize("objective", [total, a_loc])
+@pytest.mark.parametrize("objective", [total, a_loc, Outranking()])
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 1.0])
 def test_the_victims_detections_take_the_place_of_the_annotations(threshold, objective):
     detector, (images, targets) = fakes.detector(), fakes.batch()

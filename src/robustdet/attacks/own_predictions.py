@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 
+from robustdet.attacks.objectives import prepared
 from robustdet.attacks.victim import require_detector
-from robustdet.types import BorrowedVictim, Detections, Images, Objective, Target
+from robustdet.types import BorrowedVictim, Detections, Images, Objective, PreparedObjective, Target
 
 
 class OwnPredictions:
@@ -18,19 +19,20 @@ class OwnPredictions:
     cut to the image; what is less than a pixel wide or high is left out.
     """
 
-    def __init__(self, objective: Objective, threshold: float = 0.3) -> None:
+    def __init__(self, objective: Objective | PreparedObjective, threshold: float = 0.3) -> None:
         self.objective = objective
         self.threshold = threshold
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
-        detector = require_detector(model, "OwnPredictions").detector
-        found = detector.detect(require_detector(model, "OwnPredictions").predict(clean))
+        victim = require_detector(model, "OwnPredictions")
+        found = victim.detector.detect(victim.predict(clean))
         targets = [own_target(*each, self.threshold) for each in zip(found, clean, strict=True)]
-        assignment = detector.assign(targets)
+        assignment = victim.detector.assign(targets)
+        missed = prepared(self.objective, replace(victim, targets=targets, assignment=assignment), clean)
 
         def objective(model: BorrowedVictim, images: Images) -> Float[torch.Tensor, "B"]:
             own = replace(require_detector(model, "OwnPredictions"), targets=targets, assignment=assignment)
-            return self.objective(own, images)
+            return missed(own, images)
 
         return objective
 
