@@ -251,7 +251,11 @@ class Threat(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """What an attack maximises: a value for every image, which depends on that image alone."""
+    """What an attack maximises: a value for every image, which depends on that image alone.
+
+    Difficult and crowd objects are no targets: most objectives do not look at them. One that does, so as to pass over
+    the detections that AP leaves out, says so by ``passes_over_difficult = True``.
+    """
 
     def __call__(self, model: BorrowedVictim, images: Images, /) -> Float[Tensor, "B"]: ...
 

@@ -31,7 +31,8 @@ def slow_value(detector, raw, row: int, target: Target, temperature: float, leve
     """One image, box by box and class by class, with probabilities instead of their logarithms."""
     boxes = detector.boxes(raw)[row].tolist()
     probabilities = raw.cls_logits[row].double().softmax(dim=-1).tolist()
-    objects = list(zip(target.learnable.boxes.tolist(), target.learnable.labels.tolist(), strict=True))
+    objects = list(zip(target.boxes.tolist(), target.labels.tolist(), strict=True))
+    counts = (~(target.difficult | target.crowd)).tolist()
     wrong, right = dict.fromkeys(range(1, fakes.CLASSES + 1), 0.0), [0.0] * len(objects)
     for box, of_box in zip(boxes, probabilities, strict=True):
         for label in wrong:
@@ -42,8 +43,8 @@ def slow_value(detector, raw, row: int, target: Target, temperature: float, leve
                 right[n] += share
     reference = math.exp(level / temperature)
     value = 0.0
-    for (_, label), r in zip(objects, right, strict=True):
-        value -= temperature * (math.log1p(r / wrong[label]) + math.log1p(r / reference))
+    for (_, label), r, asked_for in zip(objects, right, counts, strict=True):
+        value -= asked_for * temperature * (math.log1p(r / wrong[label]) + math.log1p(r / reference))
     return value - false_alarms * sum(temperature * math.log1p(reference / w) for w in wrong.values())
 
 
@@ -106,6 +107,24 @@ def test_lowers_the_share_of_right_detections_more_than_the_loss_does():
         clean, lowest, middle = (objective(model, place)[:2].sum() for place in (images, by_rank, by_loss))
     assert lowest > middle
     assert lowest > clean
+
+
+@pytest.mark.parametrize("mark", ["difficult", "crowd"])
+def test_what_finds_a_difficult_object_or_a_crowd_is_neither_right_nor_wrong(mark):
+    """As in AP: it is worth nothing to lose it, and it outranks nothing."""
+    detector, images, targets = detector_of(1)
+    both = targets[0]
+    marked = replace(both, **{mark: torch.tensor([False, True])})
+    without = replace(both, **{name: getattr(both, name)[:1] for name in ("boxes", "labels", "difficult", "crowd")})
+    victim = DetectorVictim(detector)
+    values = []
+    for target in (both, marked, without):
+        with victim.borrow([target]) as model, torch.no_grad():
+            values.append(prepared(Outranking(), model, images)(model, images).item())
+    raw = detector(images)
+    expected = [slow_value(detector, raw, 0, target, 1.0, -1.0, 0.6) for target in (both, marked, without)]
+    assert values == pytest.approx(expected, rel=1e-4)
+    assert len(set(values)) == 3  # to be lost, to be passed over, to be a false alarm
 
 
 @pytest.mark.parametrize("temperature", [0, -1])

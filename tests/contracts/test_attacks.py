@@ -189,6 +189,8 @@ def losses(detector, targets, places) -> list[torch.Tensor]:
 def test_difficult_and_crowd_objects_are_no_targets(name, scene):
     attack, (detector, images, targets) = load(name), scene
     assert any(target.difficult.any() for target in targets)
+    if getattr(attack.objective, "passes_over_difficult", False):
+        pytest.skip("this attack knows which objects AP leaves out: tests/attacks/test_outranking.py")
     expected = run(attack, detector, images, [target.learnable for target in targets])
     assert torch.equal(run(attack, detector, images, targets), expected)
     crowd = [dataclasses.replace(target, crowd=target.difficult, difficult=target.crowd) for target in targets]

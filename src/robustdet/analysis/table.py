@@ -13,7 +13,7 @@ from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.worst_case import WORST_CASE
 
 MISNAMED = ("other_settings", "other_precision")  # flags of `robustdet.analysis.suite_settings`
-WIDE = 8  # columns that a terminal has room for
+WIDE = 7  # columns that a terminal has room for
 
 
 @dataclass(frozen=True)

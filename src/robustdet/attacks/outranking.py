@@ -28,7 +28,8 @@ class Outranking:
 
     - r = τ log Σ p^(1/τ) over the boxes that find the object: they overlap it by 0.5 or more as they are placed now;
       p is the probability of the object's class;
-    - w = τ log Σ p^(1/τ) of a class over all boxes that find no object of it: AP ranks a class's detections alone.
+    - w = τ log Σ p^(1/τ) of a class over all boxes that find no object of it: AP ranks a class's detections alone, and
+      leaves out what finds a difficult object or a crowd.
 
     The other images' detections, which these are ranked among, are stood for by a ``level`` θ, a log-probability: right
     ones are to fall below it, wrong ones to rise above it (λ, ``false_alarms``, weighs that). So each image's value
@@ -36,6 +37,8 @@ class Outranking:
     object changes as the attack goes on. A lower ``temperature`` τ listens to the best box of each kind more than to
     their sum.
     """
+
+    passes_over_difficult = True
 
     def __init__(
         self, temperature: float | int = 1.0, level: float | int = -1.0, false_alarms: float | int = 0.6
@@ -63,34 +66,36 @@ class Outranking:
         with torch.no_grad():
             finds = (detector.overlaps_of(raw, objects.boxes) >= IOU) & objects.real.unsqueeze(1)
             of_class = F.one_hot(objects.labels, classes).to(foreground)
-            right = torch.bmm(finds.to(foreground), of_class) > 0
-        wrong = foreground.masked_fill(right, LOST).logsumexp(dim=1)
+            not_wrong = torch.bmm(finds.to(foreground), of_class) > 0
+        wrong = foreground.masked_fill(not_wrong, LOST).logsumexp(dim=1)
         index = objects.labels.unsqueeze(1).expand(-1, foreground.shape[1], -1)
         found = foreground.gather(2, index).masked_fill(~finds, LOST).logsumexp(dim=1)
         level = self.level / self.temperature
         standing = F.softplus(found - wrong.gather(1, objects.labels)) + F.softplus(found - level)
         silent = F.softplus(level - wrong).sum(dim=1)
-        return -self.temperature * ((standing * objects.real).sum(dim=1) + self.false_alarms * silent)
+        return -self.temperature * ((standing * objects.counts).sum(dim=1) + self.false_alarms * silent)
 
 
 @dataclass(frozen=True)
 class _Objects:
-    """Of all images, filled up with zeros to the same number; labels from 0."""
+    """Of all images, filled up to the same number with what is not ``real``; labels from 0. Those that AP asks for
+    (neither difficult nor crowd) ``count``.
+    """
 
     boxes: Float[Tensor, "B N 4"]
     labels: Int[Tensor, "B N"]
     real: Bool[Tensor, "B N"]
+    counts: Bool[Tensor, "B N"]
 
 
 def _padded(detector: BorrowedDetector, images: Images) -> _Objects:
-    targets = [target.learnable for target in detector.targets]
-    most = max((len(target.labels) for target in targets), default=0)
-    boxes = images.new_zeros(len(targets), max(most, 1), 4)
+    most = max((len(target.labels) for target in detector.targets), default=0)
+    boxes = images.new_zeros(len(detector.targets), max(most, 1), 4)
     labels = torch.zeros(boxes.shape[:2], dtype=torch.long, device=images.device)
-    real = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=images.device)
-    for row, target in enumerate(targets):
-        count = len(target.labels)
-        boxes[row, :count] = target.boxes.to(boxes)
-        labels[row, :count] = target.labels - 1
-        real[row, :count] = True
-    return _Objects(boxes, labels, real)
+    real, counts = torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(labels, dtype=torch.bool)
+    for row, target in enumerate(detector.targets):
+        own = slice(len(target.labels))
+        boxes[row, own] = target.boxes.to(boxes)
+        labels[row, own] = target.labels - 1
+        real[row, own], counts[row, own] = True, ~(target.difficult | target.crowd)
+    return _Objects(boxes, labels, real, counts)

@@ -31,6 +31,11 @@ class Steering:
         self.kernel = kernel
         self.weight = weight
 
+    @property
+    def passes_over_difficult(self) -> bool:
+        """Whether ``objective`` does."""
+        return getattr(self.objective, "passes_over_difficult", False)
+
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
         detector = require_detector(model, "Steering")
         reference = routing_of(detector.predict(clean), "Steering")
