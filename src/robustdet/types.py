@@ -213,7 +213,9 @@ class Detector(Protocol):
         """IoU of every predicted box, where it is placed now, with every one of ``boxes`` (xyxy, pixels)."""
         ...
 
-    def detect(self, raw: RawPredictions) -> list[Detections]: ...
+    def detect(self, raw: RawPredictions) -> list[Detections]:
+        """The detections of each image; their scores carry the gradients of ``raw``."""
+        ...
 
 
 @runtime_checkable

@@ -79,8 +79,6 @@ class FakeDetector(nn.Module):
 
     def detect(self, raw: RawPredictions) -> list[Detections]:
         """Every default box with its most likely class, offsets as `assign` has them."""
-        if torch.is_grad_enabled():
-            raise AssertionError("an attack climbs raw predictions: it asked for post-processing with gradients on")
         found = []
         for logits, boxes in zip(raw.cls_logits, raw.bbox_regression, strict=True):
             scores, labels = logits.softmax(dim=1)[:, 1:].max(dim=1)

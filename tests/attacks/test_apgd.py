@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustdet.attacks.apgd import APGD, checkpoints
+from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import a_cls, a_loc, total
 from robustdet.attacks.pgd import PGD
 from robustdet.attacks.randomness import image_generators
@@ -152,5 +153,25 @@ def test_every_image_halves_its_own_step():
 
 @pytest.mark.parametrize("starts", [[], ["clean", "middle"]])
 def test_other_starts_are_refused(starts):
-    with pytest.raises(ValueError, match="expected one start or more out of clean, random, best, got"):
+    with pytest.raises(ValueError, match="expected one start or more out of clean, random, best or an attack, got"):
         APGD(total, THREAT, 5, starts)
+
+
+def test_goes_on_from_what_an_attack_makes():
+    """Inside the ball: what that attack leaves outside is put back."""
+    images, targets = fakes.batch()
+    outside = images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
+
+    class Outside(BaseAttack):
+        threat = LInf("255/255")
+
+        def __call__(self, victim, images, targets, generators):
+            return outside
+
+    there = THREAT.project(outside, images)
+
+    def nearness(model, x):
+        return -(x - there).abs().flatten(1).sum(1)
+
+    victim = DetectorVictim(fakes.detector())
+    assert torch.equal(APGD(nearness, THREAT, 1, [Outside()])(victim, images, targets, generators()), there)

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
-from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective, Targets, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective, Targets, Victim
 
 MOMENTUM = 0.75  # α of the paper: the share of the new step
 RISING = 0.75  # ρ: a smaller share of rising steps between two checkpoints halves the step
@@ -25,11 +25,11 @@ STARTS = ("clean", "random", "best")
 class APGD(BaseAttack):
     """Sign steps with momentum whose size is halved, image by image, where the objective no longer rises enough.
 
-    From each of ``starts`` in turn it takes ``steps`` steps: the clean image, a random one in ``threat``, or each
-    image's best so far. The first step has ``first_step``, a fraction of the pixel range; None is the paper's 2 ε. A
-    discriminator notices a random start, and a first step that is large: it needs "clean" and a small one. The result
-    is each image's highest point over all iterates of all climbs and the clean image: no climb, and no attack, lowers
-    an objective. Where nothing raises it the image stays clean.
+    From each of ``starts`` in turn it takes ``steps`` steps: the clean image, a random one in ``threat``, each image's
+    best so far, or what an attack makes. The first step has ``first_step``, a fraction of the pixel range; None is the
+    paper's 2 ε. A discriminator notices a random start, and a first step that is large: it needs "clean" and a small
+    one. The result is each image's highest point over all iterates of all climbs and the clean image: no climb, and no
+    attack, lowers an objective. Where nothing raises it the image stays clean.
     """
 
     objective: Objective | PreparedObjective
@@ -40,15 +40,15 @@ class APGD(BaseAttack):
         objective: Objective | PreparedObjective,
         threat: LInf,
         steps: int = 100,
-        starts: Sequence[str] = ("clean", "random", "random", "random", "best"),
+        starts: Sequence[str | Attack] = ("clean", "random", "random", "random", "best"),
         first_step: PixelFraction | None = None,
     ) -> None:
-        if not starts or any(start not in STARTS for start in starts):
-            raise ValueError(f"expected one start or more out of {', '.join(STARTS)}, got {list(starts)}")
+        if not starts or any(isinstance(start, str) and start not in STARTS for start in starts):
+            raise ValueError(f"expected one start or more out of {', '.join(STARTS)} or an attack, got {list(starts)}")
         self.objective = objective
         self.threat = threat
         self.steps = steps
-        self.starts = tuple(starts)
+        self.starts = tuple(start if isinstance(start, str) else require_attack(start) for start in starts)
         self.first_step = 2 * threat.epsilon if first_step is None else pixel_fraction(first_step)
         self._checkpoints = frozenset(checkpoints(steps))
 
@@ -62,8 +62,11 @@ class APGD(BaseAttack):
             with torch.no_grad():
                 value = objective(model, best)
             for kind in self.starts:
-                start = {"clean": images, "best": best}.get(kind)
-                start = self.threat.uniform(images, generators) if start is None else start
+                if isinstance(kind, str):
+                    start = {"clean": images, "best": best}.get(kind)
+                    start = self.threat.uniform(images, generators) if start is None else start
+                else:
+                    start = self.threat.project(kind(victim, images, targets, generators), images)
                 peak = self._climb(objective, model, start, images)
                 best = torch.where(_per_image(peak.value > value), peak.images, best)
                 value = torch.maximum(value, peak.value)

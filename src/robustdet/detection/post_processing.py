@@ -28,12 +28,11 @@ class PostProcessing:
     candidates_per_class: int = 400
     max_detections: int | None = 200
 
-    @torch.no_grad()
     def __call__(self, raw: RawPredictions, input_size: int, num_classes: int | None = None) -> list[Detections]:
         """The detections of each image, best first; boxes are xyxy pixels of an image of ``input_size`` pixels.
 
         Only labels up to ``num_classes`` are detected; None for all. An image whose predictions are not finite has no
-        detections; who judges a detector has to look for that.
+        detections; who judges a detector has to look for that. Boxes and scores carry the gradients of ``raw``.
         """
         finite = raw.cls_logits.isfinite().all(dim=(1, 2)) & raw.bbox_regression.isfinite().all(dim=(1, 2))
         scores = raw.cls_logits.float().softmax(dim=-1)[..., 1:][..., :num_classes]

@@ -1,0 +1,74 @@
+"""AP itself, smoothed and image by image: detections, matched as AP matches them and weighed by how high they rank."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdet.attacks.outranking import IOU
+from robustdet.attacks.victim import require_detector
+from robustdet.detection.boxes import pairwise_iou
+from robustdet.types import BorrowedVictim, Detections, Images, Target
+
+SATURATED = 1e-6  # scores as near to 0 or 1 as this count as that near: log-odds stay finite
+
+
+class APSurrogate:
+    """What an image adds to the AP of its data set, to be lowered; for APGD or PGD.
+
+    -Σ_hits σ((ℓ - θ)/s) + λ Σ_false alarms σ((ℓ - θ)/s), with ℓ = log p/(1 - p), the log-odds of a detection's score.
+    Detections are the detector's own (after suppression); they are matched as AP does it: the best one that overlaps an
+    object by 0.5 or more is its hit, the others are false alarms, and what finds a difficult object or a crowd is
+    neither.
+
+    To the first order, a hit is worth the precision at its place and what it lends to the hits below it
+    (`robustdet.evaluation.worst_case.FirstOrder`). Where images are attacked that grows with the log-odds much as a
+    logistic curve does; ``threshold`` θ and ``width`` s are its place and width, ``false_alarms`` λ what a false alarm
+    costs, of what a hit is worth. A hit far above θ has hardly any gradient: go on from an attack by
+    :class:`~robustdet.attacks.outranking.Outranking`, which has one everywhere.
+    """
+
+    passes_over_difficult = True
+
+    def __init__(
+        self, threshold: float | int = 2.0, width: float | int = 1.5, false_alarms: float | int = 0.01
+    ) -> None:
+        if not width > 0:
+            raise ValueError(f"expected a positive width, got {width!r}")
+        self.threshold = threshold
+        self.width = width
+        self.false_alarms = false_alarms
+
+    def __call__(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
+        detector = require_detector(model, "APSurrogate")
+        raw = detector.predict(images)
+        held = [
+            self._held(found, target)
+            for found, target in zip(detector.detector.detect(raw), detector.targets, strict=True)
+        ]
+        return 0 * raw.cls_logits[:, 0, 0] - torch.stack(held)  # an image without detections has a gradient, too: 0
+
+    def _held(self, found: Detections, target: Target) -> Float[Tensor, ""]:
+        """What one image adds to AP."""
+        hits, false_alarms = judged(found, target)
+        worth = torch.sigmoid((found.scores.logit(SATURATED) - self.threshold) / self.width)
+        return (worth * hits).sum() - self.false_alarms * (worth * false_alarms).sum()
+
+
+@torch.no_grad()
+def judged(found: Detections, target: Target) -> tuple[Bool[Tensor, "D"], Bool[Tensor, "D"]]:
+    """Which detections of an image, best first, are hits and which are false alarms.
+
+    By the rules of `robustdet.evaluation.average_precision.match_detections`, on the device where they are.
+    """
+    if not len(found.scores) or not len(target.labels):
+        return torch.zeros_like(found.labels, dtype=torch.bool), torch.ones_like(found.labels, dtype=torch.bool)
+    labels, countable = target.labels.to(found.labels), ~(target.difficult | target.crowd).to(found.labels.device)
+    overlaps = pairwise_iou(found.boxes, target.boxes.to(found.boxes))
+    best, owner = overlaps.masked_fill(found.labels[:, None] != labels, -1).max(dim=1)
+    owned = F.one_hot(owner, len(labels)).bool() & (best >= IOU)[:, None]
+    first = (owned & (owned.cumsum(dim=0) == 1)).any(dim=1)
+    counts = ~owned.any(dim=1) | countable[owner]
+    return first & counts, ~first & counts
