@@ -74,10 +74,11 @@ def main() -> None:
     images = records[0].num_images
     (steps,) = {record.attack_settings["steps"] for record in records if record.attack == "dag"}
     print()
-    show_table(records, f"Demo: {images} drawn images, ε = 8/255, steps of 2/255; DAG capped at {steps} steps")
+    show_table(records, f"Demo: {images} drawn images, ε = 8/255; DAG capped at {steps} steps")
     print(
         "shapes_std: a standard SSD. shapes_mtd_warm: adversarially trained from it (MTD). shapes_robustdet: RobustDet."
     )
+    print("pgd_cls, pgd_loc and cwa climb losses, in steps of 2/255; dag mislabels every proposal.")
     print("outrank raises wrong detections above right ones, ap_surrogate lowers what each image adds to AP.")
     print("Worst case: what is left when each image gets the attack that hurts most; suite=strongest searches further.")
     print(f"Pictures of detections, clean and attacked, are named above. {duration(time.monotonic() - start)} in all.")
