@@ -101,3 +101,14 @@ def test_a_size_that_overflows_is_a_wrong_box_not_a_lost_image() -> None:
     found = PostProcessing()(raw, SIZE)[1]
     assert len(found.labels) > 0
     assert bool(found.boxes.isfinite().all())
+
+
+def test_scores_carry_the_gradients_of_what_was_kept_and_of_nothing_else() -> None:
+    raw = drawn(1)
+    logits = raw.cls_logits.requires_grad_()
+    (found,) = PostProcessing(score_threshold=0.5)(raw, SIZE)
+    found.scores.sum().backward()
+    scores = logits.detach().softmax(-1)[0, :, 1:]
+    kept = torch.isin(scores, found.scores.detach()).any(dim=1)
+    assert 0 < kept.sum() < P
+    assert torch.equal(logits.grad[0].abs().sum(dim=1) > 0, kept)

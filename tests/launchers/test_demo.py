@@ -42,8 +42,9 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
                 cfg.suite.attacks[attack].steps = 1
         return cfg
 
-    def at_once(experiment: str) -> SimpleNamespace:
-        demo.measure(experiment)
+    def at_once(*experiments: str) -> SimpleNamespace:
+        for experiment in experiments:
+            demo.measure(experiment)
         return SimpleNamespace(wait=lambda: 0)
 
     monkeypatch.chdir(tmp_path)
@@ -62,6 +63,6 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
 def test_a_failure_of_the_other_process_ends_it_and_names_the_log(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, "measure", lambda experiment: [])
     monkeypatch.setattr(demo, "checkpoint_of", lambda experiment: Path("final.ckpt"))
-    monkeypatch.setattr(demo, "measure_meanwhile", lambda experiment: SimpleNamespace(wait=lambda: 1))
-    with pytest.raises(SystemExit, match=r"shapes_mtd_warm failed: see outputs/demo/shapes_mtd_warm\.log"):
+    monkeypatch.setattr(demo, "measure_meanwhile", lambda *experiments: SimpleNamespace(wait=lambda: 1))
+    with pytest.raises(SystemExit, match=r"the second core failed: see outputs/demo/second_core\.log"):
         demo.main()
