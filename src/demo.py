@@ -39,7 +39,7 @@ def budget(experiment: str) -> tuple[str, str]:
 def checkpoint_of(experiment: str) -> Path:
     """The finished run of these settings, trained now if there is none."""
     folder = f"outputs/demo/{experiment}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    clean = f"warm_start.overrides=[{','.join(budget('shapes_std'))}]"
+    clean = "warm_start.overrides=[" + ",".join(f'"{override}"' for override in budget("shapes_std")) + "]"
     cfg = compose("train", f"experiment={experiment}", *budget(experiment), f"paths.run={folder}", clean)
     found = find_finished(Path(cfg.paths.outputs), fingerprint(cfg))
     if found is not None:

@@ -60,6 +60,17 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
     assert "is trained already" in said
 
 
+@pytest.mark.parametrize("experiment", ["shapes_mtd_warm", "shapes_robustdet"])
+def test_the_defences_start_from_the_standard_ssd_of_the_demo(experiment: str, monkeypatch: pytest.MonkeyPatch):
+    trained: list[DictConfig] = []
+    monkeypatch.setattr(demo, "find_finished", lambda *which: None)
+    monkeypatch.setattr(demo, "train", trained.append)
+    demo.checkpoint_of(experiment)
+    updates = demo.UPDATES["shapes_std"]
+    assert trained[0].warm_start.overrides == [f"trainer.max_steps={updates}", f"trainer.val_check_interval={updates}"]
+    assert trained[0].trainer.max_steps == demo.UPDATES[experiment]
+
+
 def test_a_failure_of_the_other_process_ends_it_and_names_the_log(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, "measure", lambda experiment: [])
     monkeypatch.setattr(demo, "checkpoint_of", lambda experiment: Path("final.ckpt"))
