@@ -194,11 +194,14 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         share = math.ceil(cfg.suite.max_images / trainer.world_size)
         trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
     say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(suite.attacks)}) on {run.split}; writing to {folder}")
+    metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
     with logging_of(trainer, cfg):
         trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
+        while suite.next_round(metric):
+            say(f"{cfg.name}: another round over the images, against the worst case so far: {', '.join(suite.attacks)}")
+            trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
         if not trainer.is_global_zero:
             return []
-        metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
         environment = describe_environment(device, judged_in(trainer.precision))
         records = suite.records(metric, run, environment, data.classes)
         write_records(records, folder / "records")

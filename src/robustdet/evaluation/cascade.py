@@ -2,25 +2,35 @@
 
 What AutoAttack (Croce & Hein, ICML 2020) does for classifiers, where an image that is misclassified needs no further
 attack. Of a detector's image nothing is left when none of its objects is found: its own AP is 0.
+
+AP ranks the detections of all images together. So there is a second round for attacks that know the others' detections
+(`robustdet.attacks.among_others`): it begins when the first round's worst case is known, and aims at that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+from robustdet.attacks.among_others import AmongOthers, among_others
+from robustdet.evaluation.attacked import AttackedImages
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags
-from robustdet.evaluation.pipeline import CLEAN, About, SuiteEvaluator
+from robustdet.evaluation.curves import measured_curves
+from robustdet.evaluation.metric import Metric
+from robustdet.evaluation.pipeline import CLEAN, About, Seen, SuiteEvaluator
 from robustdet.evaluation.record import Stage
 from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.worst_case import WorstCase
-from robustdet.types import Batch
+from robustdet.types import Attack, Batch
 
 
 class Cascade(SuiteEvaluator):
     """A `SuiteEvaluator` whose attacks go on in their order with the images of which an object is still found.
+
+    ``waiting`` are those that a second round will make (:meth:`next_round`).
 
     An image without objects can only be given false alarms: the first attack has it, no later one. The result is the
     worst case; an attack has no record of its own, because its images are a choice of the earlier ones.
@@ -29,6 +39,47 @@ class Cascade(SuiteEvaluator):
     fewest_rivals = 1
 
     _left: dict[str, float]  # the lowest own AP so far, by the content of the batch's images
+
+    def __init__(
+        self,
+        attacks: Mapping[str, Attack | None],
+        attack_settings: Mapping[str, Any],
+        folder: Path | str,
+        settings: Mapping[str, Any],
+        seed: int = 0,
+        fresh: bool = False,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        self.waiting = {name: attack for name, attack in attacks.items() if among_others(attack) is not None}
+        now = {name: attack for name, attack in attacks.items() if name not in self.waiting}
+        super().__init__(now, attack_settings, folder, settings, seed, fresh, left_out)
+        self._store = (Path(folder), dict(settings), seed, fresh)
+        self._first_round: Seen | None = None
+
+    def next_round(self, metric: Metric) -> bool:
+        """Make the attacks of the second round ready, if there are any: then all images are to be evaluated again.
+
+        To be called when every process has seen what all have.
+        """
+        if not self.waiting:
+            return False
+        outcomes = self._outcomes()
+        curves = measured_curves(self._worst_case(metric, outcomes, self._rivals(outcomes)[1]).effects)
+        folder, settings, seed, fresh = self._store
+        for name, attack in self.waiting.items():
+            cast(AmongOthers, among_others(attack)).among(curves)
+            own = {**settings, "attack": self.attack_settings.get(name), "among": curves.digest}
+            self.attacks[name] = AttackedImages(name, attack, folder, own, seed, fresh)
+        self.waiting = {}
+        self._first_round = self.seen
+        self.seen = Seen(failed=dict(self.seen.failed))
+        return True
+
+    def merge(self, processes: Iterable[Seen]) -> None:
+        super().merge(processes)
+        if self._first_round is not None:  # the second one found all that the first had made
+            for name, stored in self._first_round.stored.items():
+                self.seen.stored[name] = stored
 
     def evaluate_batch(self, detector: Any, batch: Batch) -> int:
         self._left = {}

@@ -126,6 +126,10 @@ class SuiteEvaluator:
             together.add(seen)
         self.seen = together
 
+    def next_round(self, metric: Metric) -> bool:
+        """Whether all images are to be evaluated once more, under attacks that build on what was found: no."""
+        return False
+
     def attack(self, name: str, detector: Detector, batch: Batch) -> Images:
         """The images of this batch under one attack of the suite: the same ones in any batch, at any time."""
         return self.attacks[name].images(detector, batch)
@@ -149,16 +153,12 @@ class SuiteEvaluator:
         case is over clean images and the attacks inside the ball that most attacks of the suite promise; there is none
         when they are fewer than two.
         """
-        made = {name: one for name, one in self.attacks.items() if name not in self.seen.failed}
-        outcomes = self._comparable({name: one.read(self.seen.contents) for name, one in made.items()})
-        about = {name: About.attack(self.attack_settings.get(name), one) for name, one in made.items()}
-        rows: dict[str, dict[str, Any]] = {name: {} for name in self._rows(made)}
-        radius = shared_radius({name: declared_epsilon(one.attack) for name, one in self.attacks.items()})
-        rivals = [] if radius is None else inside({name: about[name].epsilon for name in made}, radius)
+        outcomes = self._outcomes()
+        about = {name: About.attack(self.attack_settings.get(name), self.attacks[name]) for name in outcomes}
+        rows: dict[str, dict[str, Any]] = {name: {} for name in self._rows(outcomes)}
+        radius, rivals = self._rivals(outcomes)
         if len(rivals) >= self.fewest_rivals:
-            choice = WorstCase(metric, {image_id: self.seen.targets[image_id] for image_id in outcomes[CLEAN]})
-            for name in (CLEAN, *rivals):
-                choice.add(name, outcomes[name])
+            choice = self._worst_case(metric, outcomes, rivals)
             about[WORST_CASE] = self._about_worst_case({name: about[name] for name in rivals}, radius)
             rows[WORST_CASE] = {
                 **worst_fields(choice),
@@ -197,6 +197,25 @@ class SuiteEvaluator:
         flags = suite_flags(entries, radius)
         flags[WORST_CASE] = self._worst_case_flags(about, outcomes)
         return [replace(one, flags=one.flags + flags.get(one.attack, [])) for one in records]
+
+    def _outcomes(self) -> dict[str, dict[str, Outcome]]:
+        """What is stored of the images that were seen, by attack; without those that failed."""
+        made = (name for name in self.attacks if name not in self.seen.failed)
+        return self._comparable({name: self.attacks[name].read(self.seen.contents) for name in made})
+
+    def _rivals(self, made: Iterable[str]) -> tuple[float | None, list[str]]:
+        """The radius that the suite is about, and which of these attacks keep to it."""
+        epsilons = {name: declared_epsilon(one.attack) for name, one in self.attacks.items()}
+        radius = shared_radius(epsilons)
+        return radius, [] if radius is None else inside({name: epsilons[name] for name in made}, radius)
+
+    def _worst_case(
+        self, metric: Metric, outcomes: Mapping[str, Mapping[str, Outcome]], rivals: Iterable[str]
+    ) -> WorstCase:
+        choice = WorstCase(metric, {image_id: self.seen.targets[image_id] for image_id in outcomes[CLEAN]})
+        for name in (CLEAN, *rivals):
+            choice.add(name, outcomes[name])
+        return choice
 
     def _comparable(self, outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
         """The outcomes of those images that every attack has."""

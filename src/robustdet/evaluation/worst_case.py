@@ -117,6 +117,11 @@ class WorstCase:
         }
 
     @property
+    def effects(self) -> FirstOrder:
+        """What detections would add to the worst case."""
+        return FirstOrder(self._ranking(self._chosen), self._objects)
+
+    @property
     def area_bound(self) -> float:
         """No choice of one of these attacks per image leaves less mAP (area rule): that of :func:`least`."""
         return self._area(rank(list(self._floor.values())))
@@ -180,13 +185,23 @@ class FirstOrder:
             of_hit, of_false_alarm = (true + 1) / (k + 1) + raised, -lowered
             self._tables[label] = -ranking.scores[own], of_hit / positives, of_false_alarm / positives
 
+    @property
+    def labels(self) -> list[int]:
+        """The classes that have objects. Detections of any other have no effect."""
+        return list(self._tables)
+
+    def of(self, label: int, scores: Float[np.ndarray, "d"]) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
+        """Of hits with these scores, and of false alarms with them."""
+        ranked, of_hit, of_false_alarm = self._tables[label]
+        place = np.searchsorted(ranked, -scores, side="right")
+        return of_hit[place], of_false_alarm[place]
+
     def __call__(self, joining: Ranking, num_images: int) -> Float[np.ndarray, "n"]:
         """The effect of each of ``num_images`` images, those without detections included."""
         effects = np.zeros(num_images)
-        for label, (scores, of_hit, of_false_alarm) in self._tables.items():
+        for label in self.labels:
             own = joining.of_class(label)
-            place = np.searchsorted(scores, -joining.scores[own], side="right")
-            values = np.where(joining.hits[own], of_hit[place], of_false_alarm[place])
+            values = np.where(joining.hits[own], *self.of(label, joining.scores[own]))
             effects += np.bincount(joining.images[own], values, num_images)
         return effects
 

@@ -1,0 +1,35 @@
+"""What a detection is worth, as curves an attack can follow: first-order effects on mAP over log-odds, smoothed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from robustdet.attacks.among_others import Curves
+from robustdet.evaluation.worst_case import FirstOrder
+
+LOW, HIGH, STEP = -8.0, 14.0, 0.05  # log-odds; scores from 0.0003 to a float32's last before 1
+WIDTH = 0.5  # of the logistic kernel, log-odds: a ranking is made of steps, which have no gradient
+
+
+def measured_curves(effects: FirstOrder) -> Curves:
+    """Curves of all classes up to the last that has objects, smoothed; zero for those that have none.
+
+    Each is given in multiples of its mean hit at ``HIGH``, so that attacks of data sets of any size climb alike.
+    """
+    log_odds = np.arange(round((HIGH - LOW) / STEP) + 1) * STEP + LOW
+    scores = 1 / (1 + np.exp(-log_odds))
+    hits, false_alarms = np.zeros((2, max(effects.labels, default=1), len(log_odds)))
+    for label in effects.labels:
+        hits[label - 1], false_alarms[label - 1] = (_smoothed(curve) for curve in effects.of(label, scores))
+    scale = max(hits[:, -1].sum() / max(len(effects.labels), 1), np.finfo(np.float32).tiny)
+    return Curves(LOW, HIGH, *(torch.from_numpy((each / scale).astype(np.float32)) for each in (hits, false_alarms)))
+
+
+def _smoothed(curve: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+    """By a logistic kernel; what lies beyond the ends is like the ends."""
+    reach = round(10 * WIDTH / STEP)
+    decay = np.exp(-np.abs(np.arange(-reach, reach + 1)) * STEP / WIDTH)
+    kernel = decay / (1 + decay) ** 2
+    return np.convolve(np.pad(curve, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
