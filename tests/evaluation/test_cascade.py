@@ -5,16 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from robustdet.attacks.among_others import AmongOthers
+from robustdet.attacks.apgd import APGD
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import total
 from robustdet.attacks.pgd import PGD
 from robustdet.attacks.threat import LInf
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.cascade import Cascade
+from robustdet.evaluation.curves import measured_curves
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.metric import VocMetric
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.record import read_record, write_record
+from robustdet.evaluation.worst_case import WorstCase
 from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
 from tests.evaluation.records import RUN
 
@@ -139,3 +143,82 @@ def test_images_without_objects_are_attacked_once(tmp_path):
     assert len(attacks["first"].asked) == 3
     assert attacks["second"].asked == []
     assert torch.equal(batch.images, quadrant_batches(3, 3)[0].images)
+
+
+def second_round(folder, attacks, detector=None):
+    """The cascade after both rounds, its records, and how many evaluations each round was."""
+    suite = Cascade({"clean": None, **attacks}, {name: {"name": name} for name in attacks}, folder, {})
+    metric, detector = VocMetric(3), detector or QuadrantDetector().eval()
+    batches = quadrant_batches(12, 4)
+    rounds = [sum(suite.evaluate_batch(detector, batch) for batch in batches)]
+    suite.merge([suite.seen])
+    while suite.next_round(metric):
+        rounds.append(sum(suite.evaluate_batch(detector, batch) for batch in batches))
+        suite.merge([suite.seen])
+    return suite, suite.records(metric, RUN, describe_environment("cpu"), ["a", "b", "c"]), rounds
+
+
+def among(steps=10):
+    return APGD(AmongOthers(), BALL, steps, ["random"])
+
+
+def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_path):
+    attack = among()
+    suite, records, rounds = second_round(tmp_path, {"among": attack, "weak": Counting(0.2)})
+    assert suite.waiting == {}
+    assert list(suite.attacks) == ["clean", "weak", "among"]
+    clean_and_weak = {name: suite.attacks[name].read(suite.seen.contents) for name in ("clean", "weak")}
+    choice = WorstCase(VocMetric(3), suite.seen.targets)
+    for name, outcomes in clean_and_weak.items():
+        choice.add(name, outcomes)
+    assert attack.objective.curves.digest == measured_curves(choice.effects).digest
+    left = own_ap(suite, "clean"), own_ap(suite, "weak")
+    objects = {key for key, target in suite.seen.targets.items() if len(target.learnable.labels)}
+    assert set(own_ap(suite, "among")) == {key for key in objects if min(one[key] for one in left) > 0}
+    assert [stage.attack for stage in records[-1].stages] == ["weak", "among"]
+    assert records[-1].map < choice.value
+    assert rounds == [24, len(own_ap(suite, "among"))]
+
+
+def test_a_second_round_goes_on_too_and_says_what_was_there(tmp_path):
+    first, records, _ = second_round(tmp_path, {"weak": Counting(0.2), "among": among()})
+    assert first.seen.stored == {"clean": 0, "weak": 0, "among": 0}
+    again, same, rounds = second_round(tmp_path, {"weak": Counting(0.2), "among": among()})
+    assert rounds == [0, 0]
+    assert again.seen.stored == {"clean": 12, "weak": 12, "among": len(own_ap(again, "among"))}
+    assert same[-1].map == records[-1].map
+    # another first round: other curves, and another attack
+    strong = PGD(total, BALL, 3, "8/255")
+    other, _, rounds = second_round(tmp_path, {"weak": Counting(0.2), "strong": strong, "among": among()})
+    assert rounds[1] == len(own_ap(other, "among")) > 0
+
+
+def test_what_failed_in_the_first_round_stays_failed_and_is_not_asked_again(tmp_path):
+    suite, records, _ = second_round(tmp_path, {"broken": Failing(1.0), "weak": Counting(0.2), "among": among()})
+    assert list(suite.seen.failed) == list(records[-1].failed) == ["broken"]
+    assert [stage.attack for stage in records[-1].stages] == ["weak", "among"]
+
+
+def test_processes_that_share_the_images_have_one_second_round(tmp_path):
+    """Each makes its curves from all that both have found; what one measured is no image that was there already."""
+    alone = second_round(tmp_path / "one", {"weak": Counting(0.2), "among": among()})[1]
+    detector, metric, batches = QuadrantDetector().eval(), VocMetric(3), quadrant_batches(12, 4)
+    suites = [
+        Cascade({"clean": None, "weak": Counting(0.2), "among": among()}, {}, tmp_path / "two", {}) for _ in range(2)
+    ]
+    shares = batches[:1], batches[1:]
+    for more in (True, False):
+        for suite, share in zip(suites, shares, strict=True):
+            for batch in share:
+                suite.evaluate_batch(detector, batch)
+        both = [suite.seen for suite in suites]
+        for suite in suites:
+            suite.merge(both)
+            assert suite.next_round(metric) == more
+    records = suites[0].records(metric, RUN, describe_environment("cpu"), ["a", "b", "c"])
+    assert records[-1].map == alone[-1].map
+    assert suites[0].seen.stored == suites[1].seen.stored == {"clean": 0, "weak": 0, "among": 0}
+
+
+def test_a_suite_without_such_attacks_has_one_round(tmp_path):
+    assert len(second_round(tmp_path, {"weak": Counting(0.2)})[2]) == 1

@@ -16,35 +16,36 @@ from robustdet.types import Attack, Detections, Target
 
 @dataclass(frozen=True)
 class Curves:
-    """The effect on mAP of one more hit, and of one more false alarm, by its class and the log-odds of its score.
+    """The effect on mAP of one more false alarm (``effects[0]``) and of one more hit (``effects[1]``), class by class.
 
-    Column g is at ``low`` + g · (``high`` - ``low``)/(G - 1); between columns the curves are straight, beyond them
-    constant. Row c is of label c + 1.
+    Row c is of label c + 1; column g of log-odds ``low`` + g · (``high`` - ``low``)/(G - 1) of the score. Between
+    columns the curves are straight, beyond them constant; a class that they lack has no effect.
     """
 
     low: float
     high: float
-    hits: Float[Tensor, "C G"]
-    false_alarms: Float[Tensor, "C G"]
+    effects: Float[Tensor, "2 C G"]
 
     @cached_property
     def digest(self) -> str:
         """Hex digest of all of it: what was attacked by other curves was attacked by another attack."""
-        text = hashlib.sha256(f"{self.low} {self.high}".encode())
-        for curves in (self.hits, self.false_alarms):
-            text.update(f"{list(curves.shape)}".encode() + curves.cpu().numpy().tobytes())
+        text = hashlib.sha256(f"{self.low} {self.high} {list(self.effects.shape)}".encode())
+        text.update(self.effects.cpu().numpy().tobytes())
         return text.hexdigest()
+
+    def to(self, device: torch.device | str) -> Curves:
+        return Curves(self.low, self.high, self.effects.to(device))
 
     def worth(
         self, log_odds: Float[Tensor, "D"], labels: Int[Tensor, "D"], hits: Bool[Tensor, "D"]
     ) -> Float[Tensor, "D"]:
         """Of hits and, where ``hits`` says no, of false alarms; with gradient to the log-odds."""
-        both = torch.stack([self.false_alarms, self.hits]).to(log_odds)
-        steps = both.shape[2] - 1
-        place = ((log_odds - self.low) / (self.high - self.low) * steps).clamp(0, steps)
-        left = place.detach().floor().clamp(max=steps - 1).long()
-        below, above = (both[hits.long(), labels - 1, column] for column in (left, left + 1))
-        return below + (place - left) * (above - below)
+        _, classes, columns = self.effects.shape
+        place = ((log_odds - self.low) / (self.high - self.low) * (columns - 1)).clamp(0, columns - 1)
+        left = place.detach().floor().clamp(max=columns - 2).long()
+        row = (labels - 1).clamp(max=classes - 1)
+        below, above = (self.effects[hits.long(), row, column].to(log_odds) for column in (left, left + 1))
+        return (below + (place - left) * (above - below)) * (labels <= classes)
 
 
 class AmongOthers(APSurrogate):
@@ -68,6 +69,8 @@ class AmongOthers(APSurrogate):
     def _held(self, found: Detections, target: Target) -> Float[Tensor, ""]:
         if self.curves is None:
             return super()._held(found, target)
+        if self.curves.effects.device != found.scores.device:
+            self.curves = self.curves.to(found.scores.device)
         hits, false_alarms = judged(found, target)
         worth = self.curves.worth(found.scores.logit(SATURATED), found.labels, hits)
         return (worth * (hits | false_alarms)).sum()

@@ -14,17 +14,19 @@ WIDTH = 0.5  # of the logistic kernel, log-odds: a ranking is made of steps, whi
 
 
 def measured_curves(effects: FirstOrder) -> Curves:
-    """Curves of all classes up to the last that has objects, smoothed; zero for those that have none.
+    """Of all classes up to the last that has objects, smoothed; zero for those that have none.
 
-    Each is given in multiples of its mean hit at ``HIGH``, so that attacks of data sets of any size climb alike.
+    In multiples of what a hit above all others is worth, a mean over classes: so they look alike for data sets of any
+    size.
     """
     log_odds = np.arange(round((HIGH - LOW) / STEP) + 1) * STEP + LOW
     scores = 1 / (1 + np.exp(-log_odds))
-    hits, false_alarms = np.zeros((2, max(effects.labels, default=1), len(log_odds)))
+    both = np.zeros((2, max(effects.labels, default=1), len(log_odds)))
     for label in effects.labels:
-        hits[label - 1], false_alarms[label - 1] = (_smoothed(curve) for curve in effects.of(label, scores))
-    scale = max(hits[:, -1].sum() / max(len(effects.labels), 1), np.finfo(np.float32).tiny)
-    return Curves(LOW, HIGH, *(torch.from_numpy((each / scale).astype(np.float32)) for each in (hits, false_alarms)))
+        of_hit, of_false_alarm = effects.of(label, scores)
+        both[:, label - 1] = _smoothed(of_false_alarm), _smoothed(of_hit)
+    highest = max(both[1, :, -1].sum() / max(len(effects.labels), 1), np.finfo(np.float32).tiny)
+    return Curves(LOW, HIGH, torch.from_numpy((both / highest).astype(np.float32)))
 
 
 def _smoothed(curve: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:

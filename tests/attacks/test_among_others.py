@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from robustdet.attacks.among_others import AmongOthers, Curves, among_others
+from robustdet.attacks.ap_surrogate import APSurrogate
+from robustdet.attacks.apgd import APGD
+from robustdet.attacks.outranking import Outranking
+from robustdet.attacks.threat import LInf
+from robustdet.attacks.victim import DetectorVictim
+from robustdet.evaluation.average_precision import match_detections
+from tests.attacks import fakes
+
+CURVES = Curves(-3.0, 3.0, torch.rand(2, fakes.CLASSES, 13, generator=torch.Generator().manual_seed(0)) - 0.3)
+
+
+def slow_worth(curves: Curves, score: float, label: int, hit: bool) -> float:
+    columns = np.linspace(curves.low, curves.high, curves.effects.shape[2])
+    return float(np.interp(np.log(score / (1 - score)), columns, curves.effects[int(hit), label - 1].double().numpy()))
+
+
+def test_a_detection_is_worth_what_its_curve_says():
+    scores = torch.tensor([0.01, 0.2, 0.5, 0.731, 0.93, 0.99])
+    for label in (1, 2):
+        for hit in (False, True):
+            worth = CURVES.worth(scores.logit(), torch.full((6,), label), torch.full((6,), hit))
+            expected = [slow_worth(CURVES, score, label, hit) for score in scores.tolist()]
+            assert worth.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_class_that_the_curves_lack_is_worth_nothing():
+    worth = CURVES.worth(torch.zeros(2), torch.tensor([fakes.CLASSES, fakes.CLASSES + 1]), torch.tensor([True, True]))
+    assert worth[0] != 0
+    assert worth[1] == 0
+
+
+def test_the_gradient_is_the_slope_between_columns_and_zero_beyond_the_ends():
+    log_odds = torch.tensor([0.25, 5.0, -5.0], requires_grad=True)
+    CURVES.worth(log_odds, torch.tensor([1, 1, 1]), torch.tensor([True, True, True])).sum().backward()
+    slope = (CURVES.effects[1, 0, 7] - CURVES.effects[1, 0, 6]) / 0.5
+    assert log_odds.grad.tolist() == pytest.approx([slope.item(), 0, 0], rel=1e-4)
+
+
+def test_is_the_sum_of_what_the_detections_of_an_image_are_worth():
+    images, targets = fakes.batch()
+    detector = fakes.detector().eval()
+    objective = AmongOthers()
+    objective.among(CURVES)
+    with DetectorVictim(detector).borrow(targets) as model, torch.no_grad():
+        values = objective(model, images).tolist()
+        of_images = detector.detect(model.predict(images))
+    for value, found, target in zip(values, of_images, targets, strict=True):
+        one = match_detections(found, target)
+        columns = zip(one.scores.tolist(), one.labels.tolist(), one.hits.tolist(), strict=True)
+        assert value == pytest.approx(-sum(slow_worth(CURVES, *each) for each in columns), abs=1e-4)
+
+
+def test_without_curves_it_is_the_surrogate():
+    images, targets = fakes.batch()
+    with DetectorVictim(fakes.detector()).borrow(targets) as model, torch.no_grad():
+        alone, surrogate = AmongOthers(1.0, 2.0, 0.1)(model, images), APSurrogate(1.0, 2.0, 0.1)(model, images)
+    assert torch.equal(alone, surrogate)
+    assert surrogate.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CURVES, low=-2.0),
+        replace(CURVES, high=4.0),
+        replace(CURVES, effects=CURVES.effects + 1e-6),
+        replace(CURVES, effects=CURVES.effects.transpose(0, 1).contiguous().transpose(0, 1)[:, :1]),
+    ],
+)
+def test_other_curves_have_another_digest(other: Curves):
+    assert other.digest != CURVES.digest
+    assert replace(CURVES).digest == CURVES.digest == CURVES.to("cpu").digest
+
+
+def test_which_attacks_want_the_others():
+    wanted = AmongOthers()
+    assert among_others(APGD(wanted, LInf("8/255"), 3)) is wanted
+    assert among_others(APGD(Outranking(), LInf("8/255"), 3)) is None
+    assert among_others(None) is None
