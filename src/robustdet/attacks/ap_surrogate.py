@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import box_iou
 
 from robustdet.attacks.outranking import IOU
 from robustdet.attacks.victim import require_detector
-from robustdet.detection.boxes import pairwise_iou
 from robustdet.types import BorrowedVictim, Detections, Images, Target
 
 SATURATED = 1e-6  # scores as near to 0 or 1 as this count as that near: log-odds stay finite
@@ -66,7 +66,7 @@ def judged(found: Detections, target: Target) -> tuple[Bool[Tensor, "D"], Bool[T
     if not len(found.scores) or not len(target.labels):
         return torch.zeros_like(found.labels, dtype=torch.bool), torch.ones_like(found.labels, dtype=torch.bool)
     labels, countable = target.labels.to(found.labels), ~(target.difficult | target.crowd).to(found.labels.device)
-    overlaps = pairwise_iou(found.boxes, target.boxes.to(found.boxes))
+    overlaps = box_iou(found.boxes, target.boxes.to(found.boxes)).nan_to_num()  # of two empty boxes: 0/0
     best, owner = overlaps.masked_fill(found.labels[:, None] != labels, -1).max(dim=1)
     owned = F.one_hot(owner, len(labels)).bool() & (best >= IOU)[:, None]
     first = (owned & (owned.cumsum(dim=0) == 1)).any(dim=1)
