@@ -32,7 +32,7 @@ def compose(root: str, *overrides: str) -> DictConfig:
 
 
 def budget(experiment: str) -> tuple[str, str]:
-    """The overrides that say so; validated once, at the end."""
+    """The overrides of its updates; it is validated once, at the end."""
     return f"trainer.max_steps={UPDATES[experiment]}", f"trainer.val_check_interval={UPDATES[experiment]}"
 
 

@@ -197,8 +197,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
     with logging_of(trainer, cfg):
         trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
-        while suite.next_round(metric):
-            say(f"{cfg.name}: another round over the images, against the worst case so far: {', '.join(suite.attacks)}")
+        while names := suite.next_round(metric):
+            say(f"{cfg.name}: another round over the images, against the worst case so far: {', '.join(names)}")
             trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
         if not trainer.is_global_zero:
             return []

@@ -105,3 +105,16 @@ def test_a_score_of_one_stays_finite():
 def test_refuses_a_width_that_is_not_positive(width):
     with pytest.raises(ValueError, match=f"expected a positive width, got {width}"):
         APSurrogate(width=width)
+
+
+def test_a_detector_that_detaches_its_detections_is_named():
+    """Its gradient would be zero, and the attack would do nothing in silence."""
+    images, targets = fakes.batch()
+    detector = fakes.detector().eval()
+    detector.detect = torch.no_grad()(detector.detect)
+    with DetectorVictim(detector).borrow(targets) as model:
+        APSurrogate()(model, images)
+        with pytest.raises(
+            TypeError, match=r"APSurrogate needs scores that carry gradients: FakeDetector\.detect detach"
+        ):
+            APSurrogate()(model, images.clone().requires_grad_())

@@ -214,7 +214,7 @@ def test_processes_that_share_the_images_have_one_second_round(tmp_path):
         both = [suite.seen for suite in suites]
         for suite in suites:
             suite.merge(both)
-            assert suite.next_round(metric) == more
+            assert suite.next_round(metric) == (["among"] if more else [])
     records = suites[0].records(metric, RUN, describe_environment("cpu"), ["a", "b", "c"])
     assert records[-1].map == alone[-1].map
     assert suites[0].seen.stored == suites[1].seen.stored == {"clean": 0, "weak": 0, "among": 0}

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdet.attacks.ap_surrogate import SATURATED, APSurrogate, judged
-from robustdet.types import Attack, Detections, Target
+from robustdet.attacks.ap_surrogate import APSurrogate
+from robustdet.types import Attack
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,20 @@ class AmongOthers(APSurrogate):
     value depends on that image alone.
     """
 
-    def __init__(
-        self, threshold: float | int = 2.0, width: float | int = 1.5, false_alarms: float | int = 0.01
-    ) -> None:
-        super().__init__(threshold, width, false_alarms)
-        self.curves: Curves | None = None
+    curves: Curves | None = None
 
     def among(self, curves: Curves) -> None:
         """Attack by these curves from now on."""
         self.curves = curves
 
-    def _held(self, found: Detections, target: Target) -> Float[Tensor, ""]:
+    def _worth(
+        self, log_odds: Float[Tensor, "D"], labels: Int[Tensor, "D"], hits: Bool[Tensor, "D"]
+    ) -> Float[Tensor, "D"]:
         if self.curves is None:
-            return super()._held(found, target)
-        if self.curves.effects.device != found.scores.device:
-            self.curves = self.curves.to(found.scores.device)
-        hits, false_alarms = judged(found, target)
-        worth = self.curves.worth(found.scores.logit(SATURATED), found.labels, hits)
-        return (worth * (hits | false_alarms)).sum()
+            return super()._worth(log_odds, labels, hits)
+        if self.curves.effects.device != log_odds.device:
+            self.curves = self.curves.to(log_odds.device)
+        return self.curves.worth(log_odds, labels, hits)
 
 
 def among_others(attack: Attack | None) -> AmongOthers | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
@@ -44,17 +44,26 @@ class APSurrogate:
     def __call__(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
         detector = require_detector(model, "APSurrogate")
         raw = detector.predict(images)
-        held = [
-            self._held(found, target)
-            for found, target in zip(detector.detector.detect(raw), detector.targets, strict=True)
-        ]
-        return 0 * raw.cls_logits[:, 0, 0] - torch.stack(held)  # an image without detections has a gradient, too: 0
+        of_images = detector.detector.detect(raw)
+        if raw.cls_logits.requires_grad and any(len(one.scores) and not one.scores.requires_grad for one in of_images):
+            raise TypeError(
+                f"{type(self).__name__} needs scores that carry gradients: {type(detector.detector).__name__}.detect "
+                "detaches them, by torch.no_grad() perhaps"
+            )
+        added = [self._added(found, target) for found, target in zip(of_images, detector.targets, strict=True)]
+        return 0 * raw.cls_logits[:, 0, 0] - torch.stack(added)  # an image without detections has a gradient, too: 0
 
-    def _held(self, found: Detections, target: Target) -> Float[Tensor, ""]:
+    def _added(self, found: Detections, target: Target) -> Float[Tensor, ""]:
         """What one image adds to AP."""
         hits, false_alarms = judged(found, target)
-        worth = torch.sigmoid((found.scores.logit(SATURATED) - self.threshold) / self.width)
-        return (worth * hits).sum() - self.false_alarms * (worth * false_alarms).sum()
+        worth = self._worth(found.scores.logit(SATURATED), found.labels, hits)
+        return (worth * (hits | false_alarms)).sum()
+
+    def _worth(
+        self, log_odds: Float[Tensor, "D"], labels: Int[Tensor, "D"], hits: Bool[Tensor, "D"]
+    ) -> Float[Tensor, "D"]:
+        """Of hits and, where ``hits`` says no, of false alarms."""
+        return torch.sigmoid((log_odds - self.threshold) / self.width) * torch.where(hits, 1.0, -self.false_alarms)
 
 
 @torch.no_grad()

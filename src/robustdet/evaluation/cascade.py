@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
-from pathlib import Path
 from typing import Any, cast
 
 from robustdet.attacks.among_others import AmongOthers, among_others
-from robustdet.evaluation.attacked import AttackedImages
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags
 from robustdet.evaluation.curves import measured_curves
@@ -30,8 +28,6 @@ from robustdet.types import Attack, Batch
 class Cascade(SuiteEvaluator):
     """A `SuiteEvaluator` whose attacks go on in their order with the images of which an object is still found.
 
-    ``waiting`` are those that a second round will make (:meth:`next_round`).
-
     An image without objects can only be given false alarms: the first attack has it, no later one. The result is the
     worst case; an attack has no record of its own, because its images are a choice of the earlier ones.
     """
@@ -39,45 +35,28 @@ class Cascade(SuiteEvaluator):
     fewest_rivals = 1
 
     _left: dict[str, float]  # the lowest own AP so far, by the content of the batch's images
+    _first_round: Seen | None = None
 
-    def __init__(
-        self,
-        attacks: Mapping[str, Attack | None],
-        attack_settings: Mapping[str, Any],
-        folder: Path | str,
-        settings: Mapping[str, Any],
-        seed: int = 0,
-        fresh: bool = False,
-        left_out: Mapping[str, str] | None = None,
-    ) -> None:
-        self.waiting = {name: attack for name, attack in attacks.items() if among_others(attack) is not None}
-        now = {name: attack for name, attack in attacks.items() if name not in self.waiting}
-        super().__init__(now, attack_settings, folder, settings, seed, fresh, left_out)
-        self._store = (Path(folder), dict(settings), seed, fresh)
-        self._first_round: Seen | None = None
-
-    def next_round(self, metric: Metric) -> bool:
-        """Make the attacks of the second round ready, if there are any: then all images are to be evaluated again.
-
-        To be called when every process has seen what all have.
-        """
+    def next_round(self, metric: Metric) -> list[str]:
+        """Make the attacks of the second round ready. To be called when every process has seen what all have."""
         if not self.waiting:
-            return False
+            return []
         outcomes = self._outcomes()
         curves = measured_curves(self._worst_case(metric, outcomes, self._rivals(outcomes)[1]).effects)
-        folder, settings, seed, fresh = self._store
-        for name, attack in self.waiting.items():
+        ready, self.waiting = self.waiting, {}
+        for name, attack in ready.items():
             cast(AmongOthers, among_others(attack)).among(curves)
-            own = {**settings, "attack": self.attack_settings.get(name), "among": curves.digest}
-            self.attacks[name] = AttackedImages(name, attack, folder, own, seed, fresh)
-        self.waiting = {}
-        self._first_round = self.seen
-        self.seen = Seen(failed=dict(self.seen.failed))
-        return True
+            self.attacks[name] = self._attacked_images(name, attack, among=curves.digest)
+        self._first_round, self.seen = self.seen, Seen(failed=dict(self.seen.failed))
+        return list(ready)
+
+    def _waits(self, attack: Attack | None) -> bool:
+        """Those that are to know the others' detections."""
+        return among_others(attack) is not None
 
     def merge(self, processes: Iterable[Seen]) -> None:
         super().merge(processes)
-        if self._first_round is not None:  # the second one found all that the first had made
+        if self._first_round is not None:  # the second found all that the first had made
             for name, stored in self._first_round.stored.items():
                 self.seen.stored[name] = stored
 

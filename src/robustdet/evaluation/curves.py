@@ -9,24 +9,19 @@ from jaxtyping import Float
 from robustdet.attacks.among_others import Curves
 from robustdet.evaluation.worst_case import FirstOrder
 
-LOW, HIGH, STEP = -8.0, 14.0, 0.05  # log-odds; scores from 0.0003 to a float32's last before 1
+LOW, HIGH, STEP = -8.0, 14.0, 0.05  # log-odds; scores from 0.0003 to 1 - 1e-6, where the surrogate cuts them
 WIDTH = 0.5  # of the logistic kernel, log-odds: a ranking is made of steps, which have no gradient
 
 
 def measured_curves(effects: FirstOrder) -> Curves:
-    """Of all classes up to the last that has objects, smoothed; zero for those that have none.
-
-    In multiples of what a hit above all others is worth, a mean over classes: so they look alike for data sets of any
-    size.
-    """
+    """Of all classes up to the last that has objects, in units of mAP (in [0, 1]); zero for those that have none."""
     log_odds = np.arange(round((HIGH - LOW) / STEP) + 1) * STEP + LOW
     scores = 1 / (1 + np.exp(-log_odds))
     both = np.zeros((2, max(effects.labels, default=1), len(log_odds)))
     for label in effects.labels:
         of_hit, of_false_alarm = effects.of(label, scores)
         both[:, label - 1] = _smoothed(of_false_alarm), _smoothed(of_hit)
-    highest = max(both[1, :, -1].sum() / max(len(effects.labels), 1), np.finfo(np.float32).tiny)
-    return Curves(LOW, HIGH, torch.from_numpy((both / highest).astype(np.float32)))
+    return Curves(LOW, HIGH, torch.from_numpy(both.astype(np.float32)))
 
 
 def _smoothed(curve: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:

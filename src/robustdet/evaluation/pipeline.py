@@ -57,7 +57,8 @@ class SuiteEvaluator:
     put them there, unless everything is to be made ``fresh``. ``left_out`` says which attacks of the suite are not
     among ``attacks``, and why.
 
-    An attack that fails is not asked again and has no record; the others go on.
+    An attack that fails is not asked again and has no record; the others go on. ``waiting`` are those that are for a
+    later round (:meth:`next_round`).
     """
 
     fewest_rivals = 2  # attacks of which a worst case is more than one column said twice
@@ -78,11 +79,10 @@ class SuiteEvaluator:
         given = {CLEAN: None, **given}  # clean first
         self.attack_settings = dict(attack_settings)
         self.left_out = dict(left_out or {})
+        self._folder, self._settings, self._seed, self._fresh = Path(folder), dict(settings), seed, fresh
+        self.waiting = {name: attack for name, attack in given.items() if self._waits(attack)}
         self.attacks = {
-            name: AttackedImages(
-                name, attack, Path(folder), {**settings, "attack": self.attack_settings.get(name)}, seed, fresh
-            )
-            for name, attack in given.items()
+            name: self._attacked_images(name, attack) for name, attack in given.items() if name not in self.waiting
         }
         self.seen = Seen()
 
@@ -126,9 +126,9 @@ class SuiteEvaluator:
             together.add(seen)
         self.seen = together
 
-    def next_round(self, metric: Metric) -> bool:
-        """Whether all images are to be evaluated once more, under attacks that build on what was found: no."""
-        return False
+    def next_round(self, metric: Metric) -> list[str]:
+        """Names of attacks that build on what was found, for which all images are to be evaluated once more: none."""
+        return []
 
     def attack(self, name: str, detector: Detector, batch: Batch) -> Images:
         """The images of this batch under one attack of the suite: the same ones in any batch, at any time."""
@@ -197,6 +197,15 @@ class SuiteEvaluator:
         flags = suite_flags(entries, radius)
         flags[WORST_CASE] = self._worst_case_flags(about, outcomes)
         return [replace(one, flags=one.flags + flags.get(one.attack, [])) for one in records]
+
+    def _waits(self, attack: Attack | None) -> bool:
+        """Whether this attack is for a later round: no."""
+        return False
+
+    def _attacked_images(self, name: str, attack: Attack | None, **more: Any) -> AttackedImages:
+        """``more`` is what decides the outcomes besides all that was set."""
+        settings = {**self._settings, "attack": self.attack_settings.get(name), **more}
+        return AttackedImages(name, attack, self._folder, settings, self._seed, self._fresh)
 
     def _outcomes(self) -> dict[str, dict[str, Outcome]]:
         """What is stored of the images that were seen, by attack; without those that failed."""

@@ -7,7 +7,7 @@ found here is *achieved*: these images, each attacked by one of these attacks, l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import mode
 
@@ -136,11 +136,15 @@ class WorstCase:
         now = np.take_along_axis(own_ap, self._chosen[None], axis=0)[0]
         lower = np.where(own_ap[newest] < now, newest, self._chosen)
         own = own_ap.argmin(axis=0)  # a start that does not depend on the order of the attacks
-        starts = (self._chosen, own, self._first_order(own))
-        once = [self._first_order(chosen) for chosen in starts]
-        twice = [self._first_order(chosen) for chosen in once]
-        lowest = min((lower, *starts[1:], *once, *twice), key=lambda chosen: self._area(self._ranking(chosen)))
+        tried = [lower, own, *self._descent(self._chosen, 2), *self._descent(own, 3)]
+        lowest = min(tried, key=lambda chosen: self._area(self._ranking(chosen)))
         return [chosen for chosen in (lowest, everywhere) if (chosen != self._chosen).any()]
+
+    def _descent(self, chosen: Int[np.ndarray, "n"], times: int) -> Iterator[Int[np.ndarray, "n"]]:
+        """Each of the choices that :meth:`_first_order` makes of ``chosen``, ``times`` times in turn."""
+        for _ in range(times):
+            chosen = self._first_order(chosen)
+            yield chosen
 
     def _first_order(self, chosen: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """For each image the attack whose effect is lowest where the others stay as they are ``chosen``."""
