@@ -69,6 +69,15 @@ def test_two_halves_of_a_batch_are_one(
         assert found[name] == pytest.approx(expected[name], rel=1e-3), name
 
 
+TWO_ROUNDS = [
+    "suite=quick",
+    "suite.name=rounds",
+    "+suite.cascade=true",
+    "+attack@suite.attacks.among_others=among_others",
+    "suite.attacks.among_others.steps=2",
+]
+
+
 def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
     compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair
 ):
@@ -77,17 +86,20 @@ def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
     other = tmp_path / "copy" / "checkpoints" / "final.ckpt"
     other.parent.mkdir(parents=True)
     shutil.copy(checkpoint, other)
-    evaluation = [line for line in FEW if line.startswith("data.")] + ["experiment=shapes_std", "suite=quick"]
-    evaluation += ["suite.max_images=6", "pictures=0"]
-    alone = evaluate(compose("evaluate", *evaluation, f"ckpt_path={checkpoint}"))
-    output = pair.run(evaluate, compose("evaluate", *evaluation, "trainer=ddp_cpu", f"ckpt_path={other}"))
-    assert output.count("Average precision under attack") == 1
-    together = {record.attack: record for record in read_records([other.parent.parent])}
-    assert together.keys() == {record.attack for record in alone}
-    for record in alone:
-        assert (together[record.attack].num_images, together[record.attack].map) == (6, record.map)
-        assert together[record.attack].per_class == record.per_class
-    assert alone[0].map > 0
+    for suite in (["suite=quick"], TWO_ROUNDS):
+        evaluation = [line for line in FEW if line.startswith("data.")] + ["experiment=shapes_std", *suite]
+        evaluation += ["suite.max_images=6", "pictures=0"]
+        alone = evaluate(compose("evaluate", *evaluation, f"ckpt_path={checkpoint}"))
+        output = pair.run(evaluate, compose("evaluate", *evaluation, "trainer=ddp_cpu", f"ckpt_path={other}"))
+        assert output.count("Average precision under attack") == 1
+        of_suite = [one for one in read_records([other.parent.parent]) if one.run.suite == alone[0].run.suite]
+        together = {record.attack: record for record in of_suite}
+        assert together.keys() == {record.attack for record in alone}
+        for record in alone:
+            assert (together[record.attack].num_images, together[record.attack].map) == (6, record.map)
+            assert together[record.attack].per_class == record.per_class
+        assert alone[0].map > 0
+    assert [stage.attack for stage in alone[-1].stages][-1] == "among_others"  # lightning#2790: a trainer tests twice
 
 
 def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair):
