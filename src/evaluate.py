@@ -193,7 +193,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     if cfg.suite.max_images is not None and trainer.limit_test_batches == 1.0:  # the progress bar's end, too
         share = math.ceil(cfg.suite.max_images / trainer.world_size)
         trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
-    say(f"{cfg.name}: suite {cfg.suite.name} ({', '.join(suite.attacks)}) on {run.split}; writing to {folder}")
+    names = ", ".join([*suite.attacks, *suite.waiting])
+    say(f"{cfg.name}: suite {cfg.suite.name} ({names}) on {run.split}; writing to {folder}")
     metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
     with logging_of(trainer, cfg):
         trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)

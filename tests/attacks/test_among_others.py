@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from robustdet.attacks.adaptive import Adaptive, own
 from robustdet.attacks.among_others import AmongOthers, Curves, among_others
 from robustdet.attacks.ap_surrogate import APSurrogate
 from robustdet.attacks.apgd import APGD
+from robustdet.attacks.highest_loss import HighestLoss
 from robustdet.attacks.outranking import Outranking
+from robustdet.attacks.pgd import PGD
+from robustdet.attacks.steering import Steering
 from robustdet.attacks.threat import LInf
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.average_precision import match_detections
@@ -83,6 +87,13 @@ def test_other_curves_have_another_digest(other: Curves):
 
 def test_which_attacks_want_the_others():
     wanted = AmongOthers()
-    assert among_others(APGD(wanted, LInf("8/255"), 3)) is wanted
-    assert among_others(APGD(Outranking(), LInf("8/255"), 3)) is None
-    assert among_others(None) is None
+    direct = APGD(wanted, LInf("8/255"), 3)
+    assert list(among_others(direct)) == [wanted]
+    assert list(among_others(APGD(Outranking(), LInf("8/255"), 3))) == list(among_others(None)) == []
+    # however deep: as a start, behind a door, in an attack that holds attacks
+    deep = [
+        APGD(Outranking(), LInf("8/255"), 3, [direct]),
+        Adaptive(PGD(Steering(wanted, 0), LInf("8/255"), 3, 0.1), own),
+    ]
+    for attack in (*deep, HighestLoss({"one": direct}), {"by name": direct}):
+        assert list(among_others(attack)) == [wanted]

@@ -118,3 +118,22 @@ def test_a_detector_that_detaches_its_detections_is_named():
             TypeError, match=r"APSurrogate needs scores that carry gradients: FakeDetector\.detect detach"
         ):
             APSurrogate()(model, images.clone().requires_grad_())
+
+
+def test_a_score_that_is_not_a_number_counts_as_zero():
+    images, targets = fakes.batch()
+    detector = fakes.detector().eval()
+    detect = detector.detect
+    pixels = images.clone().requires_grad_()
+
+    def broken(raw, score):
+        return [replace(found, scores=found.scores.index_fill(0, torch.tensor([0]), score)) for found in detect(raw)]
+
+    values = []
+    for score in (math.nan, 0.0):
+        detector.detect = lambda raw, score=score: broken(raw, score)
+        with DetectorVictim(detector).borrow(targets) as model:
+            values.append(APSurrogate()(model, pixels))
+            (gradient,) = torch.autograd.grad(values[-1].sum(), pixels)
+            assert gradient.isfinite().all()
+    assert torch.equal(*values)

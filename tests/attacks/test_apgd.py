@@ -175,3 +175,11 @@ def test_goes_on_from_what_an_attack_makes():
 
     victim = DetectorVictim(fakes.detector())
     assert torch.equal(APGD(nearness, THREAT, 1, [Outside()])(victim, images, targets, generators()), there)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_keep_their_type_whatever_that_of_the_objective(dtype):
+    images, targets = fakes.batch()
+    victim = DetectorVictim(fakes.detector())
+    attack = APGD(lambda model, x: total(model, x).to(dtype), THREAT, 5, ["clean", "random", "best"])
+    assert attack(victim, images, targets, generators()).dtype == images.dtype == torch.float32

@@ -112,3 +112,13 @@ def test_scores_carry_the_gradients_of_what_was_kept_and_of_nothing_else() -> No
     kept = torch.isin(scores, found.scores.detach()).any(dim=1)
     assert 0 < kept.sum() < P
     assert torch.equal(logits.grad[0].abs().sum(dim=1) > 0, kept)
+
+
+def test_boxes_and_scores_have_one_type_whatever_that_of_the_predictions() -> None:
+    """Suppression takes no mixture: a detector in double precision was refused by torchvision."""
+    raw = drawn(1)
+    (expected,) = PostProcessing()(raw, SIZE)
+    doubled = RawPredictions(raw.cls_logits.double(), raw.bbox_regression.double(), raw.default_boxes.double())
+    (found,) = PostProcessing()(doubled, SIZE)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    torch.testing.assert_close(found.scores, expected.scores)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustdet.attacks.among_others import AmongOthers
+from robustdet.attacks.ap_surrogate import APSurrogate
 from robustdet.attacks.apgd import APGD
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import total
@@ -145,8 +146,8 @@ def test_images_without_objects_are_attacked_once(tmp_path):
     assert torch.equal(batch.images, quadrant_batches(3, 3)[0].images)
 
 
-def second_round(folder, attacks, detector=None):
-    """The cascade after both rounds, its records, and how many evaluations each round was."""
+def all_rounds(folder, attacks, detector=None):
+    """The cascade after all its rounds, its records, and how many evaluations each round was."""
     suite = Cascade({"clean": None, **attacks}, {name: {"name": name} for name in attacks}, folder, {})
     metric, detector = VocMetric(3), detector or QuadrantDetector().eval()
     batches = quadrant_batches(12, 4)
@@ -164,7 +165,7 @@ def among(steps=10):
 
 def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_path):
     attack = among()
-    suite, records, rounds = second_round(tmp_path, {"among": attack, "weak": Counting(0.2)})
+    suite, records, rounds = all_rounds(tmp_path, {"among": attack, "weak": Counting(0.2)})
     assert suite.waiting == {}
     assert list(suite.attacks) == ["clean", "weak", "among"]
     clean_and_weak = {name: suite.attacks[name].read(suite.seen.contents) for name in ("clean", "weak")}
@@ -180,28 +181,41 @@ def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_pat
     assert rounds == [24, len(own_ap(suite, "among"))]
 
 
+def test_each_of_those_that_wait_has_a_round_of_its_own_and_curves_measured_anew(tmp_path):
+    first, second = among(), among(20)
+    suite, records, rounds = all_rounds(tmp_path, {"first": first, "weak": Counting(0.2), "second": second})
+    assert list(suite.attacks) == ["clean", "weak", "first", "second"]
+    choice = WorstCase(VocMetric(3), suite.seen.targets)
+    for name in ("clean", "weak", "first"):
+        choice.add(name, suite.attacks[name].read(suite.seen.contents))
+    assert second.objective.curves.digest == measured_curves(choice.effects).digest != first.objective.curves.digest
+    assert rounds[1:] == [len(own_ap(suite, "first")), len(own_ap(suite, "second"))]
+    assert suite.seen.stored == {"clean": 0, "weak": 0, "first": 0, "second": 0}
+    assert [stage.attack for stage in records[-1].stages] == ["weak", "first", "second"]
+
+
 def test_a_second_round_goes_on_too_and_says_what_was_there(tmp_path):
-    first, records, _ = second_round(tmp_path, {"weak": Counting(0.2), "among": among()})
+    first, records, _ = all_rounds(tmp_path, {"weak": Counting(0.2), "among": among()})
     assert first.seen.stored == {"clean": 0, "weak": 0, "among": 0}
-    again, same, rounds = second_round(tmp_path, {"weak": Counting(0.2), "among": among()})
+    again, same, rounds = all_rounds(tmp_path, {"weak": Counting(0.2), "among": among()})
     assert rounds == [0, 0]
     assert again.seen.stored == {"clean": 12, "weak": 12, "among": len(own_ap(again, "among"))}
     assert same[-1].map == records[-1].map
     # another first round: other curves, and another attack
     strong = PGD(total, BALL, 3, "8/255")
-    other, _, rounds = second_round(tmp_path, {"weak": Counting(0.2), "strong": strong, "among": among()})
+    other, _, rounds = all_rounds(tmp_path, {"weak": Counting(0.2), "strong": strong, "among": among()})
     assert rounds[1] == len(own_ap(other, "among")) > 0
 
 
 def test_what_failed_in_the_first_round_stays_failed_and_is_not_asked_again(tmp_path):
-    suite, records, _ = second_round(tmp_path, {"broken": Failing(1.0), "weak": Counting(0.2), "among": among()})
+    suite, records, _ = all_rounds(tmp_path, {"broken": Failing(1.0), "weak": Counting(0.2), "among": among()})
     assert list(suite.seen.failed) == list(records[-1].failed) == ["broken"]
     assert [stage.attack for stage in records[-1].stages] == ["weak", "among"]
 
 
-def test_processes_that_share_the_images_have_one_second_round(tmp_path):
+def test_processes_that_share_the_images_have_one_all_rounds(tmp_path):
     """Each makes its curves from all that both have found; what one measured is no image that was there already."""
-    alone = second_round(tmp_path / "one", {"weak": Counting(0.2), "among": among()})[1]
+    alone = all_rounds(tmp_path / "one", {"weak": Counting(0.2), "among": among()})[1]
     detector, metric, batches = QuadrantDetector().eval(), VocMetric(3), quadrant_batches(12, 4)
     suites = [
         Cascade({"clean": None, "weak": Counting(0.2), "among": among()}, {}, tmp_path / "two", {}) for _ in range(2)
@@ -221,4 +235,41 @@ def test_processes_that_share_the_images_have_one_second_round(tmp_path):
 
 
 def test_a_suite_without_such_attacks_has_one_round(tmp_path):
-    assert len(second_round(tmp_path, {"weak": Counting(0.2)})[2]) == 1
+    assert len(all_rounds(tmp_path, {"weak": Counting(0.2)})[2]) == 1
+
+
+class FailingLater(BaseAttack):
+    """On its second batch; on the first it takes what PGD can."""
+
+    def __init__(self) -> None:
+        self.threat = BALL
+        self.calls = 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        if self.calls > 1:
+            raise ZeroDivisionError("on purpose")
+        return PGD(total, BALL, 20, "8/255")(*args)
+
+
+def test_what_an_attack_took_before_it_failed_counts(tmp_path):
+    """Later attacks were not given those images: without it they would stand as if nobody had attacked them."""
+    weak = Counting(0.2)
+    suite, records = run(tmp_path / "failed", {"broken": FailingLater(), "weak": weak})
+    assert list(suite.seen.failed) == list(records[-1].failed) == ["broken"]
+    lost = {key for key, ap in own_ap(suite, "broken").items() if ap == 0}
+    assert lost
+    assert not lost & set(weak.asked)
+    without = run(tmp_path / "without", {"weak": Counting(0.2)})[1]
+    assert records[-1].map <= without[-1].map
+    first = records[-1].stages[0]
+    assert (first.attack, first.images) == ("broken", 4)
+
+
+@pytest.mark.parametrize("first", [{}, {"broken": Failing(1.0)}], ids=["none", "failed"])
+def test_where_nobody_attacked_before_the_second_round_has_no_curves(tmp_path, first):
+    attack = among()
+    _, records, _ = all_rounds(tmp_path, {**first, "among": attack})
+    assert attack.objective.curves is None
+    alone = run(tmp_path / "alone", {"among": APGD(APSurrogate(), BALL, 10, ["random"])})[1]
+    assert records[-1].map == alone[-1].map

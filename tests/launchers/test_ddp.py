@@ -69,12 +69,14 @@ def test_two_halves_of_a_batch_are_one(
         assert found[name] == pytest.approx(expected[name], rel=1e-3), name
 
 
-TWO_ROUNDS = [
+THREE_ROUNDS = [
     "suite=quick",
     "suite.name=rounds",
     "+suite.cascade=true",
     "+attack@suite.attacks.among_others=among_others",
     "suite.attacks.among_others.steps=2",
+    "+attack@suite.attacks.among_others_long=among_others",
+    "suite.attacks.among_others_long.steps=3",
 ]
 
 
@@ -86,7 +88,7 @@ def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
     other = tmp_path / "copy" / "checkpoints" / "final.ckpt"
     other.parent.mkdir(parents=True)
     shutil.copy(checkpoint, other)
-    for suite in (["suite=quick"], TWO_ROUNDS):
+    for suite in (["suite=quick"], THREE_ROUNDS):  # lightning#2790: a trainer that tests more than once
         evaluation = [line for line in FEW if line.startswith("data.")] + ["experiment=shapes_std", *suite]
         evaluation += ["suite.max_images=6", "pictures=0"]
         alone = evaluate(compose("evaluate", *evaluation, f"ckpt_path={checkpoint}"))
@@ -99,7 +101,7 @@ def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
             assert (together[record.attack].num_images, together[record.attack].map) == (6, record.map)
             assert together[record.attack].per_class == record.per_class
         assert alone[0].map > 0
-    assert [stage.attack for stage in alone[-1].stages][-1] == "among_others"  # lightning#2790: a trainer tests twice
+    assert [stage.attack for stage in alone[-1].stages][-2:] == ["among_others", "among_others_long"]
 
 
 def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair):

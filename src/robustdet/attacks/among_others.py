@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustdet.attacks.ap_surrogate import APSurrogate
-from robustdet.types import Attack
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Curves:
 class AmongOthers(APSurrogate):
     """What an image adds to the AP of its data set, by the curves that :meth:`among` is given; until then a logistic.
 
-    A cascade measures the curves at the worst case that its other attacks have found, and gives it these in a second
-    round over the images (`robustdet.evaluation.cascade`). They are fixed while images are attacked: so each image's
-    value depends on that image alone.
+    A cascade measures the curves at the worst case that the attacks before have found, and attacks by these in a
+    further round over the images (`robustdet.evaluation.cascade`). They are fixed while images are attacked: so each
+    image's value depends on that image alone.
     """
 
     curves: Curves | None = None
@@ -72,7 +73,19 @@ class AmongOthers(APSurrogate):
         return self.curves.worth(log_odds, labels, hits)
 
 
-def among_others(attack: Attack | None) -> AmongOthers | None:
-    """The objective of an attack that is to be made among the others' detections; None for any other attack."""
-    objective = getattr(attack, "objective", None)
-    return objective if isinstance(objective, AmongOthers) else None
+def among_others(holder: Any) -> Iterator[AmongOthers]:
+    """Every such objective that an attack, or whatever ``holder`` is, holds at any depth."""
+    seen, found = set(), [holder]
+    while found:
+        one = found.pop()
+        if id(one) in seen or isinstance(one, type | nn.Module | Tensor):
+            continue
+        seen.add(id(one))
+        if isinstance(one, AmongOthers):
+            yield one
+        elif isinstance(one, Mapping):
+            found += one.values()
+        elif isinstance(one, list | tuple):
+            found += one
+        else:
+            found += getattr(one, "__dict__", {}).values()

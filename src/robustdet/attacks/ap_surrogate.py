@@ -56,7 +56,7 @@ class APSurrogate:
     def _added(self, found: Detections, target: Target) -> Float[Tensor, ""]:
         """What one image adds to AP."""
         hits, false_alarms = judged(found, target)
-        worth = self._worth(found.scores.logit(SATURATED), found.labels, hits)
+        worth = self._worth(found.scores.nan_to_num().logit(SATURATED), found.labels, hits)
         return (worth * (hits | false_alarms)).sum()
 
     def _worth(

@@ -77,7 +77,7 @@ class APGD(BaseAttack):
         current, previous = start, start
         value, gradient = _value_and_gradient(objective, model, start)
         peak = _Peak(current, value, gradient)
-        step = torch.full_like(value, self.first_step)
+        step = start.new_full((len(start),), self.first_step)  # whatever the type of the objective's values
         control = _StepControl(value)
         for number in range(1, self.steps + 1):
             moved = self.threat.project(current + _per_image(step) * gradient.sign(), clean)

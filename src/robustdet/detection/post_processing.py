@@ -37,7 +37,7 @@ class PostProcessing:
         finite = raw.cls_logits.isfinite().all(dim=(1, 2)) & raw.bbox_regression.isfinite().all(dim=(1, 2))
         scores = raw.cls_logits.float().softmax(dim=-1)[..., 1:][..., :num_classes]
         scores = scores.where(finite[:, None, None], 0)
-        boxes = decode(raw.bbox_regression.float(), raw.default_boxes).clamp(-FARTHEST, FARTHEST) * input_size
+        boxes = decode(raw.bbox_regression.float(), raw.default_boxes.float()).clamp(-FARTHEST, FARTHEST) * input_size
         # The best candidates of all images and classes at once; the survivors of an image then meet one another.
         best, index = scores.transpose(1, 2).topk(min(self.candidates_per_class, scores.shape[1]), dim=2)
         return [self._of_image(*each) for each in zip(boxes, best, index, strict=True)]

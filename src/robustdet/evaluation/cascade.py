@@ -3,17 +3,17 @@
 What AutoAttack (Croce & Hein, ICML 2020) does for classifiers, where an image that is misclassified needs no further
 attack. Of a detector's image nothing is left when none of its objects is found: its own AP is 0.
 
-AP ranks the detections of all images together. So there is a second round for attacks that know the others' detections
-(`robustdet.attacks.among_others`): it begins when the first round's worst case is known, and aims at that.
+AP ranks the detections of all images together. So an attack that is to know the others' detections
+(`robustdet.attacks.among_others`) has a round over the images of its own, when the worst case of those before is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
-from typing import Any, cast
+from typing import Any
 
-from robustdet.attacks.among_others import AmongOthers, among_others
+from robustdet.attacks.among_others import among_others
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags
 from robustdet.evaluation.curves import measured_curves
@@ -29,35 +29,41 @@ class Cascade(SuiteEvaluator):
     """A `SuiteEvaluator` whose attacks go on in their order with the images of which an object is still found.
 
     An image without objects can only be given false alarms: the first attack has it, no later one. The result is the
-    worst case; an attack has no record of its own, because its images are a choice of the earlier ones.
+    worst case; an attack has no record of its own, because its images are a choice of the earlier ones. Of an attack
+    that fails, what it made before counts.
     """
 
     fewest_rivals = 1
 
     _left: dict[str, float]  # the lowest own AP so far, by the content of the batch's images
-    _first_round: Seen | None = None
+    _earlier: Seen | None = None  # the rounds before this one
 
     def next_round(self, metric: Metric) -> list[str]:
-        """Make the attacks of the second round ready. To be called when every process has seen what all have."""
+        """Make the next of the attacks that wait ready. To be called when every process has seen what all have."""
         if not self.waiting:
             return []
+        name = next(iter(self.waiting))
+        attack = self.waiting.pop(name)
         outcomes = self._outcomes()
-        curves = measured_curves(self._worst_case(metric, outcomes, self._rivals(outcomes)[1]).effects)
-        ready, self.waiting = self.waiting, {}
-        for name, attack in ready.items():
-            cast(AmongOthers, among_others(attack)).among(curves)
-            self.attacks[name] = self._attacked_images(name, attack, among=curves.digest)
-        self._first_round, self.seen = self.seen, Seen(failed=dict(self.seen.failed))
-        return list(ready)
+        rivals = self._rivals(outcomes)[1]
+        more: dict[str, Any] = {}
+        if any(outcomes[rival] for rival in rivals if rival != CLEAN):  # unattacked rankings teach little
+            curves = measured_curves(self._worst_case(metric, outcomes, rivals).effects)
+            more["among"] = curves.digest
+            for objective in among_others(attack):
+                objective.among(curves)
+        self.attacks[name] = self._attacked_images(name, attack, **more)
+        self._earlier, self.seen = self.seen, Seen(failed=dict(self.seen.failed))
+        return [name]
 
     def _waits(self, attack: Attack | None) -> bool:
         """Those that are to know the others' detections."""
-        return among_others(attack) is not None
+        return any(among_others(attack))
 
     def merge(self, processes: Iterable[Seen]) -> None:
         super().merge(processes)
-        if self._first_round is not None:  # the second found all that the first had made
-            for name, stored in self._first_round.stored.items():
+        if self._earlier is not None:  # a round finds all that those before it made
+            for name, stored in self._earlier.stored.items():
                 self.seen.stored[name] = stored
 
     def evaluate_batch(self, detector: Any, batch: Batch) -> int:
@@ -76,6 +82,10 @@ class Cascade(SuiteEvaluator):
 
     def _comparable(self, outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
         return {name: dict(of_attack) for name, of_attack in outcomes.items()}
+
+    def _counted(self) -> list[str]:
+        """All: an image that lost its last object before its attack failed on another was not given to a later one."""
+        return list(self.attacks)
 
     def _rows(self, made: Iterable[str]) -> list[str]:
         return [CLEAN]

@@ -208,9 +208,12 @@ class SuiteEvaluator:
         return AttackedImages(name, attack, self._folder, settings, self._seed, self._fresh)
 
     def _outcomes(self) -> dict[str, dict[str, Outcome]]:
-        """What is stored of the images that were seen, by attack; without those that failed."""
-        made = (name for name in self.attacks if name not in self.seen.failed)
-        return self._comparable({name: self.attacks[name].read(self.seen.contents) for name in made})
+        """What is stored of the images that were seen, by the attacks that count."""
+        return self._comparable({name: self.attacks[name].read(self.seen.contents) for name in self._counted()})
+
+    def _counted(self) -> list[str]:
+        """The attacks whose outcomes count: those that did not fail."""
+        return [name for name in self.attacks if name not in self.seen.failed]
 
     def _rivals(self, made: Iterable[str]) -> tuple[float | None, list[str]]:
         """The radius that the suite is about, and which of these attacks keep to it."""
