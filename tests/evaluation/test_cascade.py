@@ -159,8 +159,8 @@ def all_rounds(folder, attacks, detector=None):
     return suite, suite.records(metric, RUN, describe_environment("cpu"), ["a", "b", "c"]), rounds
 
 
-def among(steps=10):
-    return APGD(AmongOthers(), BALL, steps, ["random"])
+def among(ball=BALL):
+    return APGD(AmongOthers(), ball, 10, ["random"])
 
 
 def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_path):
@@ -182,7 +182,7 @@ def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_pat
 
 
 def test_each_of_those_that_wait_has_a_round_of_its_own_and_curves_measured_anew(tmp_path):
-    first, second = among(), among(20)
+    first, second = among(ball=LInf("32/255")), among()  # the first does not take all
     suite, records, rounds = all_rounds(tmp_path, {"first": first, "weak": Counting(0.2), "second": second})
     assert list(suite.attacks) == ["clean", "weak", "first", "second"]
     choice = WorstCase(VocMetric(3), suite.seen.targets)
