@@ -31,7 +31,7 @@ bench: setup ## measure the speed of this machine: about 9 minutes on two CPU co
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check 
-	@MYPYPATH=src $(BIN)/mypy src/robustdet && MYPYPATH=. $(BIN)/mypy src/*.py benchmarks  # the package, then its users
+	@MYPYPATH=src:. $(BIN)/mypy src/robustdet benchmarks  # the package, then its users
 
 format: setup ## mend style where a tool can
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format

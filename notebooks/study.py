@@ -8,12 +8,12 @@ from pathlib import Path
 import hydra
 
 from robustdet.analysis.figures.study import Study
-from src.analyze import build_study
-from src.building import prepare, read_json
-from src.clean_stage import RUN_FILE
-from src.composition import CONF
-from src.quiet import quieten
-from src.subjects import checkpoints
+from robustdet.cli.analyze import build_study
+from robustdet.cli.building import prepare, read_json
+from robustdet.cli.clean_stage import RUN_FILE
+from robustdet.cli.composition import CONF
+from robustdet.cli.quiet import quieten
+from robustdet.cli.subjects import checkpoints
 
 OUTPUTS = Path("outputs")
 

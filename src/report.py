@@ -1,40 +1,6 @@
-"""`python -m src.report`: everything below `outputs/` that was evaluated, on one page; and its tables as files."""
+"""`python -m src.report`: see `robustdet.cli.report`."""
 
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from robustdet.analysis.report.content import Report, write_tables
-from robustdet.analysis.report.findings import find, with_suites
-from robustdet.analysis.report.page import render
-from src.building import suites_of, table_specs
-from src.composition import CONF, launcher
-
-FLAGS = CONF.parent / "docs" / "flags.md"
-
-
-def report(cfg: DictConfig) -> Path:
-    """Writes `report.html` and `tables/` to `cfg.output`; says which records could not be read."""
-    findings = find(cfg.folders)
-    for damaged in findings.damaged:
-        print(f"cannot be read, and is missing from the report: {damaged.file}: {damaged.reason}", file=sys.stderr)
-    suites = suites_of(found.record for found in findings.evaluated)
-    made = Report(with_suites(findings, suites), table_specs())
-    output = Path(cfg.output)
-    tables = write_tables(made, output / "tables")
-    page = output / "report.html"
-    page.write_text(render(made, FLAGS.read_text(), cfg.title), encoding="utf-8")
-    print(f"{len(findings.evaluated)} records. Page: {page}; tables: {len(tables)} files in {output / 'tables'}")
-    return page
-
-
-@launcher("report")
-def main(cfg: DictConfig) -> None:
-    report(cfg)
-
+from robustdet.cli.report import main
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 from omegaconf import DictConfig
 
 from notebooks.study import newest
-from src.building import save_config
+from robustdet.cli.building import save_config
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {

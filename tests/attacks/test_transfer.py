@@ -9,7 +9,7 @@ from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import LInf
 from robustdet.attacks.transfer import Transfer
 from robustdet.attacks.victim import DetectorVictim
-from src.surrogate import trained_detector
+from robustdet.cli.surrogate import trained_detector
 from tests.attacks import fakes
 
 PGD_5 = PGD(total, LInf("8/255"), 5, "2/255", random_start=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from robustdet.cli.building import build, build_module, build_trainer, prepare
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.types import Batch, Detector
-from src.building import build, build_module, build_trainer, prepare
 from tests.contracts.test_attacks import NAMES, climbed, load, run
 from tests.launchers.test_composition import ROWS
 

@@ -6,12 +6,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.attacks.threat import pixel_fraction
+from robustdet.cli.ladder import without_ladder
 from robustdet.evaluation.attacked import declared_epsilon
 from robustdet.evaluation.comparisons import Entry, ladders
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.worst_case import shared_radius
 from robustdet.types import Attack, Knowledge
-from src.ladder import without_ladder
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from src.building import build, build_module, build_trainer, prepare
+from robustdet.cli.building import build, build_module, build_trainer, prepare
 from tests.launchers.test_composition import ROWS
 
 FOLDER = Path(__file__).parent

@@ -13,11 +13,11 @@ from omegaconf import DictConfig, open_dict
 from PIL import Image
 
 from robustdet.analysis.figures.study import Analysis
-from src.analyze import analyze
-from src.building import build, save_config
-from src.composition import CONF, check
-from src.predict import run as predict
-from src.subjects import checkpoints
+from robustdet.cli.analyze import analyze
+from robustdet.cli.building import build, save_config
+from robustdet.cli.composition import CONF, check
+from robustdet.cli.predict import run as predict
+from robustdet.cli.subjects import checkpoints
 
 NAMES = sorted(file.stem for file in (CONF / "analysis").glob("*.yaml"))
 PAPER = {

@@ -10,9 +10,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from robustdet.cli.evaluate import evaluate
+from robustdet.cli.train import train
 from robustdet.evaluation.record import read_records
-from src.evaluate import evaluate
-from src.train import train
 
 FEW = [
     "trainer.max_steps=2",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf, open_dict
 
-from src.composition import CONF, UnknownKeyError, check, hint_for_overrides
+from robustdet.cli.composition import CONF, UnknownKeyError, check, hint_for_overrides
 
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 TABLES = sorted((CONF / "table").glob("*.yaml"))

@@ -13,10 +13,10 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.cli.evaluate import evaluate
+from robustdet.cli.resume import MARK, newest_checkpoint
+from robustdet.cli.train import train
 from robustdet.evaluation.record import read_records
-from src.evaluate import evaluate
-from src.resume import MARK, newest_checkpoint
-from src.train import train
 from tests.launchers.commands import FEW, Pair, finish, start
 from tests.launchers.test_resume import assert_same, steps, wait_for
 

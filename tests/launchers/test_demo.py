@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import DictConfig
 
-from src import demo
+from robustdet.cli import demo
 
 pytestmark = pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
 SMALL = ["trainer.val_check_interval=2", "validation.attack.steps=1", "logger=none", "callbacks=none"]
@@ -51,7 +51,7 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
     monkeypatch.setattr(demo, "UPDATES", dict.fromkeys(demo.UPDATES, 2))
     monkeypatch.setattr(demo, "compose", small)
     monkeypatch.setattr(demo, "measure_meanwhile", at_once)
-    demo.main()
+    demo.demo()
     said = capsys.readouterr().out
     table = said[said.index("Demo: 6 drawn images") :]
     assert "DAG capped at 2 steps" in table
@@ -64,7 +64,7 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
 def test_the_defences_start_from_the_standard_ssd_of_the_demo(experiment: str, monkeypatch: pytest.MonkeyPatch):
     trained: list[DictConfig] = []
     monkeypatch.setattr(demo, "find_finished", lambda *which: None)
-    monkeypatch.setattr(demo, "train", trained.append)
+    monkeypatch.setattr(demo, "train", lambda cfg: trained.append(cfg) or Path("final.ckpt"))
     demo.checkpoint_of(experiment)
     updates = demo.UPDATES["shapes_std"]
     assert trained[0].warm_start.overrides == [f"trainer.max_steps={updates}", f"trainer.val_check_interval={updates}"]
@@ -76,4 +76,4 @@ def test_a_failure_of_the_other_process_ends_it_and_names_the_log(monkeypatch: p
     monkeypatch.setattr(demo, "checkpoint_of", lambda experiment: Path("final.ckpt"))
     monkeypatch.setattr(demo, "measure_meanwhile", lambda *experiments: SimpleNamespace(wait=lambda: 1))
     with pytest.raises(SystemExit, match=r"the second core failed: see outputs/demo/second_core\.log"):
-        demo.main()
+        demo.demo()

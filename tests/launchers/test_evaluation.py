@@ -12,13 +12,20 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from robustdet.cli.building import build, save_config
+from robustdet.cli.clean_stage import fingerprint
+from robustdet.cli.evaluate import (
+    IncompleteSuiteError,
+    evaluate,
+    evaluation_folder,
+    fitting_attacks,
+    spent,
+    training_of,
+)
+from robustdet.cli.train import train
 from robustdet.evaluation.environment import file_sha256
 from robustdet.evaluation.record import Record, Stage, read_records
 from robustdet.interop.checkpoints import load_checkpoint
-from src.building import build, save_config
-from src.clean_stage import fingerprint
-from src.evaluate import IncompleteSuiteError, evaluate, evaluation_folder, fitting_attacks, spent, training_of
-from src.train import train
 from tests.evaluation.records import RECORD
 from tests.launchers.commands import start
 

@@ -5,9 +5,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from robustdet.attacks import DAG, Adaptive, HighestLoss, Noise
-from src.building import plain
-from src.composition import composed
-from src.ladder import in_levels, without_ladder
+from robustdet.cli.building import plain
+from robustdet.cli.composition import composed
+from robustdet.cli.ladder import in_levels, without_ladder
 
 
 def expanded(*overrides: str):

@@ -16,9 +16,9 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.cli.composition import check
 from robustdet.data.annotation import Annotation
 from robustdet.data.augmentation import Expand, IoUCrop, PhotometricDistortion
-from src.composition import check
 from tests.launchers.test_composition import EXPERIMENTS, compose
 
 ABSENT = "absent"

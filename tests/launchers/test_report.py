@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.analysis.table import TableSpec
-from src.building import table_specs
-from src.composition import CONF, check
-from src.report import report
+from robustdet.cli.building import table_specs
+from robustdet.cli.composition import CONF, check
+from robustdet.cli.report import report
 from tests.analysis.evaluations import write, write_everything
 from tests.evaluation import scenes
 

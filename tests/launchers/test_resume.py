@@ -15,11 +15,11 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.cli.clean_stage import fingerprint
+from robustdet.cli.resume import MARK, continued, mark_finished, mark_unfinished
+from robustdet.cli.train import train
 from robustdet.training import preemption
 from robustdet.training.module import DetectionModule
-from src.clean_stage import fingerprint
-from src.resume import MARK, continued, mark_finished, mark_unfinished
-from src.train import train
 from tests.launchers.commands import FEW, finish, start
 
 RUN = [

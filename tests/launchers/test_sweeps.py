@@ -18,10 +18,10 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.cli.clean_stage import stage_config
+from robustdet.cli.composition import CONF, check
+from robustdet.cli.sweeps import objectives, processes
 from robustdet.training.pruning import CURVE, MedianPruning
-from src.clean_stage import stage_config
-from src.composition import CONF, check
-from src.sweeps import objectives, processes
 
 FEW = [
     "trainer=cpu",
@@ -252,7 +252,7 @@ def test_a_pruned_run_says_so_and_is_no_clean_stage(
     compose: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    from src.train import train
+    from robustdet.cli.train import train
 
     study = tmp_path / "outputs" / "sweeps" / "shapes_std_loss_weights"
     for rival in ("0", "1", "2", "3", "4"):

@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
+from robustdet.cli.building import build, build_module, build_trainer, prepare
 from robustdet.training.module import DetectionModule
 from robustdet.types import Batch, StepOutput
-from src.building import build, build_module, build_trainer, prepare
 
 RUN = [
     "experiment=shapes_cfr",

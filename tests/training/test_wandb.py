@@ -12,8 +12,8 @@ import wandb
 from omegaconf import DictConfig
 from PIL import Image
 
-from src.evaluate import evaluate
-from src.train import train
+from robustdet.cli.evaluate import evaluate
+from robustdet.cli.train import train
 from tests.launchers.commands import FEW
 from tests.training.wandb_file import config, history, records
 

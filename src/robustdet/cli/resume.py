@@ -15,8 +15,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.building import read_json
-from src.clean_stage import RUN_FILE, fingerprint
+from robustdet.cli.building import read_json
+from robustdet.cli.clean_stage import RUN_FILE, fingerprint
 
 MARK = "unfinished.json"
 

@@ -21,14 +21,14 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.analysis.table import TableSpec, read_spec
+from robustdet.cli.composition import CONF, composed
+from robustdet.cli.ladder import without_ladder
+from robustdet.cli.quiet import quieten
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
-from src.composition import CONF, composed
-from src.ladder import without_ladder
-from src.quiet import quieten
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.building import plain, read_json
-from src.composition import composed
+from robustdet.cli.building import plain, read_json
+from robustdet.cli.composition import composed
 
 RUN_FILE = "run.json"
 DECISIVE = ("model", "method", "optimizer", "scheduler", "seed")

@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from robustdet.cli.building import Experiment, build
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
-from src.building import Experiment, build
 
 
 def trained_detector(ckpt_path: str | Path) -> nn.Module:

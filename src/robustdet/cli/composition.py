@@ -1,4 +1,4 @@
-"""What the launchers share: where `conf/` is, and the promise that a misspelt key anywhere is an error.
+"""What the commands share: where `conf/` is, and the promise that a misspelt key anywhere is an error.
 
 Hydra refuses a command-line override of a key that does not exist, but a yaml may introduce any key it likes. So the
 composed config is checked: the keys of a node with a ``_target_`` must be arguments of that target, the keys of any
@@ -22,7 +22,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+PACKAGE = Path(__file__).resolve().parent.parent
+HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent.parent  # an installed package, or the repository
+CONF = HOME / "conf"
 HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.

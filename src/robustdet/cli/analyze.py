@@ -1,0 +1,67 @@
+"""`python -m src.analyze ckpt_path=… analysis=…`: one figure, as vectors and as a bitmap, and its numbers as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from robustdet.analysis.figures.study import Study, require_detectors, save
+from robustdet.cli.building import build_trainer, prepare
+from robustdet.cli.composition import launcher
+from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
+
+
+def analysis_folder(cfg: DictConfig, found: Mapping[str, Trained]) -> Path:
+    """`<paths.run>/analysis`; by default the run is the checkpoint's own, and for several a folder of their names."""
+    if cfg.paths.run is not None:
+        return Path(cfg.paths.run) / "analysis"
+    first = next(iter(found.values()))
+    if len(found) == 1 and first.run is not None:
+        return first.run / "analysis"
+    return Path(cfg.paths.outputs) / "analysis" / "+".join(label.replace(" ", "_") for label in found)
+
+
+def build_study(cfg: DictConfig, found: Mapping[str, Trained]) -> Study:
+    """The detectors on the device of `cfg.trainer`, and the test split."""
+    data = data_of(cfg, found)
+    data.setup("test")
+    batches = data.test_dataloader()
+    device = build_trainer(cfg, []).strategy.root_device
+    subjects = [subject(label, one, data) for label, one in found.items()]
+    return Study(
+        subjects=[replace(one, model=one.model.to(device)) for one in subjects],
+        batches=batches,
+        size=len(batches.dataset),  # type: ignore[arg-type]
+        split=data.test_split,
+        class_names=data.classes,
+        metric=instantiate(cfg.protocol.metrics[data.metric], num_classes=len(data.classes)),
+        seed=cfg.seed,
+        device=device,
+    )
+
+
+def analyze(cfg: DictConfig, name: str) -> list[Path]:
+    """Writes the figure of `cfg.analysis` under this name; returns the files."""
+    prepare(cfg)
+    found = checkpoints(cfg)
+    study = build_study(cfg, found)
+    require_detectors(study)
+    findings = instantiate(cfg.analysis)(study)
+    files = save(findings, analysis_folder(cfg, found), name)
+    for note in findings.notes:
+        print(f"  {note}")
+    print("\n".join(f"{file}" for file in files))
+    return files
+
+
+@launcher("analyze")
+def main(cfg: DictConfig) -> None:
+    overrides = HydraConfig.get().overrides.task
+    if cfg.name == NO_EXPERIMENT and any(override.startswith("data") for override in overrides):
+        raise ValueError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
+    analyze(cfg, HydraConfig.get().runtime.choices["analysis"])

@@ -1,0 +1,268 @@
+"""`python -m src.evaluate ckpt_path=… suite=…`: attacks one checkpoint with a suite; records, a table, pictures.
+
+What the detector is, its own run says (a checkpoint from elsewhere needs `experiment=…`). Everything is written to
+`evaluation/<suite>` in the run's folder, or in `paths.run`; the same command again continues where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from robustdet.analysis.pictures import View, detection_grid
+from robustdet.analysis.rendering import to_rich
+from robustdet.analysis.suite_settings import with_differences
+from robustdet.analysis.table import summary
+from robustdet.attacks.base import require_attack
+from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
+from robustdet.cli.clean_stage import fingerprint, run_that_ended_with
+from robustdet.cli.composition import launcher
+from robustdet.cli.ladder import without_ladder
+from robustdet.cli.resume import say
+from robustdet.cli.subjects import Trained, as_trained, subject, trained
+from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
+from robustdet.evaluation.cascade import Cascade
+from robustdet.evaluation.environment import conditions, describe_environment, file_sha256
+from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
+from robustdet.evaluation.precision import judged_in
+from robustdet.evaluation.record import Record, RunInfo, write_records
+from robustdet.evaluation.worst_case import WORST_CASE
+from robustdet.training.progress import TrainingProgress
+from robustdet.training.testing import EvaluationModule, log_records
+from robustdet.types import Attack, Batch
+
+
+class IncompleteSuiteError(RuntimeError):
+    """Attacks of a suite failed; the others have their records."""
+
+
+def evaluation_folder(cfg: DictConfig) -> Path:
+    """`evaluation/<suite>` in `paths.run`; by default in the folder of the run that wrote the checkpoint, else in
+    `outputs/<name>/<file>`.
+
+    The protocol follows where it is not the paper's, the file where the run did not end with it.
+    """
+    checkpoint = Path(cfg.ckpt_path).resolve()
+    parts = [cfg.suite.name.replace(" ", "_"), *([] if cfg.protocol.name == "paper" else [cfg.protocol.name])]
+    if checkpoint.parent.name != "checkpoints":
+        run = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem
+    else:
+        run = checkpoint.parent.parent
+        parts += [] if run_that_ended_with(checkpoint) else [checkpoint.stem]
+    return Path(cfg.paths.run or run) / "evaluation" / "_".join(parts)
+
+
+def chosen_checkpoint(cfg: DictConfig) -> Trained:
+    """The one of `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's."""
+    if cfg.ckpt_path is None:
+        raise ValueError("ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt")
+    return trained(Path(cfg.ckpt_path), cfg)
+
+
+def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """With `attack=NAME` on the command line, the clean images and that attack are the suite: "attack NAME".
+
+    Raises ValueError for what would be passed over: a suite beside it, or fields of an attack that is not named.
+    """
+    given = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    name = given.get("attack")
+    if name is None:
+        for key in given:
+            if key.startswith("attack."):
+                raise ValueError(
+                    f"{key}={given[key]}: of which attack? attack=NAME {key}=… evaluates that one alone, "
+                    f"suite.attacks.NAME.{key.partition('.')[2]}=… is of an attack of the suite"
+                )
+        return cfg
+    for key in given:
+        if key == "suite" or "suite.attacks" in key:
+            raise ValueError(
+                f"attack={name} evaluates this attack alone, and {key}={given[key]} says another suite: leave one out. "
+                f"To add it to a suite: +attack@suite.attacks.{name}={name}"
+            )
+    alone = cfg.copy()
+    OmegaConf.set_struct(alone.suite, False)
+    alone.suite.name, alone.suite.tabled = f"attack {name}", False
+    alone.suite.attacks = {CLEAN: None, name: cfg.attack}
+    return alone
+
+
+def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunInfo:
+    return RunInfo(
+        experiment=cfg.name,
+        method=cfg.method._target_.rpartition(".")[2],
+        protocol=cfg.protocol.name,
+        suite=cfg.suite.name,
+        tabled=cfg.suite.tabled,
+        data=experiment.data.name,
+        split=experiment.data.test_split,
+        split_size=len(experiment.data.test_dataloader().dataset),  # type: ignore[arg-type]
+        seed=cfg.seed,
+        checkpoint=str(checkpoint),
+        checkpoint_sha256=file_sha256(checkpoint),
+        **training_of(checkpoint),
+    )
+
+
+def training_of(checkpoint: Path) -> dict[str, Any]:
+    """Seed and recipe (see `RunInfo`) of the run that ended with this checkpoint.
+
+    Nothing where no run did, nor for a pruned one: such weights are no seed among others.
+    """
+    run = run_that_ended_with(checkpoint)
+    if run is None or run.get("fingerprint") is None:
+        return {}
+    cfg = cast(DictConfig, OmegaConf.load(checkpoint.resolve().parent.parent / "config.yaml"))
+    seed, cfg.seed, cfg.data.seed = cfg.seed, 0, 0
+    return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
+
+
+def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, Attack | None], dict[str, str]]:
+    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate; and
+    why these are left out.
+
+    Raises ValueError for what is no attack, and for a surrogate of other classes or another input size.
+    """
+    attacks, left_out = {}, {}
+    for name, node in cfg.suite.attacks.items():
+        if not (node is None or OmegaConf.is_dict(node)):
+            raise ValueError(
+                f"suite.attacks.{name}={node} is a text, expected the fields of an attack: "
+                f"+attack@suite.attacks.{name}={node} takes them from conf/attack/{node}.yaml"
+            )
+        if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
+            left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
+            continue
+        for surrogate in surrogates({} if node is None else plain(node)):
+            require_same_task(surrogate["ckpt_path"], experiment)
+        attack = None if node is None else require_attack(instantiate(node))
+        if attack is not None and attack.knowledge == "discriminator" and not hasattr(experiment.model, "aid"):
+            left_out[name] = "this detector has no discriminator"
+            continue
+        attacks[name] = attack
+    for reason in dict.fromkeys(left_out.values()):
+        say(f"Left out of the suite: {', '.join(name for name in left_out if left_out[name] == reason)}: {reason}")
+    return attacks, left_out
+
+
+def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
+    """Attacks the test split with `cfg.suite`; writes one record per attack, a table and a picture grid.
+
+    ``overrides`` are the command-line arguments that ``cfg`` comes from: what they say counts for more than what the
+    checkpoint's run says, or contradicts it. Of several processes each attacks its share of the images; the first
+    writes and returns the records of all. Raises IncompleteSuiteError when all that is written, where attacks failed.
+    """
+    prepare(cfg)
+    one = chosen_checkpoint(cfg)
+    cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
+    cfg.suite = without_ladder(cfg.suite)
+    data = instantiate(cfg.data)
+    experiment = Experiment(data, subject(one.name, one, data).model)
+    data.setup("test")
+    folder = evaluation_folder(cfg)
+    cfg.paths.run = str(folder)
+    attacks, left_out = fitting_attacks(cfg, experiment)
+    trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
+    device = trainer.strategy.root_device
+    fields = plain(cfg)
+    run = run_info(cfg, experiment, one.path)
+    settings = {
+        "checkpoint": run.checkpoint_sha256,
+        "model": fields["model"],
+        "callbacks": fields["callbacks"],  # levers among them
+        **conditions(experiment.model, device, trainer.precision),
+    }
+    suite = (Cascade if cfg.suite.get("cascade") else SuiteEvaluator)(
+        {CLEAN: None, **attacks},
+        with_contents(fields["suite"]["attacks"]),
+        folder,
+        settings,
+        cfg.seed,
+        cfg.fresh,
+        left_out,
+    )
+    if cfg.suite.max_images is not None and trainer.limit_test_batches == 1.0:  # the progress bar's end, too
+        share = math.ceil(cfg.suite.max_images / trainer.world_size)
+        trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
+    names = ", ".join([*suite.attacks, *suite.waiting])
+    say(f"{cfg.name}: suite {cfg.suite.name} ({names}) on {run.split}; writing to {folder}")
+    metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
+    with logging_of(trainer, cfg):
+        trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
+        while new := suite.next_round(metric):
+            say(f"{cfg.name}: another round over the images, against the worst case so far: {', '.join(new)}")
+            trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
+        if not trainer.is_global_zero:
+            return []
+        environment = describe_environment(device, judged_in(trainer.precision))
+        records = suite.records(metric, run, environment, data.classes)
+        write_records(records, folder / "records")
+        log_records(trainer.loggers, records)
+    show_table(records)
+    print(spent(records))
+    print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
+    if cfg.pictures:
+        print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, device, folder)}")
+    print(f"Records:  {folder / 'records'}")
+    if suite.seen.failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in suite.seen.failed.items())
+        raise IncompleteSuiteError(f"{len(suite.seen.failed)} of {len(suite.attacks)} rows failed:\n{reasons}")
+    return records
+
+
+def spent(records: Sequence[Record]) -> str:
+    """How many images the detector has looked at, for one of the split; of a cascade, what each attack of it did."""
+    worst = records[-1]
+    if "stages" not in (worst.attack_settings or {}):
+        each = [record.forward_passes or 0.0 for record in records if record.attack != WORST_CASE]
+        return f"Cost:     {sum(each):,.0f} forward passes an image"
+    if not worst.stages:
+        return "Cascade:  no object is found on the clean images: there was nothing to attack"
+    stages = ", ".join(f"{stage.attack} {stage.images} ({stage.chosen})" for stage in worst.stages)
+    total = math.fsum(stage.forward_passes for stage in worst.stages) / worst.num_images
+    return f"Cascade:  {stages} images attacked (taken)\nCost:     {total:,.0f} forward passes an image"
+
+
+def from_the_store(stored: Mapping[str, int], images: int) -> str:
+    """How many images of each attack were there already."""
+    if not any(stored.values()):
+        return f"Store:    no image was there already: all {images} were measured now under every attack"
+    if all(count == images for count in stored.values()):
+        each = f"{images} of {images} images of each of {len(stored)} rows"
+    else:
+        each = ", ".join(f"{name}: {count} of {images}" for name, count in stored.items()) + " images"
+    return f"Store:    {each} were there already; fresh=true measures them again"
+
+
+def show_table(records: Sequence[Record], title: str = "Average precision under attack") -> None:
+    """Prints the records as a table, with the paper's numbers where the paper has them."""
+    marked = with_differences(records, suites_of(records))
+    Console().print(to_rich(summary(marked, table_specs(), title)))
+
+
+def draw_pictures(
+    number: int, suite: SuiteEvaluator, experiment: Experiment, device: torch.device, folder: Path
+) -> Path:
+    """A grid of the split's first images: objects, and detections on clean and on attacked images."""
+    images = next(iter(experiment.data.test_dataloader()))
+    batch = Batch(images.images[:number], images.targets[:number]).to(device)
+    looks = suite.look(experiment.model.to(device), batch)
+    views = {name: View(*look) for name, look in looks.items()}
+    return detection_grid(views, batch.targets, experiment.data.classes, folder / "detections.png")
+
+
+@launcher("evaluate")
+def main(cfg: DictConfig) -> None:
+    try:
+        evaluate(cfg, HydraConfig.get().overrides.task)
+    except IncompleteSuiteError as error:
+        sys.exit(str(error))
