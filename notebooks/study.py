@@ -9,22 +9,20 @@ import hydra
 
 from robustdet.analysis.figures.study import Study
 from robustdet.cli.analyze import build_study
-from robustdet.cli.building import prepare, read_json
-from robustdet.cli.clean_stage import RUN_FILE
+from robustdet.cli.building import prepare
 from robustdet.cli.composition import CONF
 from robustdet.cli.quiet import quieten
 from robustdet.cli.subjects import checkpoints
+from robustdet.runs.run import Run
 
 OUTPUTS = Path("outputs")
 
 
 def newest(experiment: str, outputs: Path = OUTPUTS) -> Path:
     """The checkpoint of the newest finished run of an experiment. Raises FileNotFoundError where there is none."""
-    runs = sorted(outputs.glob(f"**/{RUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for run in runs:
-        described = read_json(run)
-        if described["experiment"] == experiment:
-            return run.parent / described["checkpoint"]
+    for run in Run.below(outputs):
+        if run.result is not None and (run.ended or {}).get("experiment") == experiment:
+            return run.result
     raise FileNotFoundError(
         f"no finished run of {experiment} below {outputs}/: `make demo` makes one in minutes, "
         f"`python -m src.train experiment={experiment}` a better one"

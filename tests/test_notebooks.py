@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,10 @@ import torch
 from hydra.utils import instantiate
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from notebooks.study import newest
-from robustdet.cli.building import save_config
+from robustdet.runs.run import ENDED, Run
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {
@@ -34,14 +33,14 @@ def read(name: str) -> NotebookNode:
 
 def untrained(cfg: DictConfig, run: Path) -> str:
     """A checkpoint of initial weights, in the folder that its training would have left."""
-    save_config(cfg, run)
+    Run(run).begin({}, OmegaConf.to_yaml(cfg, resolve=True))
     classes = len(instantiate(cfg.data).classes)
     state = instantiate(cfg.model, num_classes=classes).state_dict()
     (run / "checkpoints").mkdir()
     torch.save(
         {"state_dict": {f"model.{key}": value for key, value in state.items()}}, run / "checkpoints" / "final.ckpt"
     )
-    (run / "run.json").write_text(json.dumps({"experiment": cfg.name, "checkpoint": "checkpoints/final.ckpt"}))
+    Run(run).end({"experiment": cfg.name, "checkpoint": "checkpoints/final.ckpt", "identity": "a", "recipe": "b"})
     return str(run / "checkpoints" / "final.ckpt")
 
 
@@ -78,8 +77,9 @@ def test_the_newest_finished_run_of_an_experiment_is_found(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no finished run of shapes_std below .*make demo"):
         newest("shapes_std", tmp_path)
     for age, (folder, experiment) in enumerate([("old", "shapes_std"), ("new", "shapes_std"), ("other", "shapes_cfr")]):
-        (tmp_path / folder).mkdir()
-        described = tmp_path / folder / "run.json"
-        described.write_text(json.dumps({"experiment": experiment, "checkpoint": "checkpoints/final.ckpt"}))
-        os.utime(described, (age, age))
+        run = Run(tmp_path / folder)
+        run.checkpoints.mkdir(parents=True)
+        run.final.touch()
+        run.end({"experiment": experiment, "checkpoint": "checkpoints/final.ckpt", "identity": "a", "recipe": "b"})
+        os.utime(run.folder / ENDED, (age, age))
     assert newest("shapes_std", tmp_path) == tmp_path / "new" / "checkpoints" / "final.ckpt"

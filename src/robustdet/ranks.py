@@ -26,6 +26,14 @@ def share(count: int) -> int:
     return len(range(rank(), count, world_size()))
 
 
+def own_rows(rows: Float[Tensor, "R_times_B *shape"]) -> Float[Tensor, "B *shape"]:
+    """Of something for each image of all processes, what is of this one's: every R-th row, as a sampler deals them.
+
+    It holds for several parts one behind the other too (clean images, then attacked ones), each of all processes.
+    """
+    return rows[rank() :: world_size()]
+
+
 def averaged(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Mean over the processes; not differentiated."""
     if world_size() == 1:

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from robustdet.analysis.figures.study import Analysis
 from robustdet.cli.analyze import analyze
-from robustdet.cli.building import build, save_config
+from robustdet.cli.building import build
 from robustdet.cli.composition import CONF, check
 from robustdet.cli.predict import run as predict
 from robustdet.cli.subjects import checkpoints
+from robustdet.runs.run import Run
 
 NAMES = sorted(file.stem for file in (CONF / "analysis").glob("*.yaml"))
 PAPER = {
@@ -52,7 +53,7 @@ def checkpoint(compose: Compose, tmp_path: Path) -> Callable[[str], Path]:
     def written(experiment: str, run: str = "run") -> Path:
         folder = tmp_path / experiment / run
         cfg = compose("train", f"experiment={experiment}", f"paths.run={folder}", "protocol.max_detections=8")
-        save_config(cfg, folder)
+        Run(folder).begin({}, OmegaConf.to_yaml(cfg, resolve=True))
         path = folder / "checkpoints" / "final.ckpt"
         path.parent.mkdir()
         model = build(cfg).model

@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.evaluate import evaluate
-from robustdet.cli.resume import MARK, newest_checkpoint
 from robustdet.cli.train import train
 from robustdet.evaluation.record import read_records
+from robustdet.runs.run import BEGUN, Run
 from tests.launchers.commands import FEW, Pair, finish, start
 from tests.launchers.test_resume import assert_same, steps, wait_for
 
@@ -114,8 +114,8 @@ def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConf
     wait_for(lambda: 2 in steps(run), process)
     process.kill()
     process.communicate(timeout=60)  # the other process, which waits for it, ends as well
-    assert (run / MARK).is_file()
-    state = torch.load(newest_checkpoint(run), weights_only=True)
+    assert (run / BEGUN).is_file()
+    state = torch.load(Run(run).newest_checkpoint, weights_only=True)
     images = [part["method"]["schedule"]["sources"][0]["batch"]["images"] for part in state["processes"]]
     assert len(images) == 2
     assert not torch.equal(*images)

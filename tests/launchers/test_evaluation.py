@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from robustdet.cli.building import build, save_config
-from robustdet.cli.clean_stage import fingerprint
+from robustdet.cli.building import build
+from robustdet.cli.clean_stage import identify
 from robustdet.cli.evaluate import (
     IncompleteSuiteError,
     evaluate,
@@ -26,6 +26,7 @@ from robustdet.cli.train import train
 from robustdet.evaluation.environment import file_sha256
 from robustdet.evaluation.record import Record, Stage, read_records
 from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.runs.run import Run
 from tests.evaluation.records import RECORD
 from tests.launchers.commands import start
 
@@ -108,11 +109,12 @@ def test_a_surrogate_is_known_by_its_content(
 def finished(cfg: DictConfig, run: Path, **described: object) -> Path:
     """The checkpoint of a run that says it ended so, with two earlier states beside it; none holds weights."""
     (run / "checkpoints").mkdir(parents=True)
-    save_config(cfg, run)
+    what = identify(cfg)
+    Run(run).begin({}, OmegaConf.to_yaml(cfg, resolve=True))
     for name in ("step_5.ckpt", "last.ckpt", "final.ckpt"):
         (run / "checkpoints" / name).touch()
-    content = {"checkpoint": "checkpoints/final.ckpt", "fingerprint": fingerprint(cfg), **described}
-    (run / "run.json").write_text(json.dumps(content))
+    mark = {"experiment": cfg.name, "identity": what.run, "recipe": what.recipe}
+    Run(run).end({"checkpoint": "checkpoints/final.ckpt", **mark, **described})
     return run / "checkpoints" / "final.ckpt"
 
 
@@ -131,7 +133,7 @@ def test_only_what_a_run_ended_with_is_a_seed_of_its_recipe(compose: Callable[..
     assert training_of(final)
     for earlier in ("step_5.ckpt", "last.ckpt"):
         assert training_of(final.with_name(earlier)) == {}
-    assert training_of(finished(cfg, tmp_path / "pruned", fingerprint=None)) == {}
+    assert training_of(finished(cfg, tmp_path / "pruned", incomplete="it was pruned")) == {}
     interrupted = finished(cfg, tmp_path / "interrupted")
     (tmp_path / "interrupted" / "run.json").unlink()
     assert training_of(interrupted) == {}

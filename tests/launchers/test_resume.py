@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robustdet.cli.clean_stage import fingerprint
-from robustdet.cli.resume import MARK, continued, mark_finished, mark_unfinished
-from robustdet.cli.train import train
+from robustdet.cli.clean_stage import identify
+from robustdet.cli.resume import Plan, planned
+from robustdet.cli.train import begin, train
+from robustdet.runs.run import BEGUN, Run
 from robustdet.training import preemption
 from robustdet.training.module import DetectionModule
 from tests.launchers.commands import FEW, finish, start
@@ -114,7 +116,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     wait_for(lambda: 4 in steps(run), process)  # an epoch has five updates or six; checkpoints are after 3 and 6
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert (run / MARK).is_file()
+    assert (run / BEGUN).is_file()
     assert not (run / "run.json").exists()
 
     resumed = train(compose("train", *RUN, "ckpt_path=last", f"paths.run={run.parent / 'new'}"))
@@ -122,7 +124,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     assert resumed == run / "checkpoints" / "final.ckpt"
     assert_same(resumed, straight)
     assert curve(run) == curve(straight.parent.parent)
-    assert not (run / MARK).exists()
+    assert not (run / BEGUN).exists()
     assert json.loads((run / "run.json").read_text())["updates"] == 7
 
 
@@ -181,11 +183,24 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     process.send_signal(signal.SIGUSR1)
     assert "Told to stop: the state after" in finish(process)
     assert (tmp_path / "asked").read_text() == "requeue 42\n"
-    assert (run / MARK).is_file()
+    assert (run / BEGUN).is_file()
 
     assert_same(train(compose("train", *RUN, f"paths.run={run}")), straight)
     assert f"Going on with the run in {run}" in capsys.readouterr().out
     assert curve(run) == curve(straight.parent.parent)
+
+
+def continued(cfg: DictConfig) -> Path | None:
+    """The checkpoint that a command would go on from; ``cfg`` then names the folder that it would work in."""
+    with ExitStack() as held:
+        plan = planned(cfg, held)
+    cfg.paths.run = plan.folder
+    return None if plan.state is None else Path(plan.state)
+
+
+def mark_unfinished(cfg: DictConfig, state_of: str | None = None) -> None:
+    what = identify(cfg)
+    begin(Run(Path(cfg.paths.run)), cfg, Plan(what.run, what.recipe, None, cfg.paths.run, None, state_of))
 
 
 def touch(*files: Path) -> None:
@@ -201,13 +216,13 @@ def test_which_run_goes_on(configured: Configured, capsys: pytest.CaptureFixture
     for number, folder in enumerate(("old", "newer", "other")):
         unfinished = configured(folder, *(["seed=7"] if folder == "other" else []))
         mark_unfinished(unfinished)
-        os.utime(outputs / folder / MARK, (number, number))
+        os.utime(outputs / folder / BEGUN, (number, number))
     resumed = configured("new", "ckpt_path=last")
     assert continued(resumed) is None
     assert resumed.paths.run == str(outputs / "newer")
     assert f"Going on with the run in {outputs / 'newer'}: from its beginning" in capsys.readouterr().out
-    mark_finished(outputs / "newer")
-    mark_finished(outputs / "old")
+    for folder in ("newer", "old"):
+        (outputs / folder / BEGUN).unlink()
     with pytest.raises(FileNotFoundError, match=r"with other settings there are .*other"):
         continued(configured("new", "ckpt_path=last"))
 
@@ -253,10 +268,3 @@ def test_no_run_starts_in_the_folder_of_another(start_from_file: bool, configure
     }.items():
         with pytest.raises(FileExistsError, match=f"{folder} holds {text}: choose another paths.run"):
             continued(configured(folder, *given))
-
-
-def test_the_number_of_processes_is_part_of_the_settings(compose: Callable[..., DictConfig]):
-    alone, two = (compose("train", "experiment=shapes_std", f"trainer={name}") for name in ("cpu", "ddp_cpu"))
-    assert fingerprint(alone) != fingerprint(two)
-    summed = compose("train", "experiment=shapes_std", "trainer=cpu", "+trainer.accumulate_grad_batches=2")
-    assert fingerprint(alone) != fingerprint(summed)

@@ -263,5 +263,5 @@ def test_a_pruned_run_says_so_and_is_no_clean_stage(
     run = json.loads((checkpoint.parent.parent / "run.json").read_text())
     assert run["pruned"]
     assert run["updates"] == 1
-    assert run["fingerprint"] is None
+    assert run["incomplete"] == "it was pruned"
     assert "After 1 updates below the median of 5 other runs" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.cli.composition import CONF, composed
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.quiet import quieten
+from robustdet.cli.sweeps import processes
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
@@ -86,6 +85,13 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
     )
 
 
+def bare_trainer(cfg: DictConfig) -> pl.Trainer | None:
+    """Knows the processes of this run and who starts them, nothing else; None where there is but one."""
+    if processes(cfg.trainer) is None:
+        return None
+    return instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False, enable_progress_bar=False)
+
+
 def sweep_name() -> str | None:
     """Of the sweep (`-m`) that this job belongs to; None when it stands alone."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
@@ -113,19 +119,9 @@ def logging_of(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
                 logger.finish(failed)
 
 
-@rank_zero_only
-def save_config(cfg: DictConfig, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-
-
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """``cfg`` as plain dicts, lists and values, all interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
 
 
 def table_specs() -> list[TableSpec]:

@@ -1,133 +1,143 @@
 """The clean detector that adversarial training starts from: found finished, trained first, or read from a file.
 
-Of several jobs that start at once, one trains it and the others wait. A finished run is recognised by a fingerprint of
-everything that decides its weights (data, model, method, optimiser, schedule, number of updates, seed, overrides of its
-own clean stage), so that a short trial run is never mistaken for the real clean stage.
+It is the experiment `warm_start.experiment`, told what this run is told of data, protocol, device and folders. Of
+several jobs that want the same one, one trains it and the others wait. Of one job's processes, the first looks.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from robustdet.cli.building import plain, read_json
+from robustdet.cli.building import plain
 from robustdet.cli.composition import composed
+from robustdet.cli.larger_batch import enlarge
+from robustdet.data.datamodule import file_digest
+from robustdet.runs.first_process import FirstProcess, is_first, say
+from robustdet.runs.identity import OF_PLACE, identity, recipe
+from robustdet.runs.run import finished
 
-RUN_FILE = "run.json"
-DECISIVE = ("model", "method", "optimizer", "scheduler", "seed")
-IRRELEVANT = {"num_workers", "eval_batch_size", "download", "pin_memory"}  # to the weights
-TRAINER_KEYS = ("max_steps", "max_epochs", "limit_train_batches", "precision", "gradient_clip_val",
-                "accumulate_grad_batches")  # fmt: skip
-# Overrides of this command that concern the clean stage as well; `warm_start.overrides` adds others.
-PASSED_ON = ("data=", "data.root=", "data.source", "data.download=", "data.num_workers=", "model.weights=", "protocol=",
-             "trainer=", "trainer.", "paths.outputs=", "paths.data=", "seed=", "logger=", "callbacks=")  # fmt: skip
-
-
-def fingerprint(cfg: DictConfig) -> str:
-    """Hex digest of the part of a training config that decides the weights it ends with."""
-    settings = plain(cfg)
-    decisive: dict[str, Any] = {key: settings[key] for key in DECISIVE}
-    start = settings["warm_start"]
-    decisive["warm_start"] = {key: start[key] for key in ("experiment", "ckpt_path")}
-    has_stage = start["experiment"] is not None and start["ckpt_path"] is None
-    if has_stage and start["overrides"]:  # else they decide nothing
-        decisive["warm_start"]["overrides"] = start["overrides"]
-    decisive["data"] = {key: value for key, value in settings["data"].items() if key not in IRRELEVANT}
-    decisive["data"]["root"] = str(Path(settings["data"]["root"]).resolve())
-    decisive["trainer"] = {key: settings["trainer"].get(key) for key in TRAINER_KEYS}
-    processes = [settings["trainer"].get(key, 1) for key in ("devices", "num_nodes")]
-    if processes != [1, 1]:  # each has a batch of its own
-        decisive["trainer"]["processes"] = processes
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+PATIENCE = 30.0  # seconds; processes that wait for a word wait for some minutes only
+# What a stage is told by the run that needs it, besides its data and its place.
+TOLD = ("paths.outputs", "paths.data", "protocol", "seed", "keep_memory", "logger", "larger_batch", "validation",
+        "trainer.precision", "trainer.fast_dev_run", "model.weights", "model.input_size")  # fmt: skip
 
 
-@rank_zero_only
-def write_run(folder: Path, described: dict[str, Any]) -> None:
-    """``run.json``, the mark of a finished run; whole or not at all, for others may be looking for it."""
-    partial = folder / f"{RUN_FILE}.partial"
-    partial.write_text(json.dumps(described, indent=2) + "\n")
-    os.replace(partial, folder / RUN_FILE)
+@dataclass(frozen=True)
+class Identity:
+    """Of the run that a config describes (`robustdet.runs.identity`), of its experiment whatever the seed, and of its
+    clean stage where it has one."""
+
+    run: str
+    recipe: str
+    stage: Identity | None = None
 
 
-def run_that_ended_with(checkpoint: Path) -> dict[str, Any] | None:
-    """The ``run.json`` of the finished run whose result this file is; None for an earlier state, or anyone else's."""
-    checkpoint = checkpoint.resolve()
-    file = checkpoint.parent.parent / RUN_FILE
-    run = read_json(file) if file.is_file() else {}
-    return run if file.parent / run.get("checkpoint", "") == checkpoint else None
+def identify(cfg: DictConfig) -> Identity:
+    """Makes the data exist and reads the images that are learnt from, for they are part of it."""
+    settings, stage, start, start_recipe = plain(cfg), None, None, None
+    if cfg.warm_start.ckpt_path is not None:
+        start = start_recipe = file_digest(warm_start_file(cfg))
+    elif cfg.warm_start.experiment is not None:
+        stage = identify(stage_config(cfg))
+        start, start_recipe = stage.run, stage.recipe
+    content = instantiate(cfg.data).content()
+    return Identity(identity(settings, content, start), recipe(settings, content, start_recipe), stage)
 
 
-def find_finished(outputs: Path, wanted: str) -> Path | None:
-    """The newest finished run's checkpoint under ``outputs`` with this fingerprint."""
-    runs = sorted(outputs.glob(f"**/{RUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for run in runs:
-        described = read_json(run)
-        checkpoint = run.parent / described["checkpoint"]
-        if described["fingerprint"] == wanted and checkpoint.is_file():
-            return checkpoint
-    return None
+def warm_start_file(cfg: DictConfig) -> Path:
+    path = Path(cfg.warm_start.ckpt_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
+    return path
 
 
 def stage_config(cfg: DictConfig) -> DictConfig:
-    """The config of ``cfg.warm_start.experiment``, with those of this command's overrides that concern it too."""
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    passed_on = [override for override in given if override.lstrip("+").startswith(PASSED_ON)]
-    name = cfg.warm_start.experiment
-    overrides = [f"experiment={name}", *passed_on, *cfg.warm_start.overrides, "paths.run=unused"]
-    stage = composed("train", overrides)
-    # The same folder in every process of a distributed run, and after an interruption, so that it is gone on with
-    stage.paths.run = str(Path(cfg.paths.outputs) / name / f"stage_{fingerprint(stage)}")
+    """The config of ``cfg.warm_start.experiment`` for these data, on this device, into these folders.
+
+    Its own are model, method, batch and updates, and what `warm_start.overrides` say. Its callbacks are those of its
+    own that this run has too, as this run sets them.
+    """
+    overrides = list(cfg.warm_start.overrides)
+    stage = composed("train", [f"experiment={cfg.warm_start.experiment}", *overrides, "paths.run=unused"])
+    own = stage.copy()
+    of_place = OF_PLACE - {"_target_", "val_check_interval", "check_val_every_n_epoch"}
+    with open_dict(stage):
+        stage.callbacks = {key: cfg.callbacks._get_node(key) for key in stage.callbacks if key in (cfg.callbacks or {})}
+        for key in TOLD:
+            _take(stage, cfg, key)
+        for key in sorted(of_place & set(cfg.trainer)):
+            _take(stage, cfg, f"trainer.{key}")
+        for key in sorted(set(cfg.data) - {"batch_size"}):
+            _take(stage, cfg, f"data.{key}")
+        for override in overrides:
+            _take(stage, own, override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", "."))
+    enlarge(stage)
     return stage
 
 
-@contextmanager
-def one_at_a_time(outputs: Path, what: str) -> Iterator[None]:
-    """Held by one process of all that share ``outputs``; the others wait and say so. Freed if its holder dies.
+def _take(stage: DictConfig, source: DictConfig, key: str) -> None:
+    """What ``source`` says there, as it is written: interpolations stay."""
+    owner, _, name = key.rpartition(".")
+    theirs, ours = (OmegaConf.select(one, owner) if owner else one for one in (source, stage))
+    if theirs is not None and ours is not None and name in theirs:
+        ours[name] = theirs._get_node(name)
 
-    Processes of one distributed run belong together: the first holds it for all of them.
+
+def clean_checkpoint(
+    cfg: DictConfig, stage: str | None, first: FirstProcess, train: Callable[..., Path]
+) -> Path | None:
+    """The file to start from, or None when this experiment starts from scratch; says which it is.
+
+    ``stage`` is the identity of the clean stage, where there is one.
     """
-    if getattr(rank_zero_only, "rank", 0) > 0:
-        yield
-        return
+    if cfg.warm_start.ckpt_path is not None:
+        path = warm_start_file(cfg)
+        say(f"Starting from the weights in {path}")
+        return path
+    if stage is None:
+        return None
+    described = stage_config(cfg)
+    # The same folder in every process of a distributed run, and after an interruption, so that it is gone on with
+    described.paths.run = str(Path(cfg.paths.outputs) / described.name / f"stage_{stage}")
+    with one_at_a_time(Path(cfg.paths.outputs), stage, first):
+        found = first.says(lambda: _text(finished(cfg.paths.outputs, stage)))
+        if found is not None:
+            say(f"Starting from the finished clean stage {described.name}: {found}")
+            return Path(found)
+        say(f"No finished clean stage {described.name} for these settings under {cfg.paths.outputs}: training it first")
+        return train(described, first=first)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+@contextmanager
+def one_at_a_time(outputs: Path, what: str, first: FirstProcess) -> Iterator[None]:
+    """Held by one job of all that share ``outputs``; the others wait and say so. Freed if its holder dies."""
     outputs.mkdir(parents=True, exist_ok=True)
     lock = FileLock(outputs / f".{what}.lock")
+
+    def taken(patience: float) -> bool:
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            return False
+        return True
+
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Waiting for another run that works on the clean stage ({lock.lock_file})")
-        lock.acquire()
-    try:
+        if not first.says(lambda: taken(0.0)):
+            say(f"Waiting for another run that works on the clean stage ({lock.lock_file})")
+            while not first.says(lambda: taken(PATIENCE)):
+                pass
         yield
     finally:
-        lock.release()
-
-
-def clean_checkpoint(cfg: DictConfig, train: Callable[[DictConfig], Path]) -> Path | None:
-    """The file to start from, or None when this experiment starts from scratch; says which it is."""
-    if cfg.warm_start.ckpt_path is not None:
-        path = Path(cfg.warm_start.ckpt_path)
-        if not path.is_file():
-            raise FileNotFoundError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
-        print(f"Starting from the weights in {path}")
-        return path
-    if cfg.warm_start.experiment is None:
-        return None
-    stage = stage_config(cfg)
-    outputs, wanted = Path(cfg.paths.outputs), fingerprint(stage)
-    with one_at_a_time(outputs, wanted):
-        found = find_finished(outputs, wanted)
-        if found is not None:
-            print(f"Starting from the finished clean stage {stage.name}: {found}")
-            return found
-        print(f"No finished clean stage {stage.name} for these settings under {cfg.paths.outputs}: training it first")
-        return train(stage)
+        if is_first():
+            lock.release()

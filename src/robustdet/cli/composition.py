@@ -8,23 +8,47 @@ other node must be listed in ``PLAIN``.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
+import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from robustdet.runs.run import ENDED
+
 PACKAGE = Path(__file__).resolve().parent.parent
 HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent.parent  # an installed package, or the repository
 CONF = HOME / "conf"
+
+
+def run_folder(parent: str) -> str:
+    """A folder of its own below ``parent`` for each run: the time to the microsecond.
+
+    A SLURM job's has its number and a digest of its command: the job finds it when it is started again, other
+    commands of one allocation do not. Behind a finished run of the same command the next number is taken.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return str(Path(parent) / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}")
+    command = hashlib.sha256("\n".join(sys.argv[1:]).encode()).hexdigest()[:6]
+    names = (f"{job}_{command}" + (f"_{number}" if number > 1 else "") for number in itertools.count(1))
+    return next(str(Path(parent) / name) for name in names if not (Path(parent) / name / ENDED).exists())
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
@@ -33,7 +57,7 @@ COMMON = {
     "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
 }  # fmt: skip
 ROOTS = {
-    "train": COMMON | {"warm_start", "validation", "objectives"},
+    "train": COMMON | {"warm_start", "validation", "objectives", "larger_batch"},
     "evaluate": COMMON | {"warm_start", "validation", "suite", "pictures", "fresh"},
     "analyze": COMMON | {"warm_start", "validation", "analysis"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
@@ -133,8 +157,19 @@ def _all_keys(node: Any, path: str = "") -> list[str]:
     return found
 
 
+def added_folders() -> list[str]:
+    """Folders of a user's own yamls that this command was given: `--config-dir`, `hydra.searchpath`."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    return [one.path for one in sources if one.schema == "file" and one.provider not in ("main", "hydra", "schema")]
+
+
 def composed(root: str, overrides: Iterable[str]) -> DictConfig:
     """``conf/<root>.yaml`` with these overrides, inside a command too, whose own composition stays as it is."""
+    overrides = [*overrides]
+    if added := added_folders():
+        overrides.append("hydra.searchpath=[" + ",".join(f"'file://{path}'" for path in added) + "]")
     state = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

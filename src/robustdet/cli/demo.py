@@ -12,12 +12,13 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from robustdet.cli.clean_stage import find_finished, fingerprint
+from robustdet.cli.clean_stage import identify
 from robustdet.cli.composition import CONF, check
 from robustdet.cli.evaluate import evaluate, show_table
 from robustdet.cli.train import train
 from robustdet.evaluation.record import Record
 from robustdet.progress import duration
+from robustdet.runs.run import finished
 
 # Weight updates that fit into eight minutes on two cores; the experiments themselves train longer.
 UPDATES = {"shapes_std": 600, "shapes_mtd_warm": 350, "shapes_robustdet": 300}
@@ -41,7 +42,7 @@ def checkpoint_of(experiment: str) -> Path:
     folder = f"outputs/demo/{experiment}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     clean = "warm_start.overrides=[" + ",".join(f'"{override}"' for override in budget("shapes_std")) + "]"
     cfg = compose("train", f"experiment={experiment}", *budget(experiment), f"paths.run={folder}", clean)
-    found = find_finished(Path(cfg.paths.outputs), fingerprint(cfg))
+    found = finished(cfg.paths.outputs, identify(cfg).run)
     if found is not None:
         print(f"{experiment} is trained already: {found}")
     return found or train(cfg)

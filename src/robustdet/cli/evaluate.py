@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -24,10 +24,8 @@ from robustdet.analysis.suite_settings import with_differences
 from robustdet.analysis.table import summary
 from robustdet.attacks.base import require_attack
 from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
-from robustdet.cli.clean_stage import fingerprint, run_that_ended_with
 from robustdet.cli.composition import launcher
 from robustdet.cli.ladder import without_ladder
-from robustdet.cli.resume import say
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.evaluation.cascade import Cascade
@@ -36,6 +34,8 @@ from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
 from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
+from robustdet.runs.first_process import say
+from robustdet.runs.run import Run
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch
@@ -53,12 +53,11 @@ def evaluation_folder(cfg: DictConfig) -> Path:
     """
     checkpoint = Path(cfg.ckpt_path).resolve()
     parts = [cfg.suite.name.replace(" ", "_"), *([] if cfg.protocol.name == "paper" else [cfg.protocol.name])]
-    if checkpoint.parent.name != "checkpoints":
-        run = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem
-    else:
-        run = checkpoint.parent.parent
-        parts += [] if run_that_ended_with(checkpoint) else [checkpoint.stem]
-    return Path(cfg.paths.run or run) / "evaluation" / "_".join(parts)
+    run = Run.around(checkpoint)
+    if run is not None and not run.ended_with(checkpoint):
+        parts.append(checkpoint.stem)
+    folder = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem if run is None else run.folder
+    return Path(cfg.paths.run or folder) / "evaluation" / "_".join(parts)
 
 
 def chosen_checkpoint(cfg: DictConfig) -> Trained:
@@ -114,16 +113,14 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunIn
 
 
 def training_of(checkpoint: Path) -> dict[str, Any]:
-    """Seed and recipe (see `RunInfo`) of the run that ended with this checkpoint.
+    """Seed and recipe (see `RunInfo`) of the complete run that ended with this checkpoint.
 
-    Nothing where no run did, nor for a pruned one: such weights are no seed among others.
+    Nothing where no run did, nor for a trial or a pruned one: such weights are no seed among others.
     """
-    run = run_that_ended_with(checkpoint)
-    if run is None or run.get("fingerprint") is None:
+    run = Run.around(checkpoint)
+    if run is None or not run.ended_with(checkpoint) or not run.is_complete:
         return {}
-    cfg = cast(DictConfig, OmegaConf.load(checkpoint.resolve().parent.parent / "config.yaml"))
-    seed, cfg.seed, cfg.data.seed = cfg.seed, 0, 0
-    return {"training_seed": seed, "training_recipe": fingerprint(cfg)}
+    return {"training_seed": run.config["seed"], "training_recipe": (run.ended or {})["recipe"]}
 
 
 def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, Attack | None], dict[str, str]]:

@@ -1,110 +1,86 @@
-"""Which run a command goes on with. A run is unfinished as long as its folder holds `unfinished.json`.
+"""Which run a command goes on with, and in which folder it works.
 
-`ckpt_path=last` goes on with the newest unfinished run of the same settings under `paths.outputs`; `ckpt_path=FILE`
-with the unfinished run that the file lies in, if its settings are these, else a new run starts from the state in the
-file. But a command whose own folder holds an unfinished run of its settings goes on with the newest checkpoint there,
-whatever file it once started from: a job that SLURM starts again. Nothing can tell a run that was killed from one that
-is still at work: never go on with the latter.
+`ckpt_path=last` goes on with the newest unfinished run of the same identity under `paths.outputs`; `ckpt_path=FILE`
+with the unfinished run that the file lies in, if its identity is this one's, else a new run starts from the state in
+the file. But a command whose own folder holds an unfinished run of its identity goes on with the newest checkpoint
+there, whatever file it once started from: a job that SLURM starts again. A run that is at work is never joined.
 """
 
 from __future__ import annotations
 
-import json
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
-from robustdet.cli.building import read_json
-from robustdet.cli.clean_stage import RUN_FILE, fingerprint
-
-MARK = "unfinished.json"
+from robustdet.cli.clean_stage import Identity, identify
+from robustdet.runs.first_process import say
+from robustdet.runs.run import ENDED, Run, unfinished
 
 
-@rank_zero_only
-def say(text: str) -> None:
-    """Prints once for all processes of a run. (A wrapped ``print`` could not be sent to Ray's workers.)"""
-    print(text)
+@dataclass(frozen=True)
+class Plan:
+    """What the first process of a run has found out."""
+
+    identity: str
+    recipe: str
+    stage: str | None  # identity of the clean stage
+    folder: str
+    state: str | None  # the checkpoint to go on from; None for the beginning
+    foreign: str | None  # the state of another run that it began with
+
+    @property
+    def run(self) -> Run:
+        return Run(Path(self.folder))
 
 
-def continued(cfg: DictConfig) -> Path | None:
-    """The checkpoint to go on from, None for the beginning; sets ``cfg.paths.run`` to the folder of that run.
+def planned(cfg: DictConfig, held: ExitStack) -> Plan:
+    """Takes the run's lock, which ``held`` lets go.
 
     Raises:
-        FileNotFoundError: no such file, or no unfinished run of these settings for `ckpt_path=last`.
+        FileNotFoundError: no such file, or no unfinished run of this identity for `ckpt_path=last`.
         FileExistsError: a new run would be written into the folder of another one.
+        RunAtWorkError: another process works on that run.
     """
-    settings, folder = fingerprint(cfg), Path(cfg.paths.run)
+    what = identify(cfg)
+    own, state, foreign = Run(Path(cfg.paths.run)), None, None
     if cfg.ckpt_path == "last":
-        folder = newest_unfinished(Path(cfg.paths.outputs), settings, cfg.name)
-    elif cfg.ckpt_path is not None and not (is_unfinished(folder, settings) and newest_checkpoint(folder)):
-        return _from_file(cfg, Path(cfg.ckpt_path), settings)
-    elif not is_unfinished(folder, settings):
-        refuse_used(folder, settings)
-        return None
-    cfg.paths.run = str(folder)
-    checkpoint = newest_checkpoint(folder)
-    say(f"Going on with the run in {folder}: " + (f"{checkpoint}" if checkpoint else "from its beginning"))
-    return checkpoint
-
-
-def _from_file(cfg: DictConfig, file: Path, settings: str) -> Path:
-    if not file.is_file():
-        raise FileNotFoundError(f"ckpt_path={file} does not exist; expected a checkpoint file, or last")
-    run = file.resolve().parent.parent
-    if is_unfinished(run, settings):
-        cfg.paths.run = str(run)
-        say(f"Going on with the run in {run}: {file}")
+        run = unfinished(cfg.paths.outputs, what.run, cfg.name)
+    elif cfg.ckpt_path is not None and not (own.is_unfinished(what.run) and own.newest_checkpoint):
+        state = Path(cfg.ckpt_path)
+        if not state.is_file():
+            raise FileNotFoundError(f"ckpt_path={state} does not exist; expected a checkpoint file, or last")
+        around = Run(state.resolve().parent.parent)
+        run, foreign = (around, None) if around.is_unfinished(what.run) else (own, str(state))
     else:
-        refuse_used(Path(cfg.paths.run), settings)
-        say(f"A new run that starts from the state in {file}: no unfinished run of these settings is around it")
-    return file
+        run = own
+    held.enter_context(run.at_work())
+    if foreign is not None:
+        refuse_used(run, what.run)
+        say(f"A new run that starts from the state in {state}: no unfinished run of these settings is around it")
+    elif run.is_unfinished(what.run):
+        foreign = (run.begun or {}).get("state_of")
+        state = state or run.newest_checkpoint
+        say(f"Going on with the run in {run.folder}: {state or 'from its beginning'}")
+    else:
+        refuse_used(run, what.run)
+    return _plan(what, run, state, foreign)
 
 
-def refuse_used(folder: Path, settings: str) -> None:
+def _plan(what: Identity, run: Run, state: Path | None, foreign: str | None) -> Plan:
+    stage = what.stage.run if what.stage else None
+    return Plan(what.run, what.recipe, stage, str(run.folder), None if state is None else str(state), foreign)
+
+
+def refuse_used(run: Run, identity: str) -> None:
     """FileExistsError where another run has been: its checkpoints, curves and record would be mixed with this one's."""
-    if (folder / RUN_FILE).is_file():
-        raise FileExistsError(f"{folder} holds a finished run, which is not overwritten: choose another paths.run")
-    if (folder / MARK).is_file() and not is_unfinished(folder, settings):
-        name = read_json(folder / MARK)["experiment"]
+    if (run.folder / ENDED).is_file():
+        raise FileExistsError(f"{run.folder} holds a finished run, which is not overwritten: choose another paths.run")
+    if run.begun is not None and not run.is_unfinished(identity):
+        name = run.begun["experiment"]
         raise FileExistsError(
-            f"{folder} holds an unfinished run of {name} with other settings: choose another paths.run"
+            f"{run.folder} holds an unfinished run of {name} with other settings: choose another paths.run"
         )
-    if not (folder / MARK).is_file() and newest_checkpoint(folder):
-        raise FileExistsError(f"{folder} holds checkpoints of an unknown run: choose another paths.run")
-
-
-def newest_unfinished(outputs: Path, settings: str, name: str) -> Path:
-    """The folder of the unfinished run of these settings that was started or continued last."""
-    marks = sorted(outputs.glob(f"**/{MARK}"), key=lambda mark: mark.stat().st_mtime, reverse=True)
-    for mark in marks:
-        if is_unfinished(mark.parent, settings):
-            return mark.parent
-    others = [str(mark.parent) for mark in marks if read_json(mark)["experiment"] == name]
-    hint = f"; with other settings there are {', '.join(others)}" if others else ""
-    raise FileNotFoundError(f"ckpt_path=last: no unfinished run of {name} with these settings under {outputs}{hint}")
-
-
-def is_unfinished(folder: Path, settings: str) -> bool:
-    mark = folder / MARK
-    return mark.is_file() and read_json(mark)["fingerprint"] == settings
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Complete ones only: Lightning renames a checkpoint into place when all of it is written."""
-    files = (folder / "checkpoints").glob("*.ckpt")
-    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
-
-
-@rank_zero_only
-def mark_unfinished(cfg: DictConfig) -> None:
-    folder = Path(cfg.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{MARK}.partial"
-    partial.write_text(json.dumps({"experiment": cfg.name, "fingerprint": fingerprint(cfg)}, indent=2) + "\n")
-    partial.replace(folder / MARK)
-
-
-@rank_zero_only
-def mark_finished(folder: Path) -> None:
-    (folder / MARK).unlink(missing_ok=True)
+    if run.begun is None and run.newest_checkpoint:
+        raise FileExistsError(f"{run.folder} holds checkpoints of an unknown run: choose another paths.run")

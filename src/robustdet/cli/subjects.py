@@ -1,7 +1,6 @@
 """Trained detectors from their checkpoints, each as its own run describes it: for evaluations, analyses, predictions.
 
-A run keeps its ``config.yaml`` beside the folder ``checkpoints/``; a checkpoint without one (somebody else's, say) is
-what the command's experiment describes.
+A checkpoint that lies in no run (somebody else's, say) is what the command's experiment describes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,6 +18,7 @@ from robustdet.analysis.figures.study import Subject
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
 from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.runs.run import CONFIG, Run
 
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
 LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler")  # what a run is, but for its data
@@ -35,7 +35,8 @@ class Trained:
     @property
     def run(self) -> Path | None:
         """The folder of the run that wrote it."""
-        return self.path.parent.parent if self.own else None
+        run = Run.around(self.path) if self.own else None
+        return None if run is None else run.folder
 
     @property
     def name(self) -> str:
@@ -66,10 +67,11 @@ def trained(path: Path, cfg: DictConfig) -> Trained:
     if not path.is_file():
         raise FileNotFoundError(f"ckpt_path={path} does not exist; expected a checkpoint file")
     path = path.resolve()
-    config = path.parent.parent / "config.yaml"
-    if path.parent.name == "checkpoints" and config.is_file():
-        return Trained(path, cast(DictConfig, OmegaConf.load(config)), own=True)
+    run = Run.around(path)
+    if run is not None:
+        return Trained(path, OmegaConf.create(run.config), own=True)
     if cfg.name == NO_EXPERIMENT:
+        config = path.parent.parent / CONFIG
         raise ValueError(f"there is no {config} that says what {path} is: give experiment=… as well")
     return Trained(path, cfg, own=False)
 

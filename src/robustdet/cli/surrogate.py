@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +14,7 @@ from torch import nn
 from robustdet.cli.building import Experiment, build
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.runs.run import CONFIG, Run
 
 
 def trained_detector(ckpt_path: str | Path) -> nn.Module:
@@ -43,12 +44,15 @@ def require_same_task(ckpt_path: str | Path, victim: Experiment) -> None:
 
 
 def config_of(ckpt_path: str | Path) -> DictConfig:
-    path = Path(ckpt_path).resolve()
-    config = path.parent.parent / "config.yaml"
-    for file in (path, config):
-        if not file.is_file():
-            raise FileNotFoundError(f"the surrogate {ckpt_path} needs {file}, which does not exist")
-    return cast(DictConfig, OmegaConf.load(config))
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the surrogate {ckpt_path} does not exist")
+    run = Run.around(path)
+    if run is None:
+        raise FileNotFoundError(
+            f"the surrogate {ckpt_path} needs {path.resolve().parent.parent / CONFIG}, which does not exist"
+        )
+    return OmegaConf.create(run.config)
 
 
 def surrogates(fields: Any) -> Iterator[dict[str, Any]]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
-from robustdet.cli.building import build, build_module, build_trainer, logging_of, prepare, read_json, save_config
-from robustdet.cli.clean_stage import RUN_FILE, clean_checkpoint, fingerprint, write_run
+from robustdet.cli.building import bare_trainer, build, build_module, build_trainer, logging_of, prepare
+from robustdet.cli.clean_stage import clean_checkpoint
 from robustdet.cli.composition import launcher
-from robustdet.cli.resume import continued, mark_finished, mark_unfinished, say
+from robustdet.cli.larger_batch import enlarge
+from robustdet.cli.resume import Plan, planned
 from robustdet.cli.sweeps import objectives
 from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.runs.first_process import FirstProcess, say
+from robustdet.runs.run import Run
 from robustdet.training.progress import TrainingProgress
 
 
@@ -22,52 +29,96 @@ def logged(trainer: pl.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
+def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | None = None) -> Path:
     """Trains what ``cfg`` describes in ``cfg.paths.run``; returns the finished checkpoint.
 
-    ``overrides`` are the command-line arguments it comes from, for the record.
+    ``overrides`` are the command-line arguments it comes from, for the record. ``first`` is the first process of the
+    run that needs this one as its clean stage.
     """
-    state = continued(cfg)
-    mark_unfinished(cfg)
-    start = clean_checkpoint(cfg, train) if state is None else None
+    if first is None:  # a command's own run, not its clean stage
+        enlarge(cfg)
+        first = FirstProcess(bare_trainer(cfg))
+    with ExitStack() as held:
+        plan = Plan(**first.says(lambda: asdict(planned(cfg, held))))
+        return _train(cfg, plan, overrides, first)
+
+
+def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstProcess) -> Path:
+    run = plan.run
+    cfg.paths.run = plan.folder
+    begin(run, cfg, plan)
+    start = clean_checkpoint(cfg, plan.stage, first, train) if plan.state is None else None
     prepare(cfg)
-    folder = Path(cfg.paths.run)
-    save_config(cfg, folder)
     experiment = build(cfg)
     if start is not None:
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
     trainer = build_trainer(cfg, [TrainingProgress()])
-    say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {folder}")
-    checkpoint = folder / "checkpoints" / "final.ckpt"
+    say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     with logging_of(trainer, cfg):
-        trainer.fit(module, experiment.data, ckpt_path=state)
-        trainer.save_checkpoint(checkpoint, weights_only=False)
+        trainer.fit(module, experiment.data, ckpt_path=plan.state)
+        trainer.save_checkpoint(run.final, weights_only=False)
         metrics = logged(trainer)
         # unless the last update has just been looked at: not when it is between two looks, nor when it was made before
         if trainer.global_step % cfg.trainer.val_check_interval or not metrics:
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
-    pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    described = {
-        "experiment": cfg.name,
-        "checkpoint": str(checkpoint.relative_to(folder)),
-        "fingerprint": None if pruned else fingerprint(cfg),  # what nobody should start from has none
-        "overrides": list(overrides),
-        "pruned": pruned,
-        "updates": trainer.global_step,
-        "metrics": metrics,
-    }
-    write_run(folder, described)
-    mark_finished(folder)
+    incomplete = why_incomplete(cfg, plan, trainer)
+    end(
+        run,
+        {
+            "experiment": cfg.name,
+            "checkpoint": str(run.final.relative_to(run.folder)),
+            "identity": plan.identity,
+            "recipe": plan.recipe,
+            "pruned": was_pruned(trainer),
+            "incomplete": incomplete,  # nobody starts from what is, and it is no seed among others
+            "overrides": list(overrides),
+            "updates": trainer.global_step,
+            "metrics": metrics,
+        },
+    )
     trainer.strategy.barrier()  # other processes read what rank 0 has written
     for name in sorted(metrics):
         say(f"  {name:24s} {metrics[name]:.4f}")
-    say(f"Finished {cfg.name} after {trainer.global_step} updates: {checkpoint}")
-    return checkpoint
+    say(f"Finished {cfg.name} after {trainer.global_step} updates: {run.final}")
+    if incomplete:
+        say(f"No other run will start from it, for {incomplete}")
+    return run.final
+
+
+@rank_zero_only
+def begin(run: Run, cfg: DictConfig, plan: Plan) -> None:
+    mark = {"experiment": cfg.name, "identity": plan.identity, "state_of": plan.foreign}
+    run.begin(mark, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+@rank_zero_only
+def end(run: Run, mark: dict[str, Any]) -> None:
+    run.end(mark)
+
+
+def was_pruned(trainer: pl.Trainer) -> bool:
+    return any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def why_incomplete(cfg: DictConfig, plan: Plan, trainer: pl.Trainer) -> str | None:
+    """Why this run is not the experiment that its config describes; None where it is."""
+    if plan.foreign is not None:
+        return f"it began with the state in {plan.foreign}"
+    if cfg.trainer.get("fast_dev_run"):
+        return "trainer.fast_dev_run is a trial"
+    if was_pruned(trainer):
+        return "it was pruned"
+    steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
+    if steps not in (None, -1) and trainer.global_step < steps and not 0 <= (epochs or -1) <= trainer.current_epoch:
+        return f"it made {trainer.global_step} of {steps} updates"
+    if steps in (None, -1) and epochs not in (None, -1) and trainer.current_epoch < epochs:
+        return f"it made {trainer.current_epoch} of {epochs} epochs"
+    return None
 
 
 @launcher("train")
 def main(cfg: DictConfig) -> list[float | None] | float | None:
-    folder = train(cfg, HydraConfig.get().overrides.task).parent.parent
-    return objectives(cfg.objectives, read_json(folder / RUN_FILE)["metrics"])
+    run = Run(train(cfg, HydraConfig.get().overrides.task).parent.parent)
+    return objectives(cfg.objectives, (run.ended or {"metrics": {}})["metrics"])

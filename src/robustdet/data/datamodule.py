@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +36,7 @@ class DetectionDataModule(LightningDataModule):
         root: the folder of the data.
         download: fetch the official archives when they are missing.
         image_size: height and width handed to the detector, pixels.
-        batch_size: images per training step and process.
+        batch_size: images per training step, of all processes together: each has its share.
         eval_batch_size: images per batch of validation and test.
         augmentation: applied to training images only; None is none.
         num_workers: processes that read images; as many as there are cores where those are fewer.
@@ -108,12 +110,37 @@ class DetectionDataModule(LightningDataModule):
             self._sets["test"] = DetectionDataset(test, self.image_size)
             log.info("%s: measuring on %s", self.test_split, _summary(test))
 
+    def content(self) -> str:
+        """Hex digest of what is learnt from: names of classes; of each training image its id, size, objects and file.
+
+        Where the files lie, and what they are called, does not count. Reads all of them: some seconds for VOC.
+        """
+        self.setup("fit")
+        annotations = self._sets["train"].annotations
+        with ThreadPoolExecutor(available_cores()) as pool:
+            files = pool.map(file_digest, [annotation.image_path for annotation in annotations])
+            digest = hashlib.sha256("\n".join(self.classes).encode())
+            for annotation, file in zip(annotations, files, strict=True):
+                digest.update(f"{annotation.image_id}\n{tuple(annotation.size)}\n{file}".encode())
+                for name in ("boxes", "labels", "difficult", "crowd"):
+                    digest.update(getattr(annotation, name).tobytes())
+        return digest.hexdigest()[:16]
+
     def train_dataloader(self) -> DataLoader[Batch]:
         if len(self._sets["train"]) < self.batch_size:
             raise ValueError(
                 f"{self.name}: {len(self._sets['train'])} training images do not fill one batch of {self.batch_size}."
             )
-        return self._loader("train", self.batch_size, shuffle=True)
+        processes = self.trainer.world_size if self.trainer else 1
+        if self.batch_size % processes:
+            below = self.batch_size - self.batch_size % processes
+            sizes = [size for size in (below, below + processes) if size]
+            raise ValueError(
+                f"data.batch_size={self.batch_size} is of all {processes} processes together and does not divide by "
+                f"them: data.batch_size={' or '.join(map(str, sizes))} does, and so do "
+                f"{', '.join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)} processes"
+            )
+        return self._loader("train", self.batch_size // processes, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self._loader("val", self.eval_batch_size, shuffle=False) if len(self._sets["val"]) else []
@@ -147,6 +174,18 @@ class DetectionDataModule(LightningDataModule):
             worker_init_fn=_single_threaded,
             generator=torch.Generator().manual_seed(self.seed),  # else the global one would be drawn from
         )
+
+
+def file_digest(path: Path) -> str:
+    """Hex digest of the bytes of a file; read anew only where its size or its time of change is another."""
+    stat = path.stat()
+    return _file_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def available_cores() -> int:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustdet.ranks import own_rows, world_size
 from robustdet.types import Images
 
 # The paper's b = 0.16 and c = 5 belong to losses that the authors divide by the largest pixel value.
@@ -56,10 +57,14 @@ class GaussianConv(nn.Module):
 
 
 def sample(
-    mean: Float[Tensor, "*shape"], log_variance: Float[Tensor, "*shape"], generator: torch.Generator
-) -> Float[Tensor, "*shape"]:
-    """z = μ + σ ε with ε ~ N(0, 1) drawn on the generator's device, so that it is the same wherever the model runs."""
-    noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+    mean: Float[Tensor, "B *shape"], log_variance: Float[Tensor, "B *shape"], generator: torch.Generator
+) -> Float[Tensor, "B *shape"]:
+    """z = μ + σ ε with ε ~ N(0, 1) drawn on the generator's device, so that it is the same wherever the model runs.
+
+    And in however many processes: each draws for the images of all, and keeps what is of its own.
+    """
+    images, *shape = mean.shape
+    noise = own_rows(torch.randn([world_size() * images, *shape], generator=generator, device=generator.device))
     return mean + (0.5 * log_variance).exp() * noise.to(mean)
 
 

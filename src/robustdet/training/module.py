@@ -23,8 +23,8 @@ class DetectionModule(pl.LightningModule):
     """Trains ``model`` by ``method``; watches ``validation``.
 
     ``optimizer`` and ``scheduler`` are partial: one takes the parameters, the other the optimiser. The randomness of
-    a step comes from (seed, rank, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would
-    have drawn.
+    a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would have
+    drawn, and several processes draw what one would: each takes the part of its images.
     """
 
     model: Any  # an nn.Module that is a robustdet.types.Detector
@@ -55,7 +55,7 @@ class DetectionModule(pl.LightningModule):
         # the last update of an epoch sums what is left: counting starts anew with the next one, as batch_idx does
         batch = replace(batch, micro_batch=batch_idx % self.trainer.accumulate_grad_batches)
         place = [batch.micro_batch] if batch.micro_batch else []
-        (generator,) = image_generators(self.seed, [str(self.global_rank)], self.global_step, *place)
+        (generator,) = image_generators(self.seed, ["0"], self.global_step, *place)
         output = self.method.step(self.model, batch, generator)
         if not torch.isfinite(output.loss):
             parts = {name: float(value.detach()) for name, value in output.parts.items()}

@@ -1,0 +1,1 @@
+"""A run of training: what it was told, what it has made, what identifies it."""
