@@ -1,0 +1,120 @@
+"""What makes a run another one, and what does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+
+from robustdet.cli.clean_stage import identify, stage_config
+from robustdet.cli.composition import composed
+from tests.launchers.commands import FEW
+
+Compose = Callable[..., DictConfig]
+STD = [*FEW, "experiment=shapes_std"]
+WARM = [line for line in FEW if not line.startswith("warm_start")] + ["experiment=shapes_mtd_warm"]
+EARLY = (
+    "+callbacks.early={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/AP50_clean, mode: max, "
+    "patience: 3}"
+)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.devices=[3]",
+        "trainer=ddp_cpu",
+        "trainer=gpu",
+        "+trainer.num_nodes=2",
+        "data.num_workers=3",
+        "data.eval_batch_size=5",
+        "trainer.val_check_interval=3",
+        "logger=none",
+        "~callbacks.learning_rate",
+        "~callbacks.preemption",
+        "keep_memory=false",
+        "+trainer.profiler=simple",
+        "+callbacks.bar={_target_: pytorch_lightning.callbacks.TQDMProgressBar}",
+    ],
+)
+def test_where_and_how_closely_watched_is_no_part_of_it(override: str, compose: Compose):
+    assert identify(compose("train", *STD)) == identify(compose("train", *STD, override))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "trainer.max_steps=11",
+        "optimizer.lr=0.1",
+        "data.batch_size=2",
+        "data.source.train=23",
+        "data.source.seed=1",
+        "trainer.precision=64-true",
+        "+trainer.accumulate_grad_batches=2",
+        "+trainer.overfit_batches=2",
+        "+trainer.max_time='00:00:00:05'",
+        "+trainer.a_setting_to_come=1",
+        "callbacks.levers.channels_last=true",
+        EARLY,
+        "larger_batch=2",
+    ],
+)
+def test_what_is_learnt_is(override: str, compose: Compose):
+    assert identify(compose("train", *STD)).run != identify(compose("train", *STD, override)).run
+
+
+def test_data_count_by_their_content_and_not_by_their_place(compose: Compose, tmp_path: Path):
+    base = compose("train", *STD)
+    here = identify(base)
+    folder = instantiate(base.data).source.folder
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved / folder.name)
+    there = compose("train", *STD, f"data.root={moved}")
+    assert identify(there) == here
+    image = moved / folder.name / "JPEGImages" / "train_00000.png"
+    Image.new("RGB", (96, 96), "red").save(image)
+    assert identify(there).run != here.run
+    repainted = identify(there).run
+    record = moved / folder.name / "Annotations" / "train_00001.xml"
+    record.write_text(record.read_text().replace("<difficult>0", "<difficult>1", 1))
+    assert identify(there).run not in (here.run, repainted)
+
+
+def test_seeds_of_one_experiment_share_a_recipe_with_their_clean_stages(compose: Compose):
+    one, other = (identify(compose("train", *WARM, f"seed={seed}")) for seed in (0, 1))
+    assert one.recipe == other.recipe
+    assert one.run != other.run
+    assert one.stage is not None
+    assert other.stage is not None
+    assert one.stage.run != other.stage.run
+    shorter = identify(compose("train", *WARM, 'warm_start.overrides=["trainer.max_steps=5"]'))
+    assert shorter.recipe != one.recipe
+
+
+def test_a_clean_stage_is_told_what_the_run_is_told(compose: Compose):
+    cfg = compose(
+        "train", *WARM, "seed=5", "trainer=ddp_cpu", "trainer.precision=64-true", "trainer.max_steps=7", "logger=none",
+        "protocol=authors", "+data.val_share=0.1", "data.batch_size=2", "model.input_size=64",
+        'warm_start.overrides=["trainer.limit_val_batches=1","optimizer.lr=0.5"]',
+    )  # fmt: skip
+    stage = stage_config(cfg)
+    assert (stage.name, stage.method._target_) == ("shapes_std", "robustdet.defences.standard.Standard")
+    for key in ("seed", "protocol", "logger", "paths.data", "data.source", "data.val_share", "data.image_size"):
+        assert _at(stage, key) == _at(cfg, key), key
+    assert (stage.trainer.devices, stage.trainer.strategy, stage.trainer.precision) == (2, "ddp", "64-true")
+    assert stage.optimizer.lr == 0.5
+    assert stage.trainer.limit_val_batches == 1
+    own = composed("train", ["experiment=shapes_std", "paths.run=unused"])
+    assert (stage.trainer.max_steps, stage.data.batch_size) == (own.trainer.max_steps, own.data.batch_size)
+
+
+def _at(cfg: DictConfig, key: str) -> object:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
