@@ -9,13 +9,21 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from robustdet.cli.building import build, build_module, build_trainer, logging_of, prepare, read_json, save_config
+from robustdet.cli.building import (
+    build,
+    build_module,
+    build_trainer,
+    logging_of,
+    prepare,
+    read_json,
+    require_startable,
+    save_config,
+)
 from robustdet.cli.clean_stage import RUN_FILE, clean_checkpoint, fingerprint, write_run
 from robustdet.cli.composition import launcher
 from robustdet.cli.resume import continued, mark_finished, mark_unfinished, say
 from robustdet.cli.sweeps import objectives
 from robustdet.interop.checkpoints import load_checkpoint
-from robustdet.training.progress import TrainingProgress
 
 
 def logged(trainer: pl.Trainer) -> dict[str, float]:
@@ -27,6 +35,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
 
     ``overrides`` are the command-line arguments it comes from, for the record.
     """
+    require_startable(cfg)
     state = continued(cfg)
     mark_unfinished(cfg)
     start = clean_checkpoint(cfg, train) if state is None else None
@@ -37,15 +46,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     if start is not None:
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
-    trainer = build_trainer(cfg, [TrainingProgress()])
+    trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {folder}")
     checkpoint = folder / "checkpoints" / "final.ckpt"
     with logging_of(trainer, cfg):
         trainer.fit(module, experiment.data, ckpt_path=state)
         trainer.save_checkpoint(checkpoint, weights_only=False)
         metrics = logged(trainer)
-        # unless the last update has just been looked at: not when it is between two looks, nor when it was made before
-        if trainer.global_step % cfg.trainer.val_check_interval or not metrics:
+        if module.validated != trainer.global_step:  # the last update is between two looks, or was made before
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
