@@ -20,7 +20,7 @@ from robustdet.cli.resume import MARK, continued, mark_finished, mark_unfinished
 from robustdet.cli.train import train
 from robustdet.training import preemption
 from robustdet.training.module import DetectionModule
-from tests.launchers.commands import FEW, finish, start
+from tests.launchers.commands import FEW, start
 
 RUN = [
     *FEW,
@@ -150,12 +150,14 @@ def test_a_run_that_ends_around_validations_makes_up_for_them(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(preemption, "requeue_slurm_job", lambda: pytest.fail("SIGTERM asks for no new start"))
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="143"):
         train_until("training_step", 2, stop)
     assert "Told to stop: the state after 3 updates is in " in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="the disk is full"):
         train_until("on_validation_epoch_end", 6, crash)
-    resumed = train_until("training_step", 6, stop)
+    with pytest.raises(SystemExit, match="143"):  # the last update is made: what goes on has only to look and to end
+        train_until("training_step", 6, stop)
+    resumed = train(configured("ends"))
     assert_same(resumed, straight)
     assert curve(resumed.parent.parent) == curve(straight.parent.parent)
 
@@ -179,7 +181,9 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     process = start("train", *line, **slurm)
     wait_for(lambda: 4 in steps(run), process)
     process.send_signal(signal.SIGUSR1)
-    assert "Told to stop: the state after" in finish(process)
+    said, _ = process.communicate(timeout=1200)
+    assert process.returncode == 128 + signal.SIGUSR1, said
+    assert "Told to stop: the state after" in said
     assert (tmp_path / "asked").read_text() == "requeue 42\n"
     assert (run / MARK).is_file()
 

@@ -79,6 +79,11 @@ def require_startable(cfg: DictConfig) -> None:
             f"trainer.val_check_interval={interval} is a time, and with {several} each process has a clock of its own: "
             "they would wait for each other for ever. Give a number of batches"
         )
+    if str(cfg.trainer.get("precision")) == "16-true":
+        raise ValueError(
+            "trainer.precision=16-true has no scaling of the loss, and losses here overflow half precision at once: "
+            "train with 16-mixed, bf16-mixed or bf16-true"
+        )
     try:
         with silence_of_lightning():
             bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
@@ -106,6 +111,7 @@ def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
         instantiate(cfg.scheduler),
         cfg.seed,
         validation,
+        experiment.data.classes,
     )
     module.hparams.update(module_settings(cfg, experiment.data.classes))
     return module

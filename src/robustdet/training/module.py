@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ class DetectionModule(pl.LightningModule):
     have drawn.
 
     Each part may be its settings instead (`robustdet.training.rebuilding`). A checkpoint has those of its run, and the
-    names of the classes, in ``hparams``: ``DetectionModule.load_from_checkpoint(file).model`` is the trained detector.
+    names of the classes: ``DetectionModule.load_from_checkpoint(file).model`` is the trained detector.
     """
 
     model: Any  # an nn.Module that is a robustdet.types.Detector
@@ -41,12 +41,14 @@ class DetectionModule(pl.LightningModule):
         scheduler: Callable[..., LRScheduler] | Mapping[str, Any],
         seed: int,
         validation: Validation | Mapping[str, Any] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = rebuilt(model)
         self.method: TrainingMethod = rebuilt(method)
         self.make_optimizer, self.make_scheduler = rebuilt(optimizer), rebuilt(scheduler)
         self.seed = seed
+        self.classes = list(classes)  # names of the labels 1..C
         self.validation: Validation | None = rebuilt(validation)
         self.validated: int | None = None  # after how many updates it was last looked at, since this process trains
         self._summed: dict[str, Tensor | None] = {}  # gradients of the update that a checkpoint was saved in

@@ -8,6 +8,7 @@ detectors, methods, attacks and schedules of this project, and torch's optimiser
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -39,9 +40,10 @@ def _named(path: str) -> Any:
     """The class or function of this dotted path. What a module imports, as `….pgd.torch.load`, is not its own."""
     module, _, name = path.rpartition(".")
     if path.startswith(TRUSTED):
-        found = getattr(import_module(module), name)
-        if f"{getattr(found, '__module__', '')}.".startswith(TRUSTED):
-            return found
+        with suppress(ModuleNotFoundError, AttributeError):
+            found = getattr(import_module(module), name)
+            if f"{getattr(found, '__module__', '')}.".startswith(TRUSTED):
+                return found
     raise ValueError(
         f"the checkpoint asks for {path}, which is not of this project: if you trust it, build that part yourself and "
         "hand it in, as in DetectionModule.load_from_checkpoint(path, method=…)"
