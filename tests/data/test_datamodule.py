@@ -203,5 +203,4 @@ def test_a_dead_worker_ends_the_run_with_a_reason(shapes: Shapes) -> None:
     (worker,) = active_children()
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid\(?s?\)? ?{worker.pid}\)"):
-        while True:
-            next(batches)
+        list(batches)

@@ -63,7 +63,7 @@ class Preemption(pl.Callback):
 
     def _save_if_told(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         self.stop, self.requeue = self._agreed(pl_module.device)
-        if not self.stop or trainer.global_step == 0:  # nothing is done yet
+        if not self.stop or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or left to do
             return False
         trainer.save_checkpoint(self.checkpoint)
         if trainer.is_global_zero:
