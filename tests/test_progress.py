@@ -45,3 +45,18 @@ def test_an_unknown_end_and_no_work_at_all(clock, capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75.4, "1:15"), (3600, "1:00:00"), (4000, "1:06:40")])
 def test_durations(seconds: float | int, text: str):
     assert duration(seconds) == text
+
+
+def test_the_last_line_is_said_once_and_parts_are_named(clock, capsys):
+    with ProgressBar("evaluating", total=2) as bar:
+        for attack in ("clean", "pgd_cls"):
+            bar.begin(attack)
+            clock[0] += 11
+            bar.advance(1, work=3)
+    lines = [line.split("  ")[:2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [["evaluating clean", "1/2"], ["evaluating pgd_cls", "2/2"]]
+    with ProgressBar("evaluating", total=2) as bar:
+        bar.begin("pgd_cls")
+        clock[0] += 1
+        bar.advance(2)
+    assert capsys.readouterr().err.startswith("evaluating  2/2  ")

@@ -28,6 +28,8 @@ class ProgressBar:
 
     def __init__(self, title: str, total: float | int | None, unit: str = "images", done: float | int = 0) -> None:
         self.title, self.total, self.unit = title, total, unit
+        self.part = ""  # what is being done now
+        self.told = done  # by the last line
         self.done, self.work = float(done), 0.0
         self.before = done
         self.start = self.last_line = time.monotonic()
@@ -54,8 +56,15 @@ class ProgressBar:
     ) -> None:
         if self.live is not None:
             self.live.stop()
-        elif kind is None and self.done > self.before:
+        elif kind is None and self.done > self.told:  # else the last line says it already
+            self.part = ""
             self._print_line({})
+
+    def begin(self, part: str) -> None:
+        """From now on the bar says that it is at work on this part of the whole; "" for none."""
+        self.part = part
+        if self.live is not None:
+            self.live.update(self.task, description=self._heading())
 
     def advance(self, steps: float | int = 1, work: float | int = 0, values: Mapping[str, float] | None = None) -> None:
         """``steps`` count towards ``total``; ``work`` is the number of units they took (for the rate)."""
@@ -65,6 +74,9 @@ class ProgressBar:
             self.live.update(self.task, advance=steps, shown=self._shown(values or {}))
         elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self._print_line(values or {})
+
+    def _heading(self) -> str:
+        return f"{self.title} {self.part}".rstrip()
 
     def _shown(self, values: Mapping[str, float]) -> str:
         rate = self.work / max(1e-9, time.monotonic() - self.start)
@@ -77,4 +89,5 @@ class ProgressBar:
         of_total = f"/{self.total:.0f}" if self.total else ""
         each = spent / max(1e-9, self.done - self.before)
         left = f"  {duration(each * (self.total - self.done))} left" if self.total and self.done > self.before else ""
-        print(f"{self.title}  {self.done:.0f}{of_total}  {self._shown(values)}{left}", file=sys.stderr, flush=True)
+        self.told = self.done
+        print(f"{self._heading()}  {self.done:.0f}{of_total}  {self._shown(values)}{left}", file=sys.stderr, flush=True)

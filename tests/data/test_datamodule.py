@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable
 from functools import partial
+from multiprocessing import active_children
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +179,28 @@ def test_settings_that_cannot_work_say_so(shapes: Shapes, tmp_path: Path, voc_im
         module_over(VOC(tmp_path)).setup("fit")
 
 
-def test_a_batch_is_few_files_for_a_worker_to_hand_over(shapes: Shapes) -> None:
-    module = module_over(shapes, batch_size=8)
+def test_a_worker_hands_over_bytes_and_no_tensors(shapes: Shapes) -> None:
+    """Tensors would take shared memory; images are one byte a value, or the floats that an augmentation made."""
+    sizes = {}
+    for name, augmentation in {"bytes": flips(), "floats": Augmentation([PhotometricDistortion()])}.items():
+        module = module_over(shapes, batch_size=8, augmentation=augmentation)
+        module.setup("fit")
+        loader = module.train_dataloader()
+        loaded = loader.collate_fn([loader.dataset[index] for index in range(8)])
+        assert not any(isinstance(part, torch.Tensor) for part in vars(loaded).values())
+        sizes[name] = len(ForkingPickler.dumps(loaded))
+        assert isinstance(loaded.batch(), Batch)
+    values = 8 * 3 * 32 * 32
+    assert values < sizes["bytes"] < 1.3 * values
+    assert 4 * values < sizes["floats"] < 4.3 * values
+
+
+def test_a_dead_worker_ends_the_run_with_a_reason(shapes: Shapes) -> None:
+    module = module_over(shapes, num_workers=1)
     module.setup("fit")
-    batch = next(iter(module.train_dataloader()))
-    tensors = [getattr(t, field) for t in batch.targets for field in ("boxes", "labels", "difficult", "crowd")]
-    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 4
+    batches = iter(module.train_dataloader())
+    next(batches)
+    (worker,) = active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid\(?s?\)? ?{worker.pid}\)"):
+        list(batches)

@@ -22,7 +22,7 @@ from robustdet.cli.train import begin, train
 from robustdet.runs.run import BEGUN, Run
 from robustdet.training import preemption
 from robustdet.training.module import DetectionModule
-from tests.launchers.commands import FEW, finish, start
+from tests.launchers.commands import FEW, start
 
 RUN = [
     *FEW,
@@ -152,7 +152,7 @@ def test_a_run_that_ends_around_validations_makes_up_for_them(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(preemption, "requeue_slurm_job", lambda: pytest.fail("SIGTERM asks for no new start"))
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="143"):
         train_until("training_step", 2, stop)
     assert "Told to stop: the state after 3 updates is in " in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="the disk is full"):
@@ -181,7 +181,9 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     process = start("train", *line, **slurm)
     wait_for(lambda: 4 in steps(run), process)
     process.send_signal(signal.SIGUSR1)
-    assert "Told to stop: the state after" in finish(process)
+    said, _ = process.communicate(timeout=1200)
+    assert process.returncode == 128 + signal.SIGUSR1, said
+    assert "Told to stop: the state after" in said
     assert (tmp_path / "asked").read_text() == "requeue 42\n"
     assert (run / BEGUN).is_file()
 

@@ -25,7 +25,7 @@ RUN = [
     *FEW,
     "experiment=shapes_robustdet",
     "logger=wandb",
-    "logger.mode=offline",
+    "logger.wandb.mode=offline",
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
     "callbacks.panels.images=2",
@@ -56,7 +56,7 @@ def exit_code(file: Path) -> int:
 
 
 def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..., DictConfig]):
-    checkpoint = train(compose("train", *RUN, "logger.log_model=true"))
+    checkpoint = train(compose("train", *RUN, "logger.wandb.log_model=true"))
     assert wandb.run is None
     folder = checkpoint.parent.parent
     file = only_file(folder)

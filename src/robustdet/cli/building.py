@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
 
 from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.cli.composition import CONF, composed
 from robustdet.cli.ladder import without_ladder
-from robustdet.cli.quiet import quieten
+from robustdet.cli.quiet import quieten, silence_of_lightning
+from robustdet.cli.stopping import stop_when_told
 from robustdet.cli.sweeps import processes
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
+from robustdet.training.progress import TrainingProgress
 from robustdet.training.validation import Validation
 
 
@@ -43,10 +45,50 @@ class Experiment:
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Process-wide settings: seeds, silence of libraries about what is harmless, and a fast processor."""
+    """Process-wide settings: seeds, silence of libraries about what is harmless, a fast processor, an end by SIGTERM.
+
+    Raises ValueError for a seed that is none.
+    """
+    require_seed(cfg.seed)
     quieten()
+    stop_when_told()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_processor(cfg.keep_memory)
+
+
+def require_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"seed={'null' if seed is None else seed}: expected a whole number from 0 to 2**32 - 1. Weights, order, "
+            "augmentation and attacks are drawn from it, and a run is found again by it; for another run, take another"
+        )
+
+
+def require_startable(cfg: DictConfig) -> None:
+    """What Lightning would refuse of ``cfg.trainer``, before anything else is done: a clean stage may take days.
+
+    Raises ValueError that says what; also for a time between validations in a run of several processes.
+    """
+    require_seed(cfg.seed)
+    quieten()
+    interval, several = cfg.trainer.get("val_check_interval"), processes(cfg.trainer)
+    if several is not None and not isinstance(interval, int | float | None):
+        raise ValueError(
+            f"trainer.val_check_interval={interval} is a time, and with {several} each process has a clock of its own: "
+            "they would wait for each other for ever. Give a number of batches"
+        )
+    if str(cfg.trainer.get("precision")) == "16-true":
+        raise ValueError(
+            "trainer.precision=16-true has no scaling of the loss, and losses here overflow half precision at once: "
+            "train with 16-mixed, bf16-mixed or bf16-true"
+        )
+    try:
+        with silence_of_lightning():
+            bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
+            instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
+    except Exception as error:
+        reason = error.__cause__ or error  # Hydra's own error is about its machinery
+        raise ValueError(f"trainer: {reason}") from error
 
 
 def build(cfg: DictConfig) -> Experiment:
@@ -60,28 +102,55 @@ def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
     validation = Validation(
         instantiate(cfg.validation.attack), cfg.validation.max_images, experiment.num_classes, cfg.seed
     )
-    return DetectionModule(
+    module = DetectionModule(
         experiment.model,
         instantiate(cfg.method),
         instantiate(cfg.optimizer),
         instantiate(cfg.scheduler),
         cfg.seed,
         validation,
+        experiment.data.classes,
     )
+    module.hparams.update(module_settings(cfg, experiment.data.classes))
+    return module
+
+
+def module_settings(cfg: DictConfig, classes: Sequence[str]) -> dict[str, Any]:
+    """What `DetectionModule.load_from_checkpoint` builds the module from again, as plain data; and the classes."""
+    settings = plain(cfg)
+    model = {**settings["model"], "num_classes": len(classes)}
+    if "weights" in model:
+        model["weights"] = None  # a file to start from; the checkpoint has the weights
+    validation = {
+        "_target_": f"{Validation.__module__}.{Validation.__qualname__}",
+        **settings["validation"],
+        "num_classes": len(classes),
+        "seed": settings["seed"],
+    }
+    taken = {key: settings[key] for key in ("method", "optimizer", "scheduler", "seed")}
+    return {"model": model, **taken, "validation": validation, "classes": list(classes)}
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "train") -> pl.Trainer:
-    """``job`` is what a logger with groups and types of jobs (W&B) is told this is."""
-    logger = None
-    if cfg.logger:
-        described = {"group": sweep_name(), "job_type": job}
-        unset = {key: value for key, value in described.items() if cfg.logger.get(key, "") is None}
-        logger = cast(Logger, instantiate(cfg.logger, **unset))
+    """``job`` is what a logger with groups and types of jobs (W&B) is told this is.
+
+    Progress is shown by `TrainingProgress`, unless a bar of Lightning's is among the callbacks, or
+    ``trainer.enable_progress_bar`` asks for its usual one (true) or for none (false).
+    """
+    loggers = build_loggers(cfg, job)
     configured = [instantiate(callback) for callback in cfg.callbacks.values()]
-    if logger is None:  # it would refuse to start
+    if not loggers:  # it would refuse to start
         configured = [callback for callback in configured if not isinstance(callback, LearningRateMonitor)]
+    theirs = any(isinstance(callback, ProgressBar) for callback in configured)
+    asked = cfg.trainer.get("enable_progress_bar")
+    if not theirs and asked is None:
+        configured.append(TrainingProgress())
     return instantiate(
-        cfg.trainer, logger=logger or False, callbacks=[*configured, *callbacks], enable_progress_bar=False
+        cfg.trainer,
+        logger=loggers or False,
+        callbacks=[*configured, *callbacks],
+        enable_progress_bar=theirs if asked is None else asked,
+        check_val_every_n_epoch=epochs_between_looks(cfg.trainer),
     )
 
 
@@ -90,6 +159,25 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer | None:
     if processes(cfg.trainer) is None:
         return None
     return instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False, enable_progress_bar=False)
+
+
+def build_loggers(cfg: DictConfig, job: str) -> list[Logger]:
+    """One for every name in ``cfg.logger``: ``logger=[csv,tensorboard]`` has two."""
+    described = {"group": sweep_name(), "job_type": job}
+    loggers = []
+    for settings in (cfg.logger or {}).values():
+        unset = {key: value for key, value in described.items() if settings.get(key, "") is None}
+        loggers.append(cast(Logger, instantiate(settings, **unset)))
+    return loggers
+
+
+def epochs_between_looks(trainer: DictConfig) -> int | None:
+    """``check_val_every_n_epoch``, of which null means every epoch where an interval is a share of one, or not given.
+
+    Batches and times are counted across epochs with null.
+    """
+    epochs, interval = trainer.get("check_val_every_n_epoch"), trainer.get("val_check_interval")
+    return 1 if epochs is None and (interval is None or isinstance(interval, float)) else epochs
 
 
 def sweep_name() -> str | None:

@@ -36,7 +36,6 @@ from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
 from robustdet.runs.first_process import say
 from robustdet.runs.run import Run
-from robustdet.training.progress import TrainingProgress
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch
 
@@ -168,7 +167,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     folder = evaluation_folder(cfg)
     cfg.paths.run = str(folder)
     attacks, left_out = fitting_attacks(cfg, experiment)
-    trainer = build_trainer(cfg, [TrainingProgress()], "evaluate")
+    trainer = build_trainer(cfg, [], "evaluate")
     device = trainer.strategy.root_device
     fields = plain(cfg)
     run = run_info(cfg, experiment, one.path)
@@ -194,10 +193,14 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     say(f"{cfg.name}: suite {cfg.suite.name} ({names}) on {run.split}; writing to {folder}")
     metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
     with logging_of(trainer, cfg):
-        trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
-        while new := suite.next_round(metric):
-            say(f"{cfg.name}: another round over the images, against the worst case so far: {', '.join(new)}")
+        try:
             trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
+            while new := suite.next_round(metric):
+                say(f"{cfg.name}: another round over the images, against the worst case so far: {', '.join(new)}")
+                trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
+        except (SystemExit, KeyboardInterrupt):
+            say(f"Told to stop: there are no records yet. What was measured is in {folder}; the same command goes on")
+            raise
         if not trainer.is_global_zero:
             return []
         environment = describe_environment(device, judged_in(trainer.precision))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # pytorch-lightning 2.6 under torch 2.15
@@ -26,6 +28,22 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message)
     for name in SPEAKERS:
         logging.getLogger(name).addFilter(_told)
+
+
+@contextmanager
+def silence_of_lightning() -> Iterator[None]:
+    """Neither messages nor warnings of Lightning inside: of a trainer that is only tried, it says them again later."""
+    speakers = [logging.getLogger(name) for name in SPEAKERS]
+    before = [speaker.disabled for speaker in speakers]
+    try:
+        for speaker in speakers:
+            speaker.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for speaker, disabled in zip(speakers, before, strict=True):
+            speaker.disabled = disabled
 
 
 def _told(record: logging.LogRecord) -> bool:

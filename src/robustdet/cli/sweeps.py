@@ -1,17 +1,23 @@
-"""What Hydra's sweepers need from a job: the values to optimise; and what they must not be given: distributed jobs."""
+"""Around sweepers: the values of a job to optimise, no distributed jobs in a search, what an ended sweep left."""
 
 from __future__ import annotations
 
+import atexit
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from robustdet.cli.stopping import stop_when_told
+
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def objectives(names: list[str], metrics: Mapping[str, float]) -> list[float | None] | float | None:
@@ -47,3 +53,44 @@ class SweepStart(Callback):
                 "jobs are commands of their own (`wandb sweep conf/wandb_sweep.yaml`)."
             )
         Path(config.hydra.sweep.dir).parent.mkdir(parents=True, exist_ok=True)  # a study's database lies there
+
+
+def jobs_of_grid(overrides: Sequence[str]) -> list[str]:
+    """What each job of a grid gets that not every job gets, in the sweeper's order: ``loss.gamma=0.3 seed=1``."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = [
+        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        for override in parsed
+        if override.is_sweep_override()
+    ]
+    return [" ".join(chosen) for chosen in product(*swept)]
+
+
+class SweepLeft(Callback):
+    """Of a grid whose jobs run one by one in this process: says, where it ends before them, which are not done.
+
+    A job that fails does not end a sweep; a signal (SIGTERM, Ctrl-C) does.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+        self.done: set[int] = set()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if (config.hydra.sweeper._target_, config.hydra.launcher._target_) == (GRID, ONE_BY_ONE):
+            stop_when_told()
+            self.jobs = jobs_of_grid(config.hydra.overrides.task)
+            atexit.register(self.say_left)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        if self.jobs:
+            self.done.add(config.hydra.job.num)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.unregister(self.say_left)
+
+    def say_left(self) -> None:
+        left = [f"  {number}: {job}" for number, job in enumerate(self.jobs) if number not in self.done]
+        if left:
+            text = "\n".join([f"The sweep was ended: {len(left)} of {len(self.jobs)} jobs are not done", *left])
+            print(text, file=sys.stderr, flush=True)

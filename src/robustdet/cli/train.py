@@ -13,7 +13,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from robustdet.cli.building import bare_trainer, build, build_module, build_trainer, logging_of, prepare
+from robustdet.cli.building import (
+    bare_trainer,
+    build,
+    build_module,
+    build_trainer,
+    logging_of,
+    prepare,
+    require_startable,
+)
 from robustdet.cli.clean_stage import clean_checkpoint
 from robustdet.cli.composition import launcher
 from robustdet.cli.larger_batch import enlarge
@@ -22,7 +30,6 @@ from robustdet.cli.sweeps import objectives
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
-from robustdet.training.progress import TrainingProgress
 
 
 def logged(trainer: pl.Trainer) -> dict[str, float]:
@@ -35,6 +42,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     ``overrides`` are the command-line arguments it comes from, for the record. ``first`` is the first process of the
     run that needs this one as its clean stage.
     """
+    require_startable(cfg)
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
         first = FirstProcess(bare_trainer(cfg))
@@ -53,14 +61,13 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     if start is not None:
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
-    trainer = build_trainer(cfg, [TrainingProgress()])
+    trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     with logging_of(trainer, cfg):
         trainer.fit(module, experiment.data, ckpt_path=plan.state)
         trainer.save_checkpoint(run.final, weights_only=False)
         metrics = logged(trainer)
-        # unless the last update has just been looked at: not when it is between two looks, nor when it was made before
-        if trainer.global_step % cfg.trainer.val_check_interval or not metrics:
+        if module.validated != trainer.global_step:  # the last update is between two looks, or was made before
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
     incomplete = why_incomplete(cfg, plan, trainer)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from robustdet.data.annotation import Annotation, DataSource
 from robustdet.data.augmentation import Augmentation
 from robustdet.data.dataset import DetectionDataset, collate
-from robustdet.data.sampler import EpochSampler, ResumableLoader
+from robustdet.data.sampler import EpochSampler, InOrder, ResumableLoader
 from robustdet.types import Batch
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,8 @@ class DetectionDataModule(LightningDataModule):
                 f"them: data.batch_size={' or '.join(map(str, sizes))} does, and so do "
                 f"{', '.join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)} processes"
             )
-        return self._loader("train", self.batch_size // processes, shuffle=True)
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # Lightning's: the same batches again and again
+        return self._loader("train", self.batch_size // processes, shuffle=not overfit, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self._loader("val", self.eval_batch_size, shuffle=False) if len(self._sets["val"]) else []
@@ -159,16 +160,17 @@ class DetectionDataModule(LightningDataModule):
             [annotation for annotation in train if annotation.image_id in held_out],
         )
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+    def _loader(self, split: str, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader[Batch]:
         dataset = self._sets[split]
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        shares = (self.seed, replicas, rank)
         return ResumableLoader(
             dataset,
             batch_size=batch_size,
-            sampler=EpochSampler(dataset, shuffle, self.seed, replicas, rank),
+            sampler=EpochSampler(dataset, True, *shares) if shuffle else InOrder(dataset, *shares),
             num_workers=self.num_workers,
             collate_fn=collate,
-            drop_last=shuffle,
+            drop_last=drop_last,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_single_threaded,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -90,23 +91,55 @@ def sample_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, int.from_bytes(digest[:8], "little")])
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples: images become floats, 1 for 255.
+@dataclass
+class Loaded:
+    """A batch on its way from the process that read it to the one that uses it: arrays, no tensors.
 
-    Targets are views of four tensors shared by the batch: a worker hands a tensor over as an open file, and four
-    for every image would exceed what a process may have open.
+    Tensors would travel in shared memory, of which a container has 64 MB unless told otherwise, and a worker that finds
+    none left does not come back. Arrays are written to a pipe. ``images`` [B, 3, S, S] are bytes, a quarter of what
+    floats take, or the floats that an augmentation made of them, which bytes cannot hold: `PhotometricDistortion`'s lie
+    between and outside 0..255. The objects of all images lie one after the other; ``counts`` says whose they are.
     """
+
+    images: UInt8[np.ndarray, "B 3 S S"] | Float32[np.ndarray, "B 3 S S"]
+    boxes: Float32[np.ndarray, "N 4"]
+    labels: Int64[np.ndarray, "N"]
+    difficult: Bool[np.ndarray, "N"]
+    crowd: Bool[np.ndarray, "N"]
+    counts: list[int]
+    image_ids: list[str]
+    original_sizes: list[tuple[int, int]]
+
+    def batch(self) -> Batch:
+        """Images as floats, 1 for 255. Targets are views of four tensors of the whole batch."""
+        images = torch.from_numpy(self.images).float().div_(255)
+        objects = zip(
+            *(torch.from_numpy(part).split(self.counts) for part in (self.boxes, self.labels)),
+            *(torch.from_numpy(part).split(self.counts) for part in (self.difficult, self.crowd)),
+            self.image_ids,
+            self.original_sizes,
+            strict=True,
+        )
+        return Batch(images, [Target(*each) for each in objects])
+
+    def pin_memory(self) -> Batch:
+        """What torch asks for in a thread of its own where batches go to a GPU."""
+        return self.batch().pin_memory()
+
+
+def collate(samples: Sequence[Sample]) -> Loaded:
     targets = [target for _, target in samples]
-    counts = [len(target.labels) for target in targets]
     boxes, labels, difficult, crowd = (
-        torch.cat([getattr(target, field) for target in targets]).split(counts)
+        torch.cat([getattr(target, field) for target in targets]).numpy()
         for field in ("boxes", "labels", "difficult", "crowd")
     )
-    images = torch.stack([image for image, _ in samples]).float().div_(255)
-    return Batch(
-        images,
-        [
-            Target(boxes[i], labels[i], difficult[i], crowd[i], target.image_id, target.original_size)
-            for i, target in enumerate(targets)
-        ],
+    return Loaded(
+        np.stack([image.numpy() for image, _ in samples]),
+        boxes,
+        labels,
+        difficult,
+        crowd,
+        [len(target.labels) for target in targets],
+        [target.image_id for target in targets],
+        [target.original_size for target in targets],
     )

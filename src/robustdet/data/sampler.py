@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from robustdet.data.dataset import Loaded
 from robustdet.types import Batch
 
 
@@ -41,6 +42,13 @@ class EpochSampler(DistributedSampler[Any]):
         return iter([(self.epoch, index) for index in indices[skipped:]])
 
 
+class InOrder(EpochSampler, SequentialSampler):  # type: ignore[misc]  # what it yields is EpochSampler's
+    """Unshuffled, which Lightning sees by its type: it leaves such a sampler in place for ``overfit_batches``."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, False, seed, num_replicas, rank)
+
+
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader over an ``EpochSampler`` whose position in the epoch Lightning keeps in its checkpoints.
 
@@ -55,7 +63,7 @@ class ResumableLoader(DataLoader[Any]):
         self.delivered = self.sampler.skipped // self.batch_size
         for batch in super().__iter__():
             self.delivered += 1
-            yield batch
+            yield batch.batch() if isinstance(batch, Loaded) else batch  # pinned ones are batches already
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.sampler.epoch, "delivered": self.delivered}

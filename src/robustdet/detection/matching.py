@@ -26,7 +26,8 @@ def match(targets: Targets, default_boxes: Float[Tensor, "P 4"], input_size: int
     # Rows of objects that are no targets lose against every other row, and never reach the IoU of a positive.
     overlap = pairwise_iou(boxes, to_xyxy(default_boxes)).masked_fill(~learnable.unsqueeze(-1), -1)
     # A claim outranks any IoU, and a later claim an earlier one: then one maximum settles both rules.
-    claim = torch.where(learnable, 2.0 + torch.arange(labels.shape[1], device=labels.device), -1.0)
+    later = torch.arange(labels.shape[1], dtype=overlap.dtype, device=labels.device)
+    claim = torch.where(learnable, 2 + later, -1)
     claimed = overlap.argmax(dim=2, keepdim=True)
     overlap = overlap.scatter(2, claimed, claim.unsqueeze(-1))
     best, slots = overlap.max(dim=1)

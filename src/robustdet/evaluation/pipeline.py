@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,9 +59,11 @@ class SuiteEvaluator:
     among ``attacks``, and why.
 
     An attack that fails is not asked again and has no record; the others go on. ``waiting`` are those that are for a
-    later round (:meth:`next_round`).
+    later round (:meth:`next_round`). The work on a batch under one attack goes on inside ``working(name, images)``, of
+    every attack that is not waiting, for whoever shows progress.
     """
 
+    working: Callable[[str, int], AbstractContextManager[Any]]
     fewest_rivals = 2  # attacks of which a worst case is more than one column said twice
 
     def __init__(
@@ -85,6 +88,7 @@ class SuiteEvaluator:
             name: self._attacked_images(name, attack) for name, attack in given.items() if name not in self.waiting
         }
         self.seen = Seen()
+        self.working = lambda name, images: nullcontext()
 
     def evaluate_batch(self, detector: Detector, batch: Batch) -> int:
         """Attack and detect what is still missing of this batch; returns how many evaluations that were."""
@@ -95,22 +99,25 @@ class SuiteEvaluator:
             self.seen.targets[target.image_id] = target.to("cpu")
             self.seen.contents[target.image_id] = content
         evaluated = 0
-        for name, attacked in self.attacks.items():
+        for name in self.attacks:
             places = [] if name in self.seen.failed else self._asked(batch, found)
-            if not places:
-                continue
-            part = Batch(batch.images[places], [batch.targets[place] for place in places])
-            asked = [found[place] for place in places]
-            try:
-                new = attacked.evaluate(detector, part, asked)
-            except AttackFailedError as error:
-                self.seen.failed[name] = str(error)
-                log.error("%s failed and has no result: %s", name, error)
-                continue
-            self.seen.stored[name] += len(part) - new
-            evaluated += new
-            self._attacked(name, part, asked)
+            with self.working(name, len(places)):
+                if places:
+                    part = Batch(batch.images[places], [batch.targets[place] for place in places])
+                    evaluated += self._evaluate(name, detector, part, [found[place] for place in places])
         return evaluated
+
+    def _evaluate(self, name: str, detector: Detector, part: Batch, contents: Sequence[str]) -> int:
+        """What is missing of these images under one attack; a failure of its own is noted."""
+        try:
+            new = self.attacks[name].evaluate(detector, part, contents)
+        except AttackFailedError as error:
+            self.seen.failed[name] = str(error)
+            log.error("%s failed and has no result: %s", name, error)
+            return 0
+        self.seen.stored[name] += len(part) - new
+        self._attacked(name, part, contents)
+        return new
 
     def _asked(self, batch: Batch, contents: Sequence[str]) -> list[int]:
         """The places in the batch of the images that the next attack is for: all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.ranks import averaged, objects_at_rank_zero
+from robustdet.training.rebuilding import rebuilt
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, TrainingMethod
 
@@ -25,25 +26,31 @@ class DetectionModule(pl.LightningModule):
     ``optimizer`` and ``scheduler`` are partial: one takes the parameters, the other the optimiser. The randomness of
     a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would have
     drawn, and several processes draw what one would: each takes the part of its images.
+
+    Each part may be its settings instead (`robustdet.training.rebuilding`). A checkpoint has those of its run, and the
+    names of the classes: ``DetectionModule.load_from_checkpoint(file).model`` is the trained detector.
     """
 
     model: Any  # an nn.Module that is a robustdet.types.Detector
 
     def __init__(
         self,
-        model: nn.Module,
-        method: TrainingMethod,
-        optimizer: Callable[..., Optimizer],
-        scheduler: Callable[..., LRScheduler],
+        model: nn.Module | Mapping[str, Any],
+        method: TrainingMethod | Mapping[str, Any],
+        optimizer: Callable[..., Optimizer] | Mapping[str, Any],
+        scheduler: Callable[..., LRScheduler] | Mapping[str, Any],
         seed: int,
-        validation: Validation | None = None,
+        validation: Validation | Mapping[str, Any] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.model = model
-        self.method = method
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.model = rebuilt(model)
+        self.method: TrainingMethod = rebuilt(method)
+        self.make_optimizer, self.make_scheduler = rebuilt(optimizer), rebuilt(scheduler)
         self.seed = seed
-        self.validation = validation
+        self.classes = list(classes)  # names of the labels 1..C
+        self.validation: Validation | None = rebuilt(validation)
+        self.validated: int | None = None  # after how many updates it was last looked at, since this process trains
         self._summed: dict[str, Tensor | None] = {}  # gradients of the update that a checkpoint was saved in
 
     def on_train_start(self) -> None:
@@ -86,6 +93,8 @@ class DetectionModule(pl.LightningModule):
         if self.validation is not None:
             scores = self.validation.compute()  # the same in every process
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
+        if not self.trainer.sanity_checking:
+            self.validated = self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The names of the classes, for they are what labels mean; and what differs from process to process.
@@ -107,6 +116,9 @@ class DetectionModule(pl.LightningModule):
         checkpoint["processes"] = objects_at_rank_zero(move_data_to_device(mine, torch.device("cpu")))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is None:  # nobody goes on with the run: load_from_checkpoint
+            self.hparams.update(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+            return
         processes = checkpoint["processes"]
         if len(processes) != self.trainer.world_size:
             raise ValueError(

@@ -1,10 +1,12 @@
 """A job that is told to go saves its state first; under SLURM it asks to be started again.
 
 SIGTERM (SLURM pre-empts or cancels the job, somebody says `kill`): save and stop. SIGUSR1 (what
-`#SBATCH --signal=SIGUSR1@120` sends when the time is nearly up): save, `scontrol requeue`, stop. Lightning's own
-handler saves in the middle of whatever an update is doing, where half the weights may have changed and other processes
-wait inside a collective; here the update is finished first, and the validation that belongs to it, and all processes
-stop after the same one.
+`#SBATCH --signal=SIGUSR1@120` sends when the time is nearly up): save, `scontrol requeue`, stop. The exit code is the
+signal's as a shell says it (143, 138): the training is not finished, and `train && evaluate` must not go on.
+
+Lightning's own handler saves in the middle of whatever an update is doing, where half the weights may have changed and
+other processes wait inside a collective; here the update is finished first, and the validation that belongs to it, and
+all processes stop after the same one.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from robustdet.training.checkpoint import is_validated_now
 
 
 class Preemption(pl.Callback):
-    """Saves ``folder/last.ckpt`` after the update in which a signal came, and ends the process with status 0.
+    """Saves ``folder/last.ckpt`` after the update in which a signal came, and ends the process with its exit code.
 
     Only the processes that a signal reaches need it: the others hear of it after every update.
     """
@@ -49,20 +51,24 @@ class Preemption(pl.Callback):
     ) -> None:
         if not is_validated_now(trainer) and self._save_if_told(trainer, pl_module):
             trainer._logger_connector.update_train_step_metrics()  # Lightning logs an update after this hook
-            raise SystemExit(0)
+            raise SystemExit(self._exit_code)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and self._save_if_told(trainer, pl_module):
-            raise SystemExit(0)
+            raise SystemExit(self._exit_code)
+
+    @property
+    def _exit_code(self) -> int:
+        return 128 + (signal.SIGUSR1 if self.requeue else signal.SIGTERM)
 
     def _save_if_told(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        stop, requeue = self._agreed(pl_module.device)
-        if not stop or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or nothing is left to do
+        self.stop, self.requeue = self._agreed(pl_module.device)
+        if not self.stop or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or left to do
             return False
         trainer.save_checkpoint(self.checkpoint)
         if trainer.is_global_zero:
             print(f"Told to stop: the state after {trainer.global_step} updates is in {self.checkpoint}", flush=True)
-            if requeue:
+            if self.requeue:
                 requeue_slurm_job()
         return True
 

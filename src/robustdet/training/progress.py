@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 
 from robustdet.progress import ProgressBar
+from robustdet.training.testing import EvaluationModule
 from robustdet.types import Batch
 
 
@@ -15,10 +18,14 @@ def _end(count: int | float) -> int | None:
 
 
 class TrainingProgress(pl.Callback):
-    """Updates, loss, images/s and time left while training; batches while validating and testing."""
+    """Updates, loss, images/s and time left while training; batches while validating and testing.
+
+    Of the evaluation of a suite, batches under an attack, which the bar names.
+    """
 
     def __init__(self) -> None:
         self.bars: dict[str, ProgressBar] = {}
+        self.updates = 0  # that the bar of the training has been told of
 
     def _open(self, stage: str, trainer: pl.Trainer, title: str, total: int | None) -> None:
         if trainer.is_global_zero:
@@ -28,18 +35,21 @@ class TrainingProgress(pl.Callback):
         if stage in self.bars:
             self.bars.pop(stage).__exit__(None, None, None)
 
-    def _advance(self, stage: str, batch: Batch, values: dict[str, float]) -> None:
+    def _advance(self, stage: str, steps: int, images: int, values: dict[str, float]) -> None:
         if stage in self.bars:
-            self.bars[stage].advance(1, len(batch), values)
+            self.bars[stage].advance(steps, images, values)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        remaining = _end(trainer.max_steps)
+        self.updates = trainer.global_step
+        remaining = _end(trainer.estimated_stepping_batches)
         self._open("train", trainer, "training", None if remaining is None else remaining - trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._advance("train", batch, {"loss": float(outputs["loss"])} if outputs else {})
+        values = {"loss": float(outputs["loss"])} if outputs else {}
+        self._advance("train", trainer.global_step - self.updates, len(batch), values)
+        self.updates = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close("train")
@@ -57,13 +67,24 @@ class TrainingProgress(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._advance("validate", batch, {})
+        self._advance("validate", 1, len(batch), {})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close("validate")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._open("test", trainer, "evaluating", _end(sum(trainer.num_test_batches)))
+        batches, attacks = _end(sum(trainer.num_test_batches)), 1
+        if isinstance(pl_module, EvaluationModule):
+            pl_module.suite.working = self._working
+            attacks = len(pl_module.suite.attacks)
+        self._open("test", trainer, "evaluating", None if batches is None else batches * attacks)
+
+    @contextmanager
+    def _working(self, attack: str, images: int) -> Iterator[None]:
+        if "test" in self.bars:
+            self.bars["test"].begin(attack)
+        yield
+        self._advance("test", 1, images, {})
 
     def on_test_batch_end(
         self,
@@ -74,7 +95,8 @@ class TrainingProgress(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._advance("test", batch, {})
+        if not isinstance(pl_module, EvaluationModule):
+            self._advance("test", 1, len(batch), {})
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close("test")
