@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from robustdet.cli.building import build, build_module, build_trainer, logging_of, prepare, read_json, save_config
 from robustdet.cli.clean_stage import RUN_FILE, clean_checkpoint, fingerprint, write_run
-from robustdet.cli.composition import launcher
+from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import continued, mark_finished, mark_unfinished, say
 from robustdet.cli.sweeps import objectives
 from robustdet.interop.checkpoints import load_checkpoint
