@@ -223,7 +223,7 @@ def test_what_hydra_can_read_stays_as_it_is(argument: str):
 
 def test_a_list_that_cannot_be_read_is_answered_with_how_to_write_it():
     assert hint_for_overrides(["ckpt_path=[a=1.ckpt,b c.ckpt]"], "analyze") == (
-        "cannot read ckpt_path=[a=1.ckpt,b c.ckpt]: write 'ckpt_path=[\"a=1.ckpt\",\"b c.ckpt\"]'"
+        'cannot read ckpt_path=[a=1.ckpt,b c.ckpt]: write \'ckpt_path=["a=1.ckpt","b c.ckpt"]\''
     )
     assert hint_for_overrides(["warm_start.overrides=[trainer.max_steps=9]"], "train").endswith(
         "write 'warm_start.overrides=[\"trainer.max_steps=9\"]'"
@@ -237,7 +237,7 @@ def test_a_list_that_cannot_be_read_is_answered_with_how_to_write_it():
 
 def test_home_is_found_wherever_a_path_stands(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/ada")
-    cfg = compose("predict", "image=['~/a.jpg',b~.jpg]", "paths.outputs='~/runs'", "model.weights='~/vgg.pth'")
+    cfg = compose("predict", "image=['~/a.jpg','b~.jpg']", "paths.outputs='~/runs'", "model.weights='~/vgg.pth'")
     expand_homes(cfg)
     assert list(cfg.image) == ["/home/ada/a.jpg", "b~.jpg"]
     assert cfg.paths.outputs == "/home/ada/runs"
@@ -291,15 +291,20 @@ def test_experiments_of_a_folder_of_ones_own(own_configs: Path):
 
 
 def test_a_command_finds_its_clean_stage_in_a_folder_of_ones_own(own_configs: Path):
-    command = [sys.executable, "-m", "src.train", "--config-dir", str(own_configs), "experiment=mine_mtd", "-m"]
-    command += ["debug=fdr", f"paths.outputs={own_configs}/a b", "warm_start.experiment=mine_std", *SMALL]
+    stage = ",".join(f'"{override}"' for override in ["debug=fdr", *SMALL])
+    command = [sys.executable, "-m", "src.train", "-m", "--config-dir", str(own_configs), "experiment=mine_mtd"]
+    command += ["debug=fdr", f"paths.outputs={own_configs}/a b (2)", "warm_start.experiment=mine_std", *SMALL]
+    command += [f"warm_start.overrides=[{stage}]", f"paths.data={own_configs}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert "No finished clean stage mine_std" in done.stdout
-    assert list((own_configs / "a b" / "sweeps" / "mine_mtd").glob("*/0/run.json"))
+    assert list((own_configs / "a b (2)" / "sweeps" / "mine_mtd").glob("*/0/run.json"))
 
 
-SMALL = [f"data.source.{split}=8" for split in ("train", "val", "test")] + ["data.batch_size=4", "data.eval_batch_size=4"]
+SMALL = [f"data.source.{split}=8" for split in ("train", "val", "test")] + [
+    "data.batch_size=4",
+    "data.eval_batch_size=4",
+]
 
 
 def test_the_command_line_tells_all_wrong_values_and_nothing_else():

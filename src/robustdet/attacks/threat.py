@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustdet.types import Images, Targets
 
+
 def pixel_fraction(value: float | int | str) -> float:
     """``value`` as a fraction of the pixel range in [0, 1], such as 0.03 or 8/255.
 

@@ -11,7 +11,7 @@ from typing import Any
 from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.composition import CONF, all_keys, arguments_of, composed, nearest, quoted
@@ -74,7 +74,7 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
             keys.append(key)
             if key.rpartition(".")[0] == "suite.attacks" and (CONF / "attack" / f"{value}.yaml").is_file():
                 more.append(f"to add an attack to the suite: +attack@{key}={value}")
-    cfg = composed(root, chosen, folders[1:])
+    cfg = composed(root, chosen, map(str, folders[1:]))
     known = set(all_keys(cfg))
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     for key in keys:
@@ -86,7 +86,7 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
 def _parsed(argument: str) -> Override | None:
     try:
         return OverridesParser.create().parse_override(argument)
-    except OverrideParseException:
+    except HydraException:
         return None
 
 
