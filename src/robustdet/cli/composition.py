@@ -30,8 +30,8 @@ HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
 COMMON = {
-    "name", "task_name", "tags", "seed", "keep_memory", "ckpt_path", "paths", "protocol", "data", "model", "attack", "loss", "method",
-    "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
+    "name", "task_name", "tags", "seed", "keep_memory", "ckpt_path", "paths", "protocol", "data", "model", "attack",
+    "loss", "method", "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives"},
@@ -200,7 +200,7 @@ def more_folders() -> list[str]:
     """Where this command was told (``--config-dir``) to look for configs beside `conf/`."""
     state = GlobalHydra.instance().hydra
     paths = state.config_loader.get_search_path().get_path() if state is not None else []
-    return [element.path for element in paths if element.provider == "command-line"]
+    return [element.path.removeprefix("file://") for element in paths if element.provider == "command-line"]
 
 
 def quoted(text: str) -> str:

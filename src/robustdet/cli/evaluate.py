@@ -25,8 +25,8 @@ from robustdet.analysis.table import summary
 from robustdet.attacks.base import require_attack
 from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
 from robustdet.cli.clean_stage import fingerprint, run_that_ended_with
-from robustdet.cli.launcher import launcher
 from robustdet.cli.ladder import without_ladder
+from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import say
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents

@@ -64,7 +64,7 @@ def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 def fits(value: Any, kind: Any) -> bool:
     """Whether a plain value (as yaml has them) can be given where ``kind`` is expected; True where nobody can tell."""
     origin, inside = get_origin(kind), get_args(kind)
-    if kind is Any or isinstance(value, dict) and not (kind in SCALARS or kind is NoneType or origin):
+    if kind is Any or (isinstance(value, dict) and not (kind in SCALARS or kind is NoneType or origin)):
         return True  # a dict becomes an object
     if origin in (Union, UnionType):
         return any(fits(value, one) for one in inside)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 ID_FILE = "wandb_run.txt"
 NOT_ONLINE = (
-    "W&B cannot be reached or does not know you. WANDB_MODE=offline logs to the run's folder, to be uploaded later with "
-    "`wandb sync`; `wandb login` or WANDB_API_KEY tell who you are; logger=csv does without."
+    "W&B cannot be reached or does not know you. WANDB_MODE=offline logs to the run's folder, to be uploaded "
+    "later with `wandb sync`; `wandb login` or WANDB_API_KEY tell who you are; logger=csv does without."
 )
 NO_HOME = "W&B keeps its settings in the home folder: set HOME to a folder that you can write to, as in HOME=/tmp."
 
@@ -22,8 +21,8 @@ NO_HOME = "W&B keeps its settings in the home folder: set HOME to a folder that 
 class WandbRun(WandbLogger):
     """Lightning's W&B logger, whose run's id is kept in ``save_dir/wandb_run.txt``.
 
-    ``mode`` is "online", "offline" or "disabled"; None leaves it to wandb, which asks WANDB_MODE and is online unless it
-    says otherwise. All other settings are Lightning's and `wandb.init`'s.
+    ``mode`` is "online", "offline" or "disabled"; None leaves it to wandb, which asks WANDB_MODE and is online unless
+    it says otherwise. All other settings are Lightning's and `wandb.init`'s.
     Checkpoints become artifacts with ``log_model``: True keeps those that are there at the end, "all" each as it comes.
     """
 
@@ -34,7 +33,7 @@ class WandbRun(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """wandb's run, started when it is first asked for. Raises RuntimeError that says what to do where it cannot be."""
+        """wandb's run, started when it is first asked for; RuntimeError says what to do where it cannot be."""
         try:
             return super().experiment
         except wandb.errors.Error as error:
