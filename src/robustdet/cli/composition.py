@@ -137,7 +137,7 @@ def _values(node: Any, plain: Any, path: str) -> Iterator[tuple[str, Any, Any, s
     kinds = arguments_of(node["_target_"]) or {} if "_target_" in node else {}
     for key, value in plain.items():
         child = f"{path}.{key}" if path else str(key)
-        source = str(node._get_node(key)._value()) if OmegaConf.is_interpolation(node, key) else ""
+        source = str(node._get_node(key)._value()) if OmegaConf.is_interpolation(node, key) else ""  # type: ignore[union-attr]
         if key in HYDRA_WORDS or OmegaConf.is_missing(node, key):
             continue
         if key in kinds or child in KINDS:

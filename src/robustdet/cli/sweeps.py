@@ -35,7 +35,7 @@ def processes(trainer: DictConfig) -> str | None:
 
 
 class Start(Callback):
-    """Before a run: ``~`` is the home folder. Before the first job of ``-m``, too: the folder of all jobs is decided and
+    """Before a run: ``~`` is the home folder. Before the first job of ``-m`` the folder of all jobs is decided and
     made; a search that adapts is refused distributed jobs, and objectives that nothing measures.
     """
 

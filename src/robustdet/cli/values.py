@@ -125,7 +125,7 @@ def told(kind: Any) -> str:
             return "values by name"
         each = inside if origin is tuple and ... not in inside else inside[:1]
         return f"a list of {' and '.join(dict.fromkeys(map(told, each)))}" if each else "a list"
-    return SCALARS.get(kind) or getattr(kind, "__name__", str(kind))
+    return SCALARS.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def range_of(key: str) -> tuple[float | int, float | int]:
