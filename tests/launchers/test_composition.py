@@ -10,7 +10,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf, open_dict
 
-from robustdet.cli.composition import CONF, UnknownKeyError, check, hint_for_overrides
+from robustdet.cli.composition import CONF, UnknownKeyError, check, composed, expand_homes, quoted
+from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
 
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 TABLES = sorted((CONF / "table").glob("*.yaml"))
@@ -81,8 +82,7 @@ GROUP_MEMBERS = [
 @pytest.mark.parametrize(("group", "member"), GROUP_MEMBERS)
 def test_every_member_of_a_group_composes(group: str, member: str):
     root = {"suite": "evaluate", "analysis": "analyze"}.get(group, "train")
-    prefix = "+" if group == "debug" else ""
-    overrides = [f"{prefix}{group}={member}", "paths.run=run"]
+    overrides = [f"{group}={member}", "paths.run=run"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(root, overrides, return_hydra_config=True)
     assert cfg.hydra.runtime.choices[group] == member
@@ -152,3 +152,187 @@ def test_the_command_line_prints_the_hint():
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
     assert done.returncode != 0
     assert "did you mean 'loss.gamma'?" in done.stderr
+
+
+def wrong(root: str, *overrides: str) -> list[str]:
+    with pytest.raises(UnknownKeyError) as found:
+        check(compose(root, *overrides), root)
+    return str(found.value).splitlines()
+
+
+def test_every_wrong_value_is_told_in_one_screen_where_it_stands():
+    given = {
+        "loss.gamma=abc": "loss.gamma='abc': expected a number, 0 or more",
+        "loss.beta=true": "loss.beta=True: expected a number, 0 or more",
+        "loss.a=-1": "loss.a=-1: expected a number, 0 or more",
+        "trainer.max_steps=-3": "trainer.max_steps=-3: expected a whole number, -1 or more",
+        "data.batch_size=0": "data.batch_size=0: expected a whole number, 1 or more",
+        "attack.threat.epsilon=300": "attack.threat.epsilon=300: expected a fraction of the pixel range from 0 to 1, "
+        "such as 8/255",
+        "attack.steps=2.0": "attack.steps=2.0: expected a whole number, 1 or more",
+        "attack.random_start=1": "attack.random_start=1: expected true or false",
+        "seed=1.5": "seed=1.5: expected a whole number from 0 to 4294967295",
+        "validation.max_images=x": "validation.max_images='x': expected a whole number or null, 1 or more",
+        "validation.attack.step_size='8'": "validation.attack.step_size='8': expected a fraction of the pixel range "
+        "from 0 to 1, such as 8/255",
+        "model.weights=3": "model.weights=3: expected a text or a path or null",
+        "model.post_processing.nms_threshold=2": "model.post_processing.nms_threshold=2: expected a number from 0 to 1",
+        "callbacks.routing.step_sizes=[1/255,9]": "callbacks.routing.step_sizes=['1/255', 9]: expected a list of "
+        "a fraction of the pixel range from 0 to 1, such as 8/255",
+        "objectives=[1]": "objectives=[1]: expected a list of a text",
+        "tags=a": "tags='a': expected a list of a text or null",
+    }
+    assert sorted(wrong("train", "method=robustdet", *given)) == sorted(given.values())
+    assert sorted(wrong("evaluate", "suite.max_images=0", "pictures=-1", "suite.attacks.pgd_cls.steps=0")) == [
+        "pictures=-1: expected a whole number, 0 or more",
+        "suite.attacks.pgd_cls.steps=0: expected a whole number, 1 or more",
+        "suite.max_images=0: expected a whole number or null, 1 or more",
+    ]
+
+
+def test_a_wrong_value_that_others_take_from_elsewhere_is_told_where_it_has_a_kind():
+    assert wrong("train", "trainer.max_steps=abc", "protocol.candidates_per_class=abc") == [
+        "model.post_processing.candidates_per_class='abc': expected a whole number, 1 or more",
+        "trainer.max_steps='abc': expected a whole number, -1 or more",
+    ]
+
+
+def test_numbers_and_texts_that_are_right_are_let_through():
+    right = ["trainer.max_steps=-1", "attack.threat.epsilon=0.03", "optimizer.lr=1e-3", "loss.gamma=1", "tags=[a,b]"]
+    right += ["trainer.devices=[0,1]", "trainer.precision=bf16-mixed", "trainer.limit_val_batches=0.5", "task_name=x"]
+    cfg = compose("train", "method=robustdet", *right)
+    check(cfg, "train")
+    assert (cfg.task_name, list(cfg.tags)) == ("x", ["a", "b"])
+    assert compose("evaluate").task_name == "evaluate"
+    assert compose("train", "logger=wandb", "tags=[a,b]").logger.tags == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["~/runs", "a b/c.ckpt", "epoch=3-step=5.ckpt", "a [1].ckpt", "[x].ckpt", "größe (2).ckpt", "it's.ckpt", "a\\'b\\"],
+)
+def test_a_path_that_hydra_cannot_read_is_taken_as_it_stands(path: str):
+    assert compose("train", as_text(f"ckpt_path={path}")).ckpt_path == path
+    assert compose("train", f"ckpt_path={quoted(path)}").ckpt_path == path
+
+
+@pytest.mark.parametrize("argument", ["--cfg", "-m", "a=1,2", "a=[1,2]", "a={b:c}", "experiment=glob(voc_*)", "a=b c"])
+def test_what_hydra_can_read_stays_as_it_is(argument: str):
+    assert as_text(argument) == argument
+
+
+def test_a_list_that_cannot_be_read_is_answered_with_how_to_write_it():
+    assert hint_for_overrides(["ckpt_path=[a=1.ckpt,b c.ckpt]"], "analyze") == (
+        'cannot read ckpt_path=[a=1.ckpt,b c.ckpt]: write \'ckpt_path=["a=1.ckpt","b c.ckpt"]\''
+    )
+    assert hint_for_overrides(["warm_start.overrides=[trainer.max_steps=9]"], "train").endswith(
+        "write 'warm_start.overrides=[\"trainer.max_steps=9\"]'"
+    )
+    assert braces_expanded(["ckpt_path=SSD:A.ckpt", "ckpt_path=RobustDet:b/B.ckpt", "analysis=summary"]) == (
+        "ckpt_path is given 2 times: the shell takes braces apart. "
+        "Quote it: 'ckpt_path={SSD:A.ckpt,RobustDet:b/B.ckpt}'"
+    )
+    assert braces_expanded(["ckpt_path=a.ckpt", "ckpt_path=b.ckpt"]) == ""
+
+
+def test_home_is_found_wherever_a_path_stands(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    cfg = compose("predict", "image=['~/a.jpg','b~.jpg']", "paths.outputs='~/runs'", "model.weights='~/vgg.pth'")
+    expand_homes(cfg)
+    assert list(cfg.image) == ["/home/ada/a.jpg", "b~.jpg"]
+    assert cfg.paths.outputs == "/home/ada/runs"
+    assert cfg.model.weights == "/home/ada/vgg.pth"
+    assert OmegaConf.is_interpolation(cfg.data, "root")
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        ["-m", "experiment=voc_std,voc_cfr"],
+        ["-m", "experiment=glob(voc_*)"],
+        ["-m", "experiment=glob(*,exclude=voc_*)"],
+        ["debug=fdr"],
+        ["experiment=null"],
+        ["~logger"],
+        ["-m", "loss.gamma=0.3,0.6", "optimizer.lr=interval(0.1,1)"],
+    ],
+)
+def test_what_is_right_gets_no_hint(right: list[str]):
+    assert hint_for_overrides(right, "train") == ""
+
+
+def test_a_hint_for_one_of_several_choices_and_for_an_argument_that_is_not_set():
+    assert hint_for_overrides(["-m", "experiment=voc_std,voc_crf"], "train") == (
+        "no experiment is called 'voc_crf' (did you mean 'voc_cfr'?)"
+    )
+    assert hint_for_overrides(["-m", "experiment=glob(vox_*)"], "train").startswith("no experiment is called 'glob(vox")
+    assert hint_for_overrides(["trainer.enable_checkpointing=false"], "train") == (
+        "'trainer.enable_checkpointing' is an argument of pytorch_lightning.Trainer that is not set here: "
+        "add it with +trainer.enable_checkpointing=…"
+    )
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path) -> Path:
+    (tmp_path / "experiment").mkdir()
+    for name in ("mine_std", "mine_mtd"):
+        text = f"# @package _global_\ndefaults: [shapes_std]\nname: {name}\n"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_experiments_of_a_folder_of_ones_own(own_configs: Path):
+    given = ["--config-dir", str(own_configs)]
+    assert hint_for_overrides([*given, "experiment=mine_std"], "train") == ""
+    assert hint_for_overrides([*given, "experiment=mine_mdt"], "train") == (
+        "no experiment is called 'mine_mdt' (did you mean 'mine_mtd'?)"
+    )
+    assert composed("train", ["experiment=mine_mtd"], [str(own_configs)]).name == "mine_mtd"
+
+
+def test_a_command_finds_its_clean_stage_in_a_folder_of_ones_own(own_configs: Path):
+    stage = ",".join(f'"{override}"' for override in ["debug=fdr", *SMALL])
+    command = [sys.executable, "-m", "src.train", "-m", "--config-dir", str(own_configs), "experiment=mine_mtd"]
+    command += ["debug=fdr", f"paths.outputs={own_configs}/a b (2)", "warm_start.experiment=mine_std", *SMALL]
+    command += [f"warm_start.overrides=[{stage}]", f"paths.data={own_configs}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "No finished clean stage mine_std" in done.stdout
+    assert list((own_configs / "a b (2)" / "sweeps" / "mine_mtd").glob("*/0/run.json"))
+
+
+SMALL = [f"data.source.{split}=8" for split in ("train", "val", "test")] + [
+    "data.batch_size=4",
+    "data.eval_batch_size=4",
+]
+
+
+def test_the_command_line_tells_all_wrong_values_and_nothing_else():
+    command = [sys.executable, "-m", "src.train", "trainer.max_steps=-3", "seed=x", "paths.outputs=~/nowhere"]
+    folder = CONF.parent / "outputs"
+    done = subprocess.run(
+        [*command, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"],
+        capture_output=True, text=True, cwd=CONF.parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert sorted(done.stderr.splitlines()) == [
+        "seed='x': expected a whole number from 0 to 4294967295",
+        "trainer.max_steps=-3: expected a whole number, -1 or more",
+    ]
+    assert not (folder / "~").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "predict", "report"])
+def test_help_is_one_screen_for_every_command(command: str):
+    done = subprocess.run(
+        [sys.executable, "-m", f"src.{command}", "--help"], capture_output=True, text=True, cwd=CONF.parent, check=True
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert sum(1 + len(line) // 120 for line in lines) <= 50
+    for name in ("train", "evaluate", "analyze", "predict", "report"):
+        (line,) = [line for line in lines if f"python -m src.{name}" in line]
+        assert line.startswith(name)
+    for group in ("data", "experiment", "attack", "suite", "debug"):
+        members = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        assert f"{group}: {', '.join(members)}" in lines

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.clean_stage import identify
-from robustdet.cli.composition import run_folder
+from robustdet.cli.composition import UnknownKeyError, check, run_folder
 from robustdet.cli.evaluate import training_of
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.train import train
@@ -117,7 +117,6 @@ def test_a_larger_batch_follows_its_rule_and_says_so(
     assert (cfg.trainer.max_steps, cfg.trainer.val_check_interval) == (126, 13)
     assert cfg.scheduler.milestones == [one // 8 for one in milestones]
     assert f"larger_batch=8: {images} -> {8 * images} images an update, learning rate" in capsys.readouterr().out
-    for wrong in (0, -1, 1.5, "2"):
-        cfg.larger_batch = wrong
-        with pytest.raises(ValueError, match=rf"larger_batch={wrong}: expected how many times"):
-            enlarge(cfg)
+    for wrong in ("0", "-1", "1.5", "two"):
+        with pytest.raises(UnknownKeyError, match=rf"larger_batch='?{wrong}'?: expected a whole number, 1 or more"):
+            check(compose("train", "experiment=voc_std", f"larger_batch={wrong}"), "train")

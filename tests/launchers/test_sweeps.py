@@ -90,7 +90,7 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
     crash = "optimizer.lr=choice(0.001,-1)"
     done = command("experiment=shapes_std", *search, "hydra.sweeper.n_trials=3", crash)
     assert done.returncode == 0, done.stderr
-    assert "Failed experiment: Invalid learning rate" in done.stderr + done.stdout
+    assert "Failed experiment: optimizer.lr=-1: expected a number" in done.stderr + done.stdout
 
     def trials() -> list:
         folder = tmp_path / "sweeps" / "shapes_std_loss_weights"
@@ -121,6 +121,29 @@ def test_a_distributed_job_in_an_adaptive_search_is_refused(command: Callable, t
     assert "trainer.devices=2 inside an adaptive sweep (OptunaSweeper) is refused" in done.stderr
     assert "each with a sweeper of its own that proposes other values" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_for_what_nothing_measures_is_refused(command: Callable, tmp_path: Path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    few = [argument for argument in FEW if not argument.startswith("validation")]
+    whole = ["experiment=shapes_std", "hparams_search=loss_weights", "validation.attack=null", *few]
+    done = subprocess.run(
+        [sys.executable, "-m", "src.train", *whole, f"paths.outputs={tmp_path}"],
+        capture_output=True, text=True, cwd=CONF.parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "validation.attack=null measures no val/AP50_attacked, which this search is to maximise" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_over_experiments_lands_in_one_folder(command: Callable, tmp_path: Path):
+    done = command("-m", "experiment=glob(shapes_at_*)", "debug=fdr")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "sweeps" / "several").iterdir()
+    jobs = [json.loads((sweep / number / "run.json").read_text())["experiment"] for number in ("0", "1")]
+    assert jobs == ["shapes_at_cls", "shapes_at_loc"]
+    assert (sweep / "multirun.yaml").is_file()
+    assert [folder.name for folder in tmp_path.iterdir()] == ["sweeps"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from robustdet.cli.evaluate import evaluate
 from robustdet.cli.train import train
+from robustdet.training.wandb_run import WandbRun
 from tests.launchers.commands import FEW
 from tests.training.wandb_file import config, history, records
 
@@ -26,6 +27,7 @@ RUN = [
     "experiment=shapes_robustdet",
     "logger=wandb",
     "logger.wandb.mode=offline",
+    "tags=[tiny,trial]",
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
     "callbacks.panels.images=2",
@@ -70,6 +72,7 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
         identifier,
         "shapes_robustdet",
     )
+    assert list(run.tags) == ["tiny", "trial"]
     settings = config(file)
     assert settings["loss"]["beta"] == 0.75
     assert settings["attack"]["threat"]["epsilon"] == "8/255"
@@ -138,3 +141,41 @@ def test_a_crash_ends_the_run_and_the_next_job_in_the_folder_goes_on_in_it(
     train(compose("train", *longer))
     names = {file.name for file in (folder / "wandb").glob("offline-run-*/*.wandb")}
     assert names == {first.name}  # one id: `wandb sync` makes one run of both files
+
+
+def test_wandb_decides_whether_it_is_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[dict] = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: asked.append(settings))
+    for key in (None, "0" * 40):
+        with monkeypatch.context() as patch:
+            patch.setenv("WANDB_API_KEY", key) if key else patch.delenv("WANDB_API_KEY", raising=False)
+            _ = WandbRun(tmp_path).experiment
+            _ = WandbRun(tmp_path, mode="disabled").experiment
+    assert ["mode" in settings for settings in asked] == [False, True, False, True]
+
+
+def test_without_a_login_it_is_said_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError, match=r"(?s)wandb login.*WANDB_MODE=offline logs to the run's folder"):
+        _ = WandbRun(tmp_path).experiment
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (wandb.errors.CommError("Timed out"), r"Timed out\n.*WANDB_MODE=offline"),
+        (RuntimeError("Could not determine home directory."), r"home directory\. .*set HOME to a folder"),
+        (RuntimeError("something else"), r"^something else$"),
+    ],
+)
+def test_a_server_out_of_reach_and_a_missing_home_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, answer: str
+):
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(RuntimeError, match=answer):
+        _ = WandbRun(tmp_path).experiment

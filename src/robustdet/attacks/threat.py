@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,26 @@ from torch import Tensor
 
 from robustdet.types import Images, Targets
 
-PixelFraction: TypeAlias = float | int | str
+
+def pixel_fraction(value: float | int | str) -> float:
+    """``value`` as a fraction of the pixel range in [0, 1], such as 0.03 or 8/255.
+
+    Raises:
+        ValueError: the text is no number or ratio, or the number lies outside [0, 1].
+    """
+    try:
+        numerator, slash, denominator = str(value).partition("/")
+        fraction = float(Fraction(numerator) / Fraction(denominator if slash else 1))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"expected a fraction of the pixel range in [0, 1], such as 8/255, got {value!r}")
+    return fraction
+
+
+PixelFraction: TypeAlias = Annotated[
+    float | int | str, pixel_fraction, "a fraction of the pixel range from 0 to 1, such as 8/255"
+]
 """A fraction of the pixel range as people write it: 0.03 or "8/255"."""
 
 
@@ -115,22 +134,6 @@ class L2:
         nearest = goal.to(clean.dtype)
         inward = nearest.nextafter(clean)  # rounding to float32 may have gone beyond
         return torch.where((nearest.double() - centre).abs() > (goal - centre).abs(), inward, nearest)
-
-
-def pixel_fraction(value: PixelFraction) -> float:
-    """``value`` as a fraction of the pixel range in [0, 1]: 0.03, "0.03" or "8/255".
-
-    Raises:
-        ValueError: the text is no number or ratio, or the number lies outside [0, 1].
-    """
-    try:
-        numerator, slash, denominator = str(value).partition("/")
-        fraction = float(Fraction(numerator) / Fraction(denominator if slash else 1))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"expected a fraction of the pixel range in [0, 1], such as 8/255, got {value!r}")
-    return fraction
 
 
 def check_images(images: Images, targets: Targets) -> None:

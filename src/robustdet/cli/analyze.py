@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from robustdet.analysis.figures.study import Study, require_detectors, save
 from robustdet.cli.building import build_trainer, prepare
-from robustdet.cli.composition import launcher
+from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
 
 

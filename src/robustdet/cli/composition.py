@@ -1,8 +1,8 @@
-"""What the commands share: where `conf/` is, and the promise that a misspelt key anywhere is an error.
+"""What the commands share: where `conf/` is, and the promise that a misspelt key or a wrong value anywhere is an error.
 
-Hydra refuses a command-line override of a key that does not exist, but a yaml may introduce any key it likes. So the
-composed config is checked: the keys of a node with a ``_target_`` must be arguments of that target, the keys of any
-other node must be listed in ``PLAIN``.
+Hydra refuses a command-line override of a key that does not exist, but a yaml may introduce any key it likes, and any
+value. So the composed config is checked: the keys of a node with a ``_target_`` must be arguments of that target, the
+keys of any other node must be listed in ``PLAIN``; values are checked as ``robustdet.cli.values`` says.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError
 
+from robustdet.cli.values import KINDS, kind_of, objection
 from robustdet.runs.run import ENDED
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -53,8 +52,8 @@ HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
 COMMON = {
-    "name", "seed", "keep_memory", "ckpt_path", "paths", "protocol", "data", "model", "attack", "loss", "method",
-    "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
+    "name", "task_name", "tags", "seed", "keep_memory", "ckpt_path", "paths", "protocol", "data", "model", "attack",
+    "loss", "method", "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives", "larger_batch"},
@@ -84,7 +83,7 @@ PLAIN: dict[str, set[str]] = {
 
 
 class UnknownKeyError(ValueError):
-    """A key in the config that nothing reads."""
+    """Keys in the config that nothing reads, and values that cannot be meant: a line each."""
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -93,155 +92,158 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _arguments(target: str) -> set[str] | None:
-    """Names of the arguments of ``target``, or None when it takes any. ``**kwargs`` of a class go on to its bases."""
+def arguments_of(target: str) -> dict[str, Any] | None:
+    """The arguments of ``target`` and their kinds, or None when it takes any.
+
+    ``**kwargs`` of a class go on to its bases.
+    """
     found = get_object(target)
-    names: set[str] = set()
+    kinds: dict[str, Any] = {}
     parts = [vars(cls).get("__init__", object.__init__) for cls in found.__mro__] if inspect.isclass(found) else [found]
     for part in parts:
         parameters = inspect.signature(part).parameters.values()
-        names |= {parameter.name for parameter in parameters}
+        kinds = {parameter.name: kind_of(part, parameter) for parameter in parameters} | kinds
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return names
+            return kinds
     return None
 
 
-def _check(node: Any, path: str, allowed: set[str] | None) -> None:
+def _keys(node: DictConfig) -> Iterator[str]:
+    """Those that have a value of their own: no interpolation, not missing."""
+    for key in map(str, node):
+        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+            yield key
+
+
+def _strangers(node: Any, path: str, allowed: set[str] | None) -> Iterator[str]:
+    """What to say of every key at and below ``node`` that nothing reads."""
     if isinstance(node, ListConfig):
         for index in range(len(node)):
             if not OmegaConf.is_interpolation(node, index):
-                _check(node[index], f"{path}[{index}]", None)
+                yield from _strangers(node[index], f"{path}[{index}]", None)
         return
     if not isinstance(node, DictConfig) or node._is_none():
         return
     target = node.get("_target_") if "_target_" in node else None
     if target is not None:
         try:
-            allowed = _arguments(target)
+            arguments = arguments_of(target)
         except Exception as error:
-            raise UnknownKeyError(f"{path}._target_: {target!r} cannot be found: {error}") from error
+            yield f"{path}._target_: {target!r} cannot be found: {error}"
+            return
+        allowed = None if arguments is None else set(arguments)
     if allowed is not None and "*" not in allowed:
         for key in map(str, node):
             if key not in allowed | (HYDRA_WORDS if target else set()):
                 owner = f" of {target}" if target else ""
-                raise UnknownKeyError(
+                yield (
                     f"unknown key '{path}{'.' if path else ''}{key}'{owner}{nearest(key, allowed)}; "
                     f"known: {', '.join(sorted(allowed))}"
                 )
-    for key in map(str, node):
-        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-            child = f"{path}.{key}" if path else key
-            _check(node[key], child, PLAIN.get(child))
+    for key in _keys(node):
+        child = f"{path}.{key}" if path else key
+        yield from _strangers(node[key], child, PLAIN.get(child))
+
+
+def _values(node: Any, plain: Any, path: str) -> Iterator[tuple[str, Any, Any, str]]:
+    """Key, value, kind, and the interpolation that it comes from (or nothing), of everything that has a kind.
+
+    ``plain`` is ``node`` resolved; what is below an interpolated node is looked at where it stands.
+    """
+    if isinstance(node, ListConfig):
+        for index, value in enumerate(plain or []):
+            if not OmegaConf.is_interpolation(node, index):
+                yield from _values(node[index], value, f"{path}[{index}]")
+    if not isinstance(node, DictConfig) or node._is_none():
+        return
+    kinds = arguments_of(node["_target_"]) or {} if "_target_" in node else {}
+    for key, value in plain.items():
+        child = f"{path}.{key}" if path else str(key)
+        source = str(node._get_node(key)._value()) if OmegaConf.is_interpolation(node, key) else ""  # type: ignore[union-attr]
+        if key in HYDRA_WORDS or OmegaConf.is_missing(node, key):
+            continue
+        if key in kinds or child in KINDS:
+            yield child, value, KINDS.get(child, kinds.get(key)), source
+        if not source:
+            yield from _values(node[key], value, child)
 
 
 def check(cfg: DictConfig, root: str) -> None:
-    """Raises ``UnknownKeyError`` for the first key of ``cfg`` that nothing reads, naming the nearest right one."""
-    _check(cfg, "", ROOTS[root])
+    """Raises ``UnknownKeyError`` with a line for each key of ``cfg`` that nothing reads, naming the nearest right one,
+    and for each value of another kind or out of range.
+    """
+    wrong = list(_strangers(cfg, "", ROOTS[root]))
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except InterpolationKeyError as error:
         wanted = re.search(r"'([^']+)' not found", str(error))
-        hint = nearest(wanted.group(1), _all_keys(cfg)) if wanted else ""
-        raise UnknownKeyError(f"{error}{hint}") from error
-    del plain
+        hint = nearest(wanted.group(1), all_keys(cfg)) if wanted else ""
+        raise UnknownKeyError("\n".join([*wrong, f"{error}{hint}"])) from error
+    if not wrong:
+        bad = [
+            (key.rpartition(".")[2], value, source, text)
+            for key, value, kind, source in _values(cfg, plain, "")
+            if (text := objection(key, value, kind)) is not None
+        ]
+        told = [(name, value) for name, value, source, _ in bad if not source]  # each once, where it stands
+        wrong = [
+            text
+            for _, value, source, text in bad
+            if not (source and any(name in source and value == other for name, other in told))
+        ]
+    if wrong:
+        raise UnknownKeyError("\n".join(wrong))
 
 
-def _all_keys(node: Any, path: str = "") -> list[str]:
+def all_keys(node: Any, path: str = "") -> list[str]:
     found = []
     if isinstance(node, DictConfig) and not node._is_none():
         for key in map(str, node):
             child = f"{path}.{key}" if path else key
             found.append(child)
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-                found += _all_keys(node[key], child)
+                found += all_keys(node[key], child)
     return found
 
 
-def added_folders() -> list[str]:
-    """Folders of a user's own yamls that this command was given: `--config-dir`, `hydra.searchpath`."""
-    if not HydraConfig.initialized():
-        return []
-    sources = HydraConfig.get().runtime.config_sources
-    return [one.path for one in sources if one.schema == "file" and one.provider not in ("main", "hydra", "schema")]
+def expand_homes(node: Any) -> None:
+    """Makes the home folder of every ``~`` that a text below ``node`` begins with, in place."""
+    keys: Iterable[Any] = range(len(node)) if isinstance(node, ListConfig) else list(_keys(node))
+    for key in keys:
+        if OmegaConf.is_interpolation(node, key) or node[key] is None or key == "hydra":
+            continue
+        if OmegaConf.is_config(node[key]):
+            expand_homes(node[key])
+        elif isinstance(node[key], str) and node[key].startswith("~"):
+            node[key] = os.path.expanduser(node[key])
 
 
-def composed(root: str, overrides: Iterable[str]) -> DictConfig:
-    """``conf/<root>.yaml`` with these overrides, inside a command too, whose own composition stays as it is."""
-    overrides = [*overrides]
-    if added := added_folders():
-        overrides.append("hydra.searchpath=[" + ",".join(f"'file://{path}'" for path in added) + "]")
+def more_folders() -> list[str]:
+    """Where this command was told (``--config-dir``) to look for configs beside `conf/`."""
+    state = GlobalHydra.instance().hydra
+    paths = state.config_loader.get_search_path().get_path() if state is not None else []
+    return [element.path.removeprefix("file://") for element in paths if element.provider == "command-line"]
+
+
+def quoted(text: str) -> str:
+    """``text`` as Hydra's command line takes it, whatever is in it."""
+    inside = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{inside}'"
+
+
+def composed(root: str, overrides: Iterable[str], folders: Iterable[str] | None = None) -> DictConfig:
+    """``conf/<root>.yaml`` with these overrides, inside a command too, whose own composition stays as it is.
+
+    What `conf/` does not have is looked for in ``folders``, by default in those of this command.
+    """
+    searched = [f"file://{folder}" for folder in (more_folders() if folders is None else folders)]
+    searchpath = [f"hydra.searchpath=[{','.join(map(quoted, searched))}]"] if searched else []
     state = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(root, list(overrides))
+            return hydra.compose(root, [*searchpath, *overrides])
     finally:
         GlobalHydra.instance().clear()
         if state is not None:
             GlobalHydra.instance().hydra = state
-
-
-def hint_for_overrides(arguments: list[str], root: str) -> str:
-    """Nearest right key or group member for each ``key=value`` of a command line that does not exist.
-
-    What a ``+`` adds need not exist, nor what is below a package that a group is added to (``+group@package=…``).
-    """
-    wrong: list[tuple[str, str, set[str]]] = []
-    keys: list[str] = []
-    chosen: list[str] = []
-    added: list[str] = []
-    more: list[str] = []
-    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    for argument in arguments:
-        key, _, value = argument.lstrip("+~").partition("=")
-        if key.startswith(("-", "hydra.", "hydra/")):
-            continue
-        group, _, package = key.partition("@")
-        if group in groups:
-            members = {file.stem for file in (CONF / group).glob("*.yaml")}
-            values = [v for v in value.split(",") if v]
-            wrong += [(group, v, members) for v in values if v not in members]
-            if values and key == group and members.issuperset(values) and not argument.startswith(("+", "~")):
-                chosen.append(f"{group}={values[0]}")
-            if argument.startswith("+") and package:
-                added.append(package)
-        elif not argument.startswith("+"):
-            keys.append(key)
-            owner = key.rpartition(".")[0]
-            if owner == "suite.attacks" and (CONF / "attack" / f"{value}.yaml").is_file():
-                more.append(f"to add an attack to the suite: +attack@{key}={value}")
-    known = set(_all_keys(composed(root, chosen)))
-    missing = [key for key in keys if key not in known and not any(key.startswith(f"{name}.") for name in added)]
-    return "\n".join(
-        [f"no {group} is called '{value}'{nearest(value, members)}" for group, value, members in wrong]
-        + [f"'{key}' is no key of this config{near}" for key in missing if (near := nearest(key, known | groups))]
-        + more
-    )
-
-
-def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Decorates a command: compose ``conf/<root>.yaml``, check its keys, run; a wrong one is answered by the right."""
-
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-        def checked(cfg: DictConfig) -> Any:
-            check(cfg, root)
-            return task(cfg)
-
-        main = hydra.main(config_path=str(CONF), config_name=root, version_base="1.3")(checked)
-
-        def command() -> Any:
-            try:
-                return main()
-            except SystemExit as stop:
-                if stop.code not in (None, 0):
-                    try:
-                        hint = hint_for_overrides(sys.argv[1:], root)
-                    except (HydraException, OmegaConfBaseException):
-                        hint = ""
-                    if hint:
-                        print(hint, file=sys.stderr)
-                raise
-
-        return command
-
-    return decorate

@@ -24,8 +24,8 @@ from robustdet.analysis.suite_settings import with_differences
 from robustdet.analysis.table import summary
 from robustdet.attacks.base import require_attack
 from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
-from robustdet.cli.composition import launcher
 from robustdet.cli.ladder import without_ladder
+from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.evaluation.cascade import Cascade

@@ -15,12 +15,9 @@ def enlarge(cfg: DictConfig) -> None:
     """k times the images an update and k times the learning rate, a k-th of all that is counted in updates.
 
     The linear rule of Goyal et al. (2017, arXiv 1706.02677): as many images are seen, and k small steps in one
-    direction become a large one. It is a rule of thumb: from some k on, fewer updates learn less. Raises ValueError
-    where k is no whole number from 1 on.
+    direction become a large one. It is a rule of thumb: from some k on, fewer updates learn less.
     """
     k = cfg.larger_batch
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"larger_batch={k}: expected how many times the experiment's batch, a whole number from 1 on")
     if k == 1:
         return
     before = cfg.data.batch_size, cfg.optimizer.lr, cfg.trainer.max_steps

@@ -13,7 +13,7 @@ from robustdet.analysis.figures.observation import Grouped
 from robustdet.analysis.figures.study import Findings, save
 from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict, read_photo
 from robustdet.cli.building import build_trainer, prepare
-from robustdet.cli.composition import launcher
+from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import checkpoints, data_of, subject
 
 

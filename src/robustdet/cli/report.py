@@ -11,7 +11,8 @@ from robustdet.analysis.report.content import Report, write_tables
 from robustdet.analysis.report.findings import find, with_suites
 from robustdet.analysis.report.page import render
 from robustdet.cli.building import suites_of, table_specs
-from robustdet.cli.composition import HOME, launcher
+from robustdet.cli.composition import HOME
+from robustdet.cli.launcher import launcher
 
 FLAGS = HOME / "docs" / "flags.md"
 

@@ -51,7 +51,7 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     """
     given = OmegaConf.to_container(cfg.ckpt_path) if OmegaConf.is_config(cfg.ckpt_path) else cfg.ckpt_path
     if not given:
-        raise ValueError("ckpt_path is needed: outputs/…/final.ckpt, or several as [A.ckpt,B.ckpt] or {SSD:A.ckpt,…}")
+        raise ValueError("ckpt_path is needed: outputs/…/final.ckpt, or several, quoted: 'ckpt_path=[A.ckpt,B.ckpt]'")
     if isinstance(given, Mapping):
         return {str(label): trained(Path(path), cfg) for label, path in given.items()}
     found = [trained(Path(path), cfg) for path in (given if isinstance(given, list) else [given])]
@@ -59,7 +59,7 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     labels = [one.name if counts[one.name] == 1 else f"{one.name} {(one.run or one.path).name}" for one in found]
     for label, count in Counter(labels).items():
         if count > 1:
-            raise ValueError(f"{count} checkpoints are called {label!r}: name them, as in ckpt_path={{A:…,B:…}}")
+            raise ValueError(f"{count} checkpoints are called {label!r}: name them, as in 'ckpt_path={{A:…,B:…}}'")
     return dict(zip(labels, found, strict=True))
 
 

@@ -23,8 +23,8 @@ from robustdet.cli.building import (
     require_startable,
 )
 from robustdet.cli.clean_stage import clean_checkpoint
-from robustdet.cli.composition import launcher
 from robustdet.cli.larger_batch import enlarge
+from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
 from robustdet.cli.sweeps import objectives
 from robustdet.interop.checkpoints import load_checkpoint

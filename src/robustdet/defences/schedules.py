@@ -15,7 +15,7 @@ import torch
 
 from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
-from robustdet.attacks.threat import pixel_fraction
+from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.types import Assignment, Attack, Batch, Detector, Images
 
@@ -93,7 +93,7 @@ class Replay:
     update moves every source by one step.
     """
 
-    def __init__(self, attack: Attack, updates_per_source: int, step_sizes: Sequence[float | str]) -> None:
+    def __init__(self, attack: Attack, updates_per_source: int, step_sizes: Sequence[PixelFraction]) -> None:
         if updates_per_source < 1:
             raise ValueError(f"updates_per_source is {updates_per_source}, expected 1 or more")
         self.attack = require_stepwise(attack, "the schedule `replay`")

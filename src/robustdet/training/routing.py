@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.attacks.base import require_stepwise
-from robustdet.attacks.threat import pixel_fraction
+from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.defences.routing_diagnostics import aid_separation, kernel_divergence
@@ -27,7 +27,7 @@ class RoutingDiagnostics(pl.Callback):
     step size alone has learnt a signature, not attacks. Without an attack only the former.
     """
 
-    def __init__(self, attack: Attack | None, steps: int, step_sizes: Sequence[str | float], images: int) -> None:
+    def __init__(self, attack: Attack | None, steps: int, step_sizes: Sequence[PixelFraction], images: int) -> None:
         self.attack, self.steps, self.images = attack, steps, images
         self.step_sizes = {f"{255 * pixel_fraction(size):g}": pixel_fraction(size) for size in step_sizes}
 

@@ -1,0 +1,64 @@
+"""From a command line to a checked config: what every command starts with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from robustdet.cli.composition import CONF, UnknownKeyError, check, expand_homes
+from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
+
+
+def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorates a command: compose ``conf/<root>.yaml``, check it, run; what is wrong in it is answered in one screen.
+
+    A value that Hydra cannot read is taken as a text, as a path with blanks is; ``~`` is the home folder.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        composed = False
+
+        def checked(cfg: DictConfig) -> Any:
+            nonlocal composed
+            composed = True
+            expand_homes(cfg)
+            try:
+                check(cfg, root)
+            except UnknownKeyError as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # one job of many: its sweeper decides
+                sys.exit(str(error))
+            return task(cfg)
+
+        main = hydra.main(config_path=str(CONF), config_name=root, version_base="1.3")(checked)
+
+        def command() -> Any:
+            if taken_apart := braces_expanded(sys.argv[1:]):
+                sys.exit(taken_apart)
+            sys.argv[1:] = map(as_text, sys.argv[1:])
+            try:
+                return main()
+            except SystemExit as stop:
+                if stop.code == 1 and not composed:
+                    print(_hint(root), file=sys.stderr, end="")
+                raise
+
+        return command
+
+    return decorate
+
+
+def _hint(root: str) -> str:
+    try:
+        hint = hint_for_overrides(sys.argv[1:], root)
+    except (HydraException, OmegaConfBaseException):  # what is wrong is elsewhere
+        return ""
+    return f"{hint}\n" if hint else ""
