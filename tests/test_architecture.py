@@ -38,7 +38,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def imported_modules(file: Path) -> set[str]:
     package = ["robustdet", *file.relative_to(PACKAGE).parts[:-1]]
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -64,13 +64,13 @@ def test_imports_follow_the_arrows(file: Path):
 
 def test_detection_knows_nothing_of_attacks():
     for file in (PACKAGE / "detection").glob("*.py"):
-        assert "adversarial" not in file.read_text().lower(), file
+        assert "adversarial" not in file.read_text(encoding="utf-8").lower(), file
 
 
 def test_what_python_m_starts_is_three_lines():
     for file in PACKAGE.parent.glob("*.py"):
         name = file.stem
-        assert file.read_text().splitlines()[1:] == [
+        assert file.read_text(encoding="utf-8").splitlines()[1:] == [
             "",
             f"from robustdet.cli.{name} import main",
             "",

@@ -41,7 +41,9 @@ def untrained(cfg: DictConfig, run: Path) -> str:
     torch.save(
         {"state_dict": {f"model.{key}": value for key, value in state.items()}}, run / "checkpoints" / "final.ckpt"
     )
-    (run / "run.json").write_text(json.dumps({"experiment": cfg.name, "checkpoint": "checkpoints/final.ckpt"}))
+    (run / "run.json").write_text(
+        json.dumps({"experiment": cfg.name, "checkpoint": "checkpoints/final.ckpt"}), encoding="utf-8"
+    )
     return str(run / "checkpoints" / "final.ckpt")
 
 
@@ -80,6 +82,8 @@ def test_the_newest_finished_run_of_an_experiment_is_found(tmp_path: Path):
     for age, (folder, experiment) in enumerate([("old", "shapes_std"), ("new", "shapes_std"), ("other", "shapes_cfr")]):
         (tmp_path / folder).mkdir()
         described = tmp_path / folder / "run.json"
-        described.write_text(json.dumps({"experiment": experiment, "checkpoint": "checkpoints/final.ckpt"}))
+        described.write_text(
+            json.dumps({"experiment": experiment, "checkpoint": "checkpoints/final.ckpt"}), encoding="utf-8"
+        )
         os.utime(described, (age, age))
     assert newest("shapes_std", tmp_path) == tmp_path / "new" / "checkpoints" / "final.ckpt"

@@ -67,7 +67,9 @@ def run(commands: list[list[str]], folder: Path) -> str:
 
 
 def records(folder: Path) -> dict[str, dict]:
-    return {file.stem: json.loads(file.read_text()) for file in folder.glob("evaluation/*/records/*.json")}
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("evaluation/*/records/*.json")
+    }
 
 
 def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
@@ -84,7 +86,9 @@ def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
     assert "Store:    no image was there already" in said
 
     code = tmp_path / "src" / "robustdet" / "attacks" / "mi_fgsm.py"
-    code.write_text(code.read_text().replace("momentum + gradient", "momentum - gradient"))
+    code.write_text(
+        code.read_text(encoding="utf-8").replace("momentum + gradient", "momentum - gradient"), encoding="utf-8"
+    )
     checkpoint = "ckpt_path=outputs/mi_fgsm/checkpoints/final.ckpt"
     again = ["src.evaluate", checkpoint, "attack=mi_fgsm", "attack.steps=5", *SMALLER["src.evaluate"]]
     assert "Store:    clean: 2 of 2, mi_fgsm: 0 of 2 images were there already" in run([again], tmp_path)
@@ -96,7 +100,7 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     assert passed, said
     assert int(passed[1]) >= 20
     assert {"clean", "pgd_cls", "pgd_loc"} <= records(tmp_path / "outputs" / "trades").keys()
-    assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text()
+    assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["add_an_attack", "add_a_method"])

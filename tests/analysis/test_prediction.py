@@ -36,7 +36,7 @@ def test_a_photograph_is_stretched_to_the_input_and_upright(photo, tmp_path):
 def test_what_is_no_photograph_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"image=.*none\.jpg does not exist"):
         read_photo(tmp_path / "none.jpg", SIZE)
-    (tmp_path / "text.jpg").write_text("text")
+    (tmp_path / "text.jpg").write_text("text", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.jpg cannot be read as an image"):
         read_photo(tmp_path / "text.jpg", SIZE)
 

@@ -75,7 +75,7 @@ def test_every_analysis_composes_and_says_what_it_is(compose: Compose, name: str
     cfg = compose("analyze", f"analysis={name}")
     check(cfg, "analyze")
     assert isinstance(instantiate(cfg.analysis), Analysis)
-    head = (CONF / "analysis" / f"{name}.yaml").read_text()
+    head = (CONF / "analysis" / f"{name}.yaml").read_text(encoding="utf-8")
     assert head.startswith("# ")
     assert "# python -m src.analyze " in head
 
@@ -93,7 +93,7 @@ def test_every_analysis_runs_on_several_detectors(
     assert all(file.parent == tmp_path / "out" / "analysis" for file in written)
     with Image.open(written[1]) as picture:
         assert min(picture.size) > 200
-    rows = list(csv.DictReader(written[2].read_text().splitlines()))
+    rows = list(csv.DictReader(written[2].read_text(encoding="utf-8").splitlines()))
     assert {row["detector"] for row in rows} == {file.parents[2].name for file in files}
 
 
@@ -130,7 +130,7 @@ def test_a_file_of_no_run_is_what_the_experiment_says(
         checkpoints(compose("analyze", f"ckpt_path={foreign}"))
     cfg = compose("analyze", "experiment=shapes_std", "analysis=confidence", f"ckpt_path={foreign}")
     quick(cfg.analysis)
-    table = analyze(cfg, "confidence")[2].read_text()
+    table = analyze(cfg, "confidence")[2].read_text(encoding="utf-8")
     assert table.splitlines()[1].startswith("theirs,clean,")
 
 
@@ -176,7 +176,7 @@ def test_a_photograph_is_looked_at(
     assert {file.name for file in files} == {
         f"{n}.{ending}" for n in ("one", "two") for ending in ("pdf", "png", "csv")
     }
-    rows = list(csv.DictReader((tmp_path / "out" / "one.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "out" / "one.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["view"] for row in rows} == ({"clean"} if attack is None else {"clean", attack})
     assert all(0 <= float(row["x0"]) <= float(row["x1"]) <= 120 and float(row["y1"]) <= 80 for row in rows)
     assert "one.jpg (120 x 80 pixels), seen by shapes_std" in capsys.readouterr().out

@@ -29,12 +29,16 @@ def test_every_row_has_its_experiment(data: str):
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda file: file.stem)
 def test_every_row_of_a_table_has_its_experiment(table: Path):
-    assert {row["experiment"] for row in yaml.safe_load(table.read_text())["rows"]} <= set(EXPERIMENTS)
+    assert {row["experiment"] for row in yaml.safe_load(table.read_text(encoding="utf-8"))["rows"]} <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_says_what_it_is_and_how_to_run_it(experiment: str):
-    head = [line for line in (CONF / "experiment" / f"{experiment}.yaml").read_text().split("\n") if line[:1] == "#"]
+    head = [
+        line
+        for line in (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").split("\n")
+        if line[:1] == "#"
+    ]
     assert any(line.startswith("# Cost: ") for line in head)
     assert f"# python -m src.train experiment={experiment}" in head
 
@@ -43,7 +47,7 @@ def paper_numbers() -> dict[str, tuple[str, str]]:
     """Experiment to its table and the numbers that `conf/table` has of it, as a header writes them."""
     found = {}
     for table in TABLES:
-        spec = yaml.safe_load(table.read_text())
+        spec = yaml.safe_load(table.read_text(encoding="utf-8"))
         for row in spec["rows"]:
             if row.get("paper"):
                 numbers = " ".join("-" if number is None else str(number) for number in row["paper"])
@@ -54,7 +58,7 @@ def paper_numbers() -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_header_cites_the_table_that_has_its_row(experiment: str):
     data, _, row = experiment.partition("_")
-    text, known = (CONF / "experiment" / f"{experiment}.yaml").read_text(), paper_numbers()
+    text, known = (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"), paper_numbers()
     on_voc = known.get(f"voc_{row}")
     cited = re.findall(r"Table \d", text)
     if data != "shapes" and experiment not in known:

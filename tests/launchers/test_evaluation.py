@@ -112,7 +112,7 @@ def finished(cfg: DictConfig, run: Path, **described: object) -> Path:
     for name in ("step_5.ckpt", "last.ckpt", "final.ckpt"):
         (run / "checkpoints" / name).touch()
     content = {"checkpoint": "checkpoints/final.ckpt", "fingerprint": fingerprint(cfg), **described}
-    (run / "run.json").write_text(json.dumps(content))
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
     return run / "checkpoints" / "final.ckpt"
 
 
@@ -182,7 +182,8 @@ def test_a_run_says_by_itself_what_its_checkpoint_is(compose: Callable[..., Dict
     named, *_ = evaluate(compose("evaluate", "experiment=shapes_std", f"ckpt_path={run}", *ONE))
     assert named.run == clean.run
     settings = [
-        json.loads(file.read_text()) for file in run.parents[1].glob("evaluation/quick/detections/*/settings.json")
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in run.parents[1].glob("evaluation/quick/detections/*/settings.json")
     ]
     assert {one["model"]["head_std"] for one in settings} == {0.02}
     elsewhere = tmp_path / "elsewhere"
@@ -310,9 +311,11 @@ def test_a_relabelled_test_set_is_measured_again(compose: Callable[..., DictConf
     before = clean()
     folder = next((tmp_path / "mine").rglob("Annotations"))
     for file in folder.iterdir():
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         first, second = (f"<name>{name}</name>" for name in list(before.per_class)[:2])
-        file.write_text(text.replace(first, "<swap>").replace(second, first).replace("<swap>", second))
+        file.write_text(
+            text.replace(first, "<swap>").replace(second, first).replace("<swap>", second), encoding="utf-8"
+        )
     after = clean()
     assert after.clean_losses != before.clean_losses
     fresh = evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override, "fresh=true"), [override])[0]
@@ -386,7 +389,7 @@ class Broken(BaseAttack):
 def test_a_broken_attack_ends_its_row_and_the_command_says_so(
     compose: Callable[..., DictConfig], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "broken_attack.py").write_text(BROKEN)
+    (tmp_path / "broken_attack.py").write_text(BROKEN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     added = ["+suite.attacks.broken._target_=broken_attack.Broken", "+attack@suite.attacks.fgsm=fgsm"]
     text = r"^1 of 4 rows failed:\n  broken: image '\w+' has a pixel that is NaN or infinite, expected .* \[0, 1\]$"

@@ -68,12 +68,12 @@ def steps(folder: Path) -> list[int]:
     file = folder / "csv" / "metrics.csv"
     if not file.is_file():
         return []
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return [int(row["step"]) for row in csv.DictReader(lines) if row.get("train/loss")]
 
 
 def curve(folder: Path) -> list[tuple[str, ...]]:
-    with (folder / "csv" / "metrics.csv").open() as file:
+    with (folder / "csv" / "metrics.csv").open(encoding="utf-8") as file:
         return [tuple(sorted(f"{key} {value}" for key, value in row.items() if value)) for row in csv.DictReader(file)]
 
 
@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     assert_same(resumed, straight)
     assert curve(run) == curve(straight.parent.parent)
     assert not (run / MARK).exists()
-    assert json.loads((run / "run.json").read_text())["updates"] == 7
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 7
 
 
 def test_a_run_that_ends_around_validations_makes_up_for_them(
@@ -169,7 +169,7 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     """SLURM is played: its environment, and an `scontrol` that writes down what it is asked."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n')
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n', encoding="utf-8")
     scontrol.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
@@ -180,7 +180,7 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     wait_for(lambda: 4 in steps(run), process)
     process.send_signal(signal.SIGUSR1)
     assert "Told to stop: the state after" in finish(process)
-    assert (tmp_path / "asked").read_text() == "requeue 42\n"
+    assert (tmp_path / "asked").read_text(encoding="utf-8") == "requeue 42\n"
     assert (run / MARK).is_file()
 
     assert_same(train(compose("train", *RUN, f"paths.run={run}")), straight)

@@ -116,7 +116,7 @@ def logging_of(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
 @rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -125,12 +125,15 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def table_specs() -> list[TableSpec]:
     """The paper's tables, as `conf/table` describes them."""
-    return [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
+    return [
+        read_spec(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
+        for file in sorted((CONF / "table").glob("*.yaml"))
+    ]
 
 
 def suites_of(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, Any]]:

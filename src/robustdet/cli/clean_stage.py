@@ -55,7 +55,7 @@ def fingerprint(cfg: DictConfig) -> str:
 def write_run(folder: Path, described: dict[str, Any]) -> None:
     """``run.json``, the mark of a finished run; whole or not at all, for others may be looking for it."""
     partial = folder / f"{RUN_FILE}.partial"
-    partial.write_text(json.dumps(described, indent=2) + "\n")
+    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / RUN_FILE)
 
 

@@ -101,7 +101,9 @@ def mark_unfinished(cfg: DictConfig) -> None:
     folder = Path(cfg.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{MARK}.partial"
-    partial.write_text(json.dumps({"experiment": cfg.name, "fingerprint": fingerprint(cfg)}, indent=2) + "\n")
+    partial.write_text(
+        json.dumps({"experiment": cfg.name, "fingerprint": fingerprint(cfg)}, indent=2) + "\n", encoding="utf-8"
+    )
     partial.replace(folder / MARK)
 
 
