@@ -58,7 +58,11 @@ class WithoutFloat64(TorchDispatchMode):
         if kwargs.get("device") is not None:
             there = torch.device(kwargs["device"]) == DEVICE
             kwargs["device"] = torch.device("cpu")
-        elif theirs and any(tensor.dim() and not isinstance(tensor, There) for tensor in given) and "copy" not in str(func):
+        elif (
+            theirs
+            and any(tensor.dim() and not isinstance(tensor, There) for tensor in given)
+            and "copy" not in str(func)
+        ):
             raise RuntimeError(f"{func}: expected all tensors on the same device")
         plain = [tree_map(lambda leaf: leaf.held if isinstance(leaf, There) else leaf, part) for part in (args, kwargs)]
         made = func(*plain[0], **plain[1])

@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from robustdet.analysis.prediction import Prediction, as_target, boxes_of, draw, look, predict, read_photo
+from robustdet.analysis.prediction import Prediction, as_target, boxes_of, draw, look, predict
 from robustdet.attacks import PGD, LInf
 from robustdet.attacks.objectives import a_cls
+from robustdet.data.photo import read_photo
 from tests.analysis.figures.conftest import CLASSES, SIZE, detector
 from tests.evaluation import scenes
 

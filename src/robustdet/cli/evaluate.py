@@ -7,6 +7,7 @@ What the detector is, its own run says (a checkpoint from elsewhere needs `exper
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ class IncompleteSuiteError(RuntimeError):
 
 def evaluation_folder(cfg: DictConfig) -> Path:
     """`evaluation/<suite>` in `paths.run`; by default in the folder of the run that wrote the checkpoint, else in
-    `outputs/<name>/<file>`.
+    `outputs/<name>/<file>`, or in `outputs/<name>/<run>` where the run's folder cannot be written to.
 
     The protocol follows where it is not the paper's, the file where the run did not end with it.
     """
@@ -58,6 +59,8 @@ def evaluation_folder(cfg: DictConfig) -> Path:
     else:
         run = checkpoint.parent.parent
         parts += [] if run_that_ended_with(checkpoint) else [checkpoint.stem]
+        if not os.access(run, os.W_OK):  # somebody else's, or a medium that is read-only
+            run = Path(cfg.paths.outputs) / cfg.name / run.name
     return Path(cfg.paths.run or run) / "evaluation" / "_".join(parts)
 
 
