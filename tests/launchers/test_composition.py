@@ -153,6 +153,6 @@ def test_an_attack_given_as_a_word_is_answered_with_what_adds_it():
 
 def test_the_command_line_prints_the_hint():
     command = [sys.executable, "-m", "src.train", "loss.gama=0.3"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=CONF.parent, check=False)
     assert done.returncode != 0
     assert "did you mean 'loss.gamma'?" in done.stderr

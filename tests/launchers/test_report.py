@@ -59,7 +59,7 @@ def browse(content: str, folder: Path, *options: str) -> tuple[str, list[str]]:
     done = subprocess.run(
         [BROWSER, *switches, file.as_uri()],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=True,
         env=os.environ | {"HOME": str(folder)},

@@ -48,7 +48,7 @@ def command(tmp_path: Path, data_folder: Path) -> Callable[..., subprocess.Compl
         whole = [sys.executable, "-m", "src.train", *arguments, *FEW, *SMALL, *paths]
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         return subprocess.run(
-            whole, capture_output=True, text=True, cwd=CONF.parent, env=os.environ | threads, check=False
+            whole, capture_output=True, encoding="utf-8", cwd=CONF.parent, env=os.environ | threads, check=False
         )
 
     return run
