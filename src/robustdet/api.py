@@ -25,7 +25,7 @@ from robustdet.data.photo import as_input, read_photo
 from robustdet.evaluation.record import Record
 from robustdet.types import Attack, Detections, Images, Targets
 
-Picture: TypeAlias = str | Path | UInt8[np.ndarray, "H W 3"]
+Picture: TypeAlias = str | Path | UInt8[np.ndarray, "_ _ 3"]
 """A file, or RGB bytes."""
 Pictures: TypeAlias = Picture | Sequence[Picture] | Float[Tensor, "B 3 S S"]
 """One, several, or what `attack` gives: floats in [0, 1] in the size of the detector's input."""
@@ -76,7 +76,7 @@ def attack(
     targets: Targets | None = None,
     threshold: float = 0.3,
     seed: int = 0,
-) -> Images:
+) -> Float[Tensor, "N 3 S S"]:
     """The images, attacked: [B, 3, S, S] in the size of the detector's input, on its device.
 
     ``name`` is one of `conf/attack` or an attack of one's own. ``targets`` are what the images show, in pixels of the

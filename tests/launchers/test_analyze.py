@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from robustdet.analysis.figures.study import Analysis
@@ -180,6 +180,42 @@ def test_a_photograph_is_looked_at(
     assert {row["view"] for row in rows} == ({"clean"} if attack is None else {"clean", attack})
     assert all(0 <= float(row["x0"]) <= float(row["x1"]) <= 120 and float(row["y1"]) <= 80 for row in rows)
     assert "one.jpg (120 x 80 pixels), seen by shapes_std" in capsys.readouterr().out
+
+
+def test_a_checkpoint_and_a_photograph_are_enough(compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path):
+    path = checkpoint("shapes_std")
+    names = ["ring", "disc", "star", "wedge", "crate", "moon"]
+    torch.save({"state_dict": {f"model.{k}": v for k, v in torch.load(path).items()}, "classes": names}, path)
+    move_data(path, tmp_path / "nowhere")
+    Image.effect_noise((120, 80), 60).convert("RGB").save(tmp_path / "one.jpg")
+    cfg = compose("predict", f"ckpt_path={path}", f"image={tmp_path / 'one.jpg'}", "~attack", "threshold=0.8")
+    table = next(file for file in predict(cfg, None) if file.suffix == ".csv")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert rows
+    assert {row["label"] for row in rows} <= set(names)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_checkpoint_that_names_no_classes_takes_those_of_its_data(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = checkpoint("shapes_std")
+    Image.effect_noise((120, 80), 60).convert("RGB").save(tmp_path / "one.jpg")
+    cfg = compose("predict", f"ckpt_path={path}", f"image={tmp_path / 'one.jpg'}", "~attack", "threshold=0.99")
+    predict(cfg, None)
+    assert f"{path} does not say which classes it knows: they are read from its data" in capsys.readouterr().out
+    (tmp_path / "nowhere").write_text("no folder", encoding="utf-8")
+    move_data(path, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"does not say which classes it knows, and they cannot be read from its data"):
+        predict(cfg, None)
+
+
+def move_data(checkpoint: Path, root: Path) -> None:
+    """What the run's config says of where its data are."""
+    file = checkpoint.parent.parent / "config.yaml"
+    cfg = OmegaConf.load(file)
+    cfg.data.root = str(root)
+    OmegaConf.save(cfg, file)
 
 
 def test_predict_looks_with_one_detector(compose: Compose, checkpoint: Callable[..., Path]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -327,6 +328,18 @@ def test_it_writes_where_it_is_told_to(compose: Callable[..., DictConfig], run: 
     assert sorted(file.name for file in run.parents[1].iterdir()) == ["checkpoints", "config.yaml", "run.json"]
     assert (tmp_path / "there" / "evaluation" / "quick" / "records" / "clean.json").is_file()
     assert (tmp_path / "there" / "evaluation" / "quick" / "detections.png").is_file()
+
+
+def test_a_checkpoint_in_a_folder_that_cannot_be_written_to(
+    compose: Callable[..., DictConfig], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = run.parents[1]
+    assert evaluation_folder(compose("evaluate", f"ckpt_path={run}")).is_relative_to(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)  # root may write whatever a mode says
+    cfg = compose("evaluate", f"ckpt_path={run}")
+    assert evaluation_folder(cfg) == tmp_path / "outputs" / "unnamed" / folder.name / "evaluation" / "paper"
+    told = compose("evaluate", f"ckpt_path={run}", f"paths.run={tmp_path / 'there'}")
+    assert evaluation_folder(told) == tmp_path / "there" / "evaluation" / "paper"
 
 
 # One attack, more attacks, attacks that fail

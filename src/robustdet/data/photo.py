@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from robustdet.data.dataset import decoded, stretched
 from robustdet.types import Images
@@ -24,7 +25,7 @@ def read_photo(path: Path, size: int) -> tuple[Images, tuple[int, int]]:
     return as_input(pixels, size), pixels.shape[:2]
 
 
-def as_input(pixels: UInt8[np.ndarray, "H W 3"], size: int) -> Images:
+def as_input(pixels: UInt8[np.ndarray, "H W 3"], size: int) -> Float32[Tensor, "1 3 S S"]:
     """RGB bytes as a detector's input [1, 3, size, size]."""
     image = stretched(pixels, size)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float().div_(255)
