@@ -37,7 +37,7 @@ class Preemption(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        told = [signal.SIGTERM]
+        told: list[int] = [signal.SIGTERM]
         if TIME_IS_UP is not None and "SLURM_JOB_ID" in os.environ:
             told.append(TIME_IS_UP)
         self._before = {number: signal.signal(number, self._hear) for number in told}
