@@ -51,7 +51,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
@@ -84,7 +84,7 @@ def main() -> None:
     found, sweeps = measure(setting, tuple(args.only), args.compile, console)
     args.output.mkdir(parents=True, exist_ok=True)
     console.print(rows.to_rich(found, description["machine"]))
-    (args.output / "table.md").write_text(rows.to_markdown(found, description["machine"]))
+    (args.output / "table.md").write_text(rows.to_markdown(found, description["machine"]), encoding="utf-8")
     rows.write_json(found, description, args.output / "table.json")
     if sweeps:
         scaling.plot(sweeps, description["machine"], args.output / "scaling.png")

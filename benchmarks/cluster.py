@@ -149,7 +149,7 @@ def plan(
 
 def in_a_fresh_process(case: Case) -> Cost:
     command = [sys.executable, "-m", "benchmarks.cluster", "--case", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 

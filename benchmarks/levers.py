@@ -129,7 +129,7 @@ def kept_memory(setting: Setting) -> Row:
     for _ in range(2):
         for key, values in found.items():
             command = [sys.executable, "-m", "benchmarks.levers", described, key]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
             taken, peak = map(float, done.stdout.split()[-2:])
             values.append((taken, peak))
     seconds = {key: min(value for value, _ in values) for key, values in found.items()}

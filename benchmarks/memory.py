@@ -15,5 +15,5 @@ def resident(peak: bool) -> float:
         unit = 2**30 if sys.platform == "darwin" else 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     name = "VmHWM:" if peak else "VmRSS:"
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    (line,) = (line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(name))
     return int(line.split()[1]) / 2**20

@@ -65,4 +65,4 @@ def to_markdown(rows: Sequence[Row], machine: str) -> str:
 
 def write_json(rows: Sequence[Row], description: dict[str, Any], path: Path) -> None:
     content = {**description, "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -100,7 +100,7 @@ def memory(setting: Setting) -> list[Row]:
 def peak_row(setting: Setting, images: int) -> Row:
     described = json.dumps(asdict(setting) | {"device": str(setting.device)})
     command = [sys.executable, "-m", "benchmarks.training", described, str(images)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     title = f"peak memory of a training step, {images} images"
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1][:60] if done.stderr.strip() else f"exit {done.returncode}"

@@ -152,7 +152,7 @@ def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
 def test_detectors_compile_to_one_graph_that_gives_mtd_its_two_gradients():
     """In a process of its own; see there."""
     root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-m", "tests.compilation"], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.compilation"], cwd=root, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [*(f"{name}: one graph" for name in MODELS), "MTD: two gradients"]
 

@@ -22,6 +22,7 @@ from tests.launchers.commands import FEW
 ROOT = Path(__file__).parent.parent
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```bash\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALLER = {
     "src.train": [*FEW, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer=cpu"],
     "src.evaluate": [*(field for field in FEW if field.startswith("data.")), "suite.max_images=2", "trainer=cpu"],
@@ -58,16 +59,23 @@ def run(commands: list[list[str]], folder: Path) -> str:
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(commands)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(folder / "src"), str(folder)]),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        },
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
 
 def records(folder: Path) -> dict[str, dict]:
-    return {file.stem: json.loads(file.read_text()) for file in folder.glob("evaluation/*/records/*.json")}
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("evaluation/*/records/*.json")
+    }
 
 
 def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
@@ -84,7 +92,9 @@ def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
     assert "Store:    no image was there already" in said
 
     code = tmp_path / "src" / "robustdet" / "attacks" / "mi_fgsm.py"
-    code.write_text(code.read_text().replace("momentum + gradient", "momentum - gradient"))
+    code.write_text(
+        code.read_text(encoding="utf-8").replace("momentum + gradient", "momentum - gradient"), encoding="utf-8"
+    )
     checkpoint = "ckpt_path=outputs/mi_fgsm/checkpoints/final.ckpt"
     again = ["src.evaluate", checkpoint, "attack=mi_fgsm", "attack.steps=5", *SMALLER["src.evaluate"]]
     assert "Store:    clean: 2 of 2, mi_fgsm: 0 of 2 images were there already" in run([again], tmp_path)
@@ -96,9 +106,28 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     assert passed, said
     assert int(passed[1]) >= 20
     assert {"clean", "pgd_cls", "pgd_loc"} <= records(tmp_path / "outputs" / "trades").keys()
-    assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text()
+    assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["add_an_attack", "add_a_method"])
+@pytest.mark.parametrize("page", ["add_an_attack", "add_a_method", "api", "dependencies"])
 def test_the_readme_leads_to_the_page(page: str):
     assert f"docs/{page}.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_public_functions_do_as_the_page_says(tmp_path: Path):
+    few = [*FEW, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer=cpu", "paths.run=outputs/run"]
+    code = "from PIL import Image\nImage.effect_noise((120, 80), 60).convert('RGB').save('photo.png')\n"
+    code += "import sys\nfrom robustdet.cli.train import main\nmain()\n"
+    blocks = PYTHON.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    assert len(blocks) == 3
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\n".join(blocks), "experiment=shapes_std", *few],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "attacked (1, 3, 96, 96) 1" in done.stdout
+    assert re.findall(r"^record (\w+)", done.stdout, re.MULTILINE) == ["clean", "noise"]
+    assert (tmp_path / "there" / "evaluation" / "attack_noise" / "records" / "noise.json").is_file()

@@ -28,7 +28,11 @@ print([page_faults() for _ in range(10)][-1])
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_freed_memory_is_used_again_without_asking_the_system():
     kept, fetched = (
-        int(subprocess.run([sys.executable, "-c", FAULTS, keep], capture_output=True, text=True, check=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, keep], capture_output=True, encoding="utf-8", check=True
+            ).stdout
+        )
         for keep in ("True", "False")
     )
     assert kept == 0

@@ -58,7 +58,7 @@ def write(run: Path, attack: str = "clean", ap: float = 0.7, **changes: Any) -> 
 def write_config(run: Path, **loss: float) -> None:
     run.mkdir(parents=True, exist_ok=True)
     weights = {"_target_": "robustdet.defences.robustdet.LossWeights", "beta": 0.75, **loss}
-    (run / "config.yaml").write_text(yaml.safe_dump({"loss": weights}))
+    (run / "config.yaml").write_text(yaml.safe_dump({"loss": weights}), encoding="utf-8")
 
 
 def write_trained(run: Path, gamma: float, clean: float, robust: float, pruned: bool = False) -> None:
@@ -66,7 +66,7 @@ def write_trained(run: Path, gamma: float, clean: float, robust: float, pruned: 
     write_config(run, gamma=gamma)
     metrics = {"val/AP50_clean": clean, "val/AP50_attacked": robust}
     content = {"experiment": "shapes_cfr", "updates": 600, "metrics": metrics} | ({"pruned": True} if pruned else {})
-    (run / "run.json").write_text(json.dumps(content))
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_picture(file: Path, size: tuple[int, int] = (40, 30)) -> None:
@@ -100,5 +100,5 @@ def write_everything(outputs: Path) -> None:
         write(run, "clean", clean, suite="reliable", **identity)
         write(run, "pgd_cls", robust, suite="reliable", **identity)
     write_picture(cfr / "analysis" / "pgd_steps.png")
-    (cfr / "analysis" / "pgd_steps.csv").write_text("steps,map\n1,0.5\n")
+    (cfr / "analysis" / "pgd_steps.csv").write_text("steps,map\n1,0.5\n", encoding="utf-8")
     write_picture(cfr / "evaluation" / "paper" / "detections.png", (900, 700))

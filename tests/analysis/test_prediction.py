@@ -3,9 +3,12 @@ import pytest
 import torch
 from PIL import Image
 
-from robustdet.analysis.prediction import Prediction, as_target, boxes_of, draw, look, predict, read_photo
+from robustdet.analysis.prediction import Prediction, as_target, boxes_of, draw, look, predict
 from robustdet.attacks import PGD, LInf
 from robustdet.attacks.objectives import a_cls
+from robustdet.data.annotation import Annotation
+from robustdet.data.dataset import DetectionDataset, collate
+from robustdet.data.photo import read_photo
 from tests.analysis.figures.conftest import CLASSES, SIZE, detector
 from tests.evaluation import scenes
 
@@ -33,10 +36,23 @@ def test_a_photograph_is_stretched_to_the_input_and_upright(photo, tmp_path):
     assert turned[0, 0, 10, 50] == 0
 
 
+@pytest.mark.parametrize("side", [40, SIZE, 300])
+def test_the_pixels_are_those_of_an_evaluation(tmp_path, side):
+    pixels = np.random.default_rng(0).integers(0, 256, (213, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    none = np.zeros(0, bool)
+    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    annotation = Annotation(tmp_path / "photo.png", "photo", (213, 160), boxes, labels, none, none)
+    evaluated = collate([DetectionDataset([annotation], side)[0]]).images
+    image, size = read_photo(tmp_path / "photo.png", side)
+    assert size == (213, 160)
+    assert torch.equal(image, evaluated)
+
+
 def test_what_is_no_photograph_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"image=.*none\.jpg does not exist"):
         read_photo(tmp_path / "none.jpg", SIZE)
-    (tmp_path / "text.jpg").write_text("text")
+    (tmp_path / "text.jpg").write_text("text", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.jpg cannot be read as an image"):
         read_photo(tmp_path / "text.jpg", SIZE)
 

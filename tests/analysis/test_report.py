@@ -34,7 +34,7 @@ from tests.analysis.evaluations import (
 )
 
 TABLES = sorted((Path(__file__).parents[2] / "conf" / "table").glob("*.yaml"))
-SPECS = [read_spec(yaml.safe_load(path.read_text()), str(path)) for path in TABLES]
+SPECS = [read_spec(yaml.safe_load(path.read_text(encoding="utf-8")), str(path)) for path in TABLES]
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -97,8 +97,8 @@ def test_without_a_folder_or_a_record_there_is_nothing_to_report(tmp_path: Path)
 
 def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path: Path):
     whole, torn, foreign = write(tmp_path / "a"), write(tmp_path / "b"), write(tmp_path / "c")
-    torn.write_text(torn.read_text()[:100])
-    foreign.write_text('{"map": 1}')
+    torn.write_text(torn.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    foreign.write_text('{"map": 1}', encoding="utf-8")
     findings = find([tmp_path])
     assert [found.file for found in findings.evaluated] == [whole]
     assert {damaged.file: damaged.reason for damaged in findings.damaged}.keys() == {torn, foreign}
@@ -279,7 +279,7 @@ def test_training_runs_make_a_sweep_of_their_own(tmp_path: Path):
     ]
     text = Page(render(Report(findings, SPECS), FLAGS)).text
     assert "not for comparison. Sweep of shapes_cfr : clean AP against robust AP (under the attack" in text
-    (tmp_path / "other" / "run.json").write_text('{"experiment": "shapes_cfr"}')
+    (tmp_path / "other" / "run.json").write_text('{"experiment": "shapes_cfr"}', encoding="utf-8")
     (damaged,) = find([tmp_path]).damaged
     assert damaged.reason == "not a finished training run: KeyError('updates')"
 
@@ -303,9 +303,11 @@ def test_every_table_is_written_three_ways_and_every_record_is_a_line(outputs: P
     files = write_tables(report(outputs), tmp_path / "tables")
     kinds = Counter(file.suffix for file in files)
     assert kinds[".md"] == kinds[".tex"] == kinds[".csv"] - 1 > 4
-    assert "46.1 (45.9)" in (tmp_path / "tables" / "table1.md").read_text()
-    assert "(ours on VOC2007 test, suite=paper, protocol=paper)" in (tmp_path / "tables" / "table1.tex").read_text()
-    lines = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "records.csv").read_text())))
+    assert "46.1 (45.9)" in (tmp_path / "tables" / "table1.md").read_text(encoding="utf-8")
+    assert "(ours on VOC2007 test, suite=paper, protocol=paper)" in (tmp_path / "tables" / "table1.tex").read_text(
+        encoding="utf-8"
+    )
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "records.csv").read_text(encoding="utf-8"))))
     assert len(lines) == len(find([outputs]).evaluated)
     (dag,) = [line for line in lines if line["attack"] == "dag"]
     assert (dag["suite"], dag["protocol"], dag["map"], dag["kept"], dag["flags"]) == (
@@ -385,7 +387,7 @@ def test_flags_are_explained_by_the_page_of_docs():
 
 
 def test_the_docs_explain_every_flag_that_can_be_raised_and_no_other():
-    docs = (Path(__file__).parents[2] / "docs" / "flags.md").read_text()
+    docs = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
     explained = [block.name for block in explanations(docs) if isinstance(block, Explanation)]
     assert sorted(explained) == sorted(NAMES_OF_FLAGS)
 

@@ -17,7 +17,7 @@ TABLES = sorted((Path(__file__).parents[2] / "conf" / "table").glob("*.yaml"))
 
 def spec(name):
     (path,) = [path for path in TABLES if path.stem == name]
-    return read_spec(yaml.safe_load(path.read_text()), str(path))
+    return read_spec(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
 
 
 def record(experiment, attack, value, images=4952, flags=(), checkpoint="aa", date="2026-01-01", **run) -> Record:
@@ -81,7 +81,7 @@ def test_every_row_and_column_of_a_table_has_its_yaml(path):
     assert [
         row.experiment for row in table.rows if not (conf / "experiment" / f"{row.experiment}.yaml").is_file()
     ] == []
-    suite = yaml.safe_load((conf / "suite" / f"{table.suite}.yaml").read_text())
+    suite = yaml.safe_load((conf / "suite" / f"{table.suite}.yaml").read_text(encoding="utf-8"))
     in_suite = set(suite["attacks"]) | {
         key.partition("@attacks.")[2] for entry in suite["defaults"] if entry != "_self_" for key in entry
     }

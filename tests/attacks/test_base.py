@@ -85,7 +85,7 @@ LACKS = (
 
 def test_what_is_missing_is_named_at_every_door():
     """In a process of its own: the checker of annotations that tests run under would be the first to complain."""
-    run = subprocess.run([sys.executable, "-c", DOORS], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", DOORS], capture_output=True, encoding="utf-8", check=True)
     doors = ["alone", "Full", "Replay", "Adaptive", "BFloat16", "Transfer", "HighestLoss", "SuiteEvaluator"]
     assert run.stdout.splitlines() == [f"{door} says {LACKS}" for door in doors]
 

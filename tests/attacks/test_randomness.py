@@ -33,5 +33,5 @@ def test_another_process_draws_the_same():
         "import torch; from robustdet.attacks.randomness import image_generators;"
         "print(int(torch.randint(2**62, (), generator=image_generators(5, ['000012'], 'dag')[0])))"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert int(other.stdout) == first(5, "000012", "dag")

@@ -18,5 +18,7 @@ def test_a_started_process_does_not_begin_at_the_peak_of_the_one_that_started_it
     now = resident(peak=False)  # first, for each page more raises both
     assert resident(peak=True) >= now > 0.4
     code = "from benchmarks.memory import resident; held = b'x' * 100 * 2**20; print(resident(peak=True))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=Path(__file__).parents[2]
+    )
     assert 0.1 < float(done.stdout) < 0.2

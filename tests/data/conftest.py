@@ -46,8 +46,8 @@ def voc_image() -> Callable[..., None]:
         )
         size_text = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
         xml = f"<annotation><filename>{image_id}.jpg</filename>{size_text}{text}</annotation>"
-        (folder / "Annotations" / f"{image_id}.xml").write_text(xml)
-        with (folder / "ImageSets" / "Main" / f"{split}.txt").open("a") as file:
+        (folder / "Annotations" / f"{image_id}.xml").write_text(xml, encoding="utf-8")
+        with (folder / "ImageSets" / "Main" / f"{split}.txt").open("a", encoding="utf-8") as file:
             file.write(f"{image_id}\n")
 
     return write
@@ -72,5 +72,5 @@ def coco_root(tmp_path: Path) -> Path:
             colour = np.stack([grey, grey + 20, grey + 40], axis=-1)
             Image.fromarray(grey if image["id"] == 7 else colour).save(tmp_path / split / str(image["file_name"]))
         content = {"images": images, "annotations": objects, "categories": categories}
-        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
     return tmp_path

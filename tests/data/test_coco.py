@@ -90,20 +90,20 @@ def test_missing_data_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> 
 
 def edit(root: Path, change) -> None:
     file = root / "annotations" / "instances_val2017.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     change(content)
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (
-            lambda root: (root / "annotations" / "instances_val2017.json").write_text('{"images": ['),
+            lambda root: (root / "annotations" / "instances_val2017.json").write_text('{"images": [', encoding="utf-8"),
             r"instances_val2017\.json is no well-formed json \(cut short\?\)",
         ),
         (
-            lambda root: (root / "annotations" / "instances_val2017.json").write_text("[]"),
+            lambda root: (root / "annotations" / "instances_val2017.json").write_text("[]", encoding="utf-8"),
             r"instances_val2017\.json has no list of 'images': it is no COCO instances file",
         ),
         (lambda root: edit(root, lambda c: c.pop("categories")), r"has no list of 'categories'"),

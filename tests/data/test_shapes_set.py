@@ -50,7 +50,7 @@ def test_other_settings_get_another_folder(tmp_path: Path) -> None:
     for seed in (0, 1):
         Shapes(tmp_path, seed=seed, **FEW).prepare()
     manifests = sorted(tmp_path.glob(f"*/{MANIFEST}"))
-    assert [json.loads(file.read_text())["seed"] for file in manifests] == [0, 1]
+    assert [json.loads(file.read_text(encoding="utf-8"))["seed"] for file in manifests] == [0, 1]
 
 
 def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

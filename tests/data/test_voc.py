@@ -98,7 +98,7 @@ def test_without_a_val_file_there_is_no_validation(bare: Path) -> None:
 def test_png_and_unmentioned_sizes(bare: Path) -> None:
     (bare / "JPEGImages" / "a.jpg").rename(bare / "JPEGImages" / "a.png")
     file = bare / "Annotations" / "a.xml"
-    file.write_text(file.read_text().replace("<width>60</width>", "<width>0</width>"))
+    file.write_text(file.read_text(encoding="utf-8").replace("<width>60</width>", "<width>0</width>"), encoding="utf-8")
     assert (VOC(bare).annotations("train") or [])[0].size == (40, 60)
 
 
@@ -134,17 +134,17 @@ def test_an_unknown_class_names_file_object_and_the_nearest(bare: Path) -> None:
 
 def damage_xml(root: Path) -> None:
     file = root / "Annotations" / "a.xml"
-    file.write_text(file.read_text()[:100])
+    file.write_text(file.read_text(encoding="utf-8")[:100], encoding="utf-8")
 
 
 def damage_box(root: Path) -> None:
     file = root / "Annotations" / "a.xml"
-    file.write_text(file.read_text().replace("<xmax>30</xmax>", "<xmax>wide</xmax>"))
+    file.write_text(file.read_text(encoding="utf-8").replace("<xmax>30</xmax>", "<xmax>wide</xmax>"), encoding="utf-8")
 
 
 def damage_name(root: Path) -> None:
     file = root / "Annotations" / "a.xml"
-    file.write_text(file.read_text().replace("<name>RBC</name>", ""))
+    file.write_text(file.read_text(encoding="utf-8").replace("<name>RBC</name>", ""), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,10 @@ def damage_name(root: Path) -> None:
         (damage_name, r"a\.xml: object 1 has no <name>"),
         (lambda root: (root / "Annotations" / "a.xml").unlink(), r"Image a has no annotation: .*a\.xml is missing"),
         (lambda root: (root / "JPEGImages" / "a.jpg").unlink(), r"a\.xml: no image .*JPEGImages/a with one of \.jpg"),
-        (lambda root: (root / "ImageSets/Main/train.txt").write_text("\n"), r"train\.txt lists no image"),
+        (
+            lambda root: (root / "ImageSets/Main/train.txt").write_text("\n", encoding="utf-8"),
+            r"train\.txt lists no image",
+        ),
         (
             lambda root: (root / "ImageSets/Main/train.txt").unlink(),
             r"cells has no split 'train' \(.*train\.txt is missing\)\. It has: test, val\.",

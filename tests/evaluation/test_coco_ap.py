@@ -46,9 +46,10 @@ def official(found, truth, num_classes, folder):
                 "annotations": annotations,
                 "categories": [{"id": c} for c in range(1, num_classes + 1)],
             }
-        )
+        ),
+        encoding="utf-8",
     )
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(folder / "truth.json"))
         evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), "bbox")

@@ -208,7 +208,7 @@ def test_records_survive_the_way_to_the_disk_and_back(detector, tmp_path):
     for record in records:
         write_record(record, tmp_path / "run" / "records")
     assert sorted(read_records([tmp_path]), key=lambda r: r.attack) == sorted(records, key=lambda r: r.attack)
-    content = json.loads((tmp_path / "run/records/pgd_cls.json").read_text())
+    content = json.loads((tmp_path / "run/records/pgd_cls.json").read_text(encoding="utf-8"))
     assert content["partial"] is True  # 6 of the split's 12 images
     assert content["environment"]["libraries"]["torch"] == torch.__version__.partition("+")[0]
     assert content["attack_settings"]["steps"] == 3
@@ -343,8 +343,10 @@ def test_an_attack_whose_code_changed_is_made_again_wherever_it_lives(detector, 
     (batch,) = quadrant_batches(4, 4)
 
     def evaluated(attack_text=USER_ATTACK, direction=1):
-        (tmp_path / "user_attack.py").write_text(attack_text)
-        (tmp_path / "helper_of_user_attack.py").write_text(f"def direction():\n    return {direction}\n")
+        (tmp_path / "user_attack.py").write_text(attack_text, encoding="utf-8")
+        (tmp_path / "helper_of_user_attack.py").write_text(
+            f"def direction():\n    return {direction}\n", encoding="utf-8"
+        )
         for name in ("user_attack", "helper_of_user_attack"):
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
@@ -357,7 +359,7 @@ def test_an_attack_whose_code_changed_is_made_again_wherever_it_lives(detector, 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     first = evaluated()
     assert first[0] == 4
-    (tmp_path / "stranger.py").write_text("x = 1")
+    (tmp_path / "stranger.py").write_text("x = 1", encoding="utf-8")
     assert evaluated() == (0, first[1])
     again, other = evaluated(direction=-1)
     assert (again, other == first[1]) == (4, False)

@@ -21,7 +21,7 @@ def test_there_and_back(record, tmp_path):
     assert path.name == "pgd_cls.json"
     assert read_record(path) == record
     assert read_records([tmp_path]) == [record]
-    assert json.loads(path.read_text())["partial"] is False
+    assert json.loads(path.read_text(encoding="utf-8"))["partial"] is False
     newer = replace(record, num_images=64)
     assert write_record(newer, path.parent) == path
     assert read_record(path).partial
@@ -58,27 +58,27 @@ def change(content, key, value):
 )
 def test_errors_name_the_file_and_the_key(record, tmp_path, key, value, message):
     path = write_record(record, tmp_path)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content, key, value)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_record(path)
 
 
 def test_what_is_no_record_is_named(tmp_path):
-    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "a.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"a\.json: not a JSON file"):
         read_record(tmp_path / "a.json")
-    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "b.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"b\.json: expected a JSON object, got list"):
         read_record(tmp_path / "b.json")
 
 
 def test_a_whole_number_is_a_float_too_but_nan_is_never_written(record, tmp_path):
     path = write_record(record, tmp_path)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["map"] = 0
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     assert read_record(path).map == 0.0
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_record(replace(record, map=math.nan), tmp_path)
@@ -104,8 +104,8 @@ def test_a_new_file_that_may_decide_a_result_is_dirty(tmp_path, monkeypatch, fil
     """README is committed; the others are new."""
     package = tmp_path / "src" / "robustdet"
     package.mkdir(parents=True)
-    (tmp_path / "README").write_text("old")
-    (package / "environment.py").write_text("")
+    (tmp_path / "README").write_text("old", encoding="utf-8")
+    (package / "environment.py").write_text("", encoding="utf-8")
 
     def git(*arguments):
         author = ["-c", "user.name=x", "-c", "user.email=x"]
@@ -117,7 +117,7 @@ def test_a_new_file_that_may_decide_a_result_is_dirty(tmp_path, monkeypatch, fil
     monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
     assert describe_environment("cpu").dirty is False
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).write_text("new")
+    (tmp_path / file).write_text("new", encoding="utf-8")
     assert describe_environment("cpu").dirty is dirty
 
 

@@ -36,7 +36,7 @@ def written(tmp_path, monkeypatch):
         for name, text in (FILES | {name.replace("__", ".", 1): text for name, text in changes.items()}).items():
             file = tmp_path / f"{name.replace('.', '/')}.py"
             file.parent.mkdir(exist_ok=True)
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
         for name in [name for name in sys.modules if name.startswith("mine_")]:
             del sys.modules[name]
         importlib.invalidate_caches()
@@ -122,28 +122,31 @@ def test_a_library_outside_of_site_packages_is_a_library_and_nothing_is_imported
     """As `pip install --target` leaves it; a module that may only be looked at by a type checker is not run."""
     library = tmp_path / "target"
     (library / "borrowed").mkdir(parents=True)
-    (library / "borrowed" / "__init__.py").write_text("")
-    (library / "borrowed" / "never_import_me.py").write_text("raise AssertionError")
+    (library / "borrowed" / "__init__.py").write_text("", encoding="utf-8")
+    (library / "borrowed" / "never_import_me.py").write_text("raise AssertionError", encoding="utf-8")
     info = library / "borrowed-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: borrowed\nVersion: 1.0\n")
-    (info / "RECORD").write_text("borrowed/__init__.py,,\nborrowed/never_import_me.py,,\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: borrowed\nVersion: 1.0\n", encoding="utf-8")
+    (info / "RECORD").write_text("borrowed/__init__.py,,\nborrowed/never_import_me.py,,\n", encoding="utf-8")
     own = tmp_path / "own"
     (own / "mine").mkdir(parents=True)
-    (own / "mine" / "__init__.py").write_text("")
-    (own / "mine" / "part.py").write_text("raise AssertionError  # not imported either\n")
+    (own / "mine" / "__init__.py").write_text("", encoding="utf-8")
+    (own / "mine" / "part.py").write_text("raise AssertionError  # not imported either\n", encoding="utf-8")
     (own / "mine" / "attack.py").write_text(
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    import borrowed.never_import_me\n    import mine.part\n"
-        "class Attack:\n    pass\n"
+        "class Attack:\n    pass\n",
+        encoding="utf-8",
     )
     for folder in (library, own):
         monkeypatch.syspath_prepend(str(folder))
     sources._installed.cache_clear()
     attack = importlib.import_module("mine.attack").Attack()
     before = sources.digest_of(attack)
-    (library / "borrowed" / "never_import_me.py").write_text("raise AssertionError  # another version")
+    (library / "borrowed" / "never_import_me.py").write_text(
+        "raise AssertionError  # another version", encoding="utf-8"
+    )
     assert sources.digest_of(attack) == before
-    (own / "mine" / "part.py").write_text("raise AssertionError  # edited")
+    (own / "mine" / "part.py").write_text("raise AssertionError  # edited", encoding="utf-8")
     assert sources.digest_of(attack) != before
     sources._installed.cache_clear()

@@ -69,7 +69,7 @@ def test_other_settings_have_a_folder_of_their_own_that_says_what_they_are(tmp_p
     assert OutcomeStore(tmp_path, "pgd", other).done == frozenset()
     assert OutcomeStore(tmp_path, "fgsm", SETTINGS).done == frozenset()
     assert OutcomeStore(tmp_path, "pgd", SETTINGS).done == {"a"}
-    saved = [json.loads(file.read_text()) for file in tmp_path.glob("detections/pgd-*/settings.json")]
+    saved = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("detections/pgd-*/settings.json")]
     assert sorted(s["attack"]["steps"] for s in saved) == [20, 50]
 
 

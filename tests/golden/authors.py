@@ -123,7 +123,7 @@ def full(name: str) -> Numbers:
 def listed(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a checkpoint of the authors."""
     assert FULL is not None
-    lines = (FULL / f"state_dict_{name}.txt").read_text().splitlines()
+    lines = (FULL / f"state_dict_{name}.txt").read_text(encoding="utf-8").splitlines()
     return {key: ast.literal_eval(shape) for key, _, shape in (line.partition(" ") for line in lines if line)}
 
 

@@ -48,11 +48,11 @@ def losses(cfg: DictConfig) -> dict[str, list[float]]:
 def write(curves: dict[str, list[float]], path: Path) -> None:
     lines = [" ".join(f"{name:>12s}" for name in curves)]
     lines += [" ".join(f"{curves[name][step]:12.5f}" for name in curves) for step in range(STEPS)]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, list[float]]:
-    names, *rows = (line.split() for line in path.read_text().splitlines())
+    names, *rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
     return {name: [float(row[column]) for row in rows] for column, name in enumerate(names)}
 
 

@@ -76,7 +76,7 @@ def test_every_analysis_composes_and_says_what_it_is(compose: Compose, name: str
     cfg = compose("analyze", f"analysis={name}")
     check(cfg, "analyze")
     assert isinstance(instantiate(cfg.analysis), Analysis)
-    head = (CONF / "analysis" / f"{name}.yaml").read_text()
+    head = (CONF / "analysis" / f"{name}.yaml").read_text(encoding="utf-8")
     assert head.startswith("# ")
     assert "# python -m src.analyze " in head
 
@@ -94,7 +94,7 @@ def test_every_analysis_runs_on_several_detectors(
     assert all(file.parent == tmp_path / "out" / "analysis" for file in written)
     with Image.open(written[1]) as picture:
         assert min(picture.size) > 200
-    rows = list(csv.DictReader(written[2].read_text().splitlines()))
+    rows = list(csv.DictReader(written[2].read_text(encoding="utf-8").splitlines()))
     assert {row["detector"] for row in rows} == {file.parents[2].name for file in files}
 
 
@@ -131,7 +131,7 @@ def test_a_file_of_no_run_is_what_the_experiment_says(
         checkpoints(compose("analyze", f"ckpt_path={foreign}"))
     cfg = compose("analyze", "experiment=shapes_std", "analysis=confidence", f"ckpt_path={foreign}")
     quick(cfg.analysis)
-    table = analyze(cfg, "confidence")[2].read_text()
+    table = analyze(cfg, "confidence")[2].read_text(encoding="utf-8")
     assert table.splitlines()[1].startswith("theirs,clean,")
 
 
@@ -177,10 +177,46 @@ def test_a_photograph_is_looked_at(
     assert {file.name for file in files} == {
         f"{n}.{ending}" for n in ("one", "two") for ending in ("pdf", "png", "csv")
     }
-    rows = list(csv.DictReader((tmp_path / "out" / "one.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "out" / "one.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["view"] for row in rows} == ({"clean"} if attack is None else {"clean", attack})
     assert all(0 <= float(row["x0"]) <= float(row["x1"]) <= 120 and float(row["y1"]) <= 80 for row in rows)
     assert "one.jpg (120 x 80 pixels), seen by shapes_std" in capsys.readouterr().out
+
+
+def test_a_checkpoint_and_a_photograph_are_enough(compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path):
+    path = checkpoint("shapes_std")
+    names = ["ring", "disc", "star", "wedge", "crate", "moon"]
+    torch.save({"state_dict": {f"model.{k}": v for k, v in torch.load(path).items()}, "classes": names}, path)
+    move_data(path, tmp_path / "nowhere")
+    Image.effect_noise((120, 80), 60).convert("RGB").save(tmp_path / "one.jpg")
+    cfg = compose("predict", f"ckpt_path={path}", f"image={tmp_path / 'one.jpg'}", "~attack", "threshold=0.8")
+    table = next(file for file in predict(cfg, None) if file.suffix == ".csv")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert rows
+    assert {row["label"] for row in rows} <= set(names)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_checkpoint_that_names_no_classes_takes_those_of_its_data(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = checkpoint("shapes_std")
+    Image.effect_noise((120, 80), 60).convert("RGB").save(tmp_path / "one.jpg")
+    cfg = compose("predict", f"ckpt_path={path}", f"image={tmp_path / 'one.jpg'}", "~attack", "threshold=0.99")
+    predict(cfg, None)
+    assert f"{path} does not say which classes it knows: they are read from its data" in capsys.readouterr().out
+    (tmp_path / "nowhere").write_text("no folder", encoding="utf-8")
+    move_data(path, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"does not say which classes it knows, and they cannot be read from its data"):
+        predict(cfg, None)
+
+
+def move_data(checkpoint: Path, root: Path) -> None:
+    """What the run's config says of where its data are."""
+    file = checkpoint.parent.parent / "config.yaml"
+    cfg = OmegaConf.load(file)
+    cfg.data.root = str(root)
+    OmegaConf.save(cfg, file)
 
 
 def test_predict_looks_with_one_detector(compose: Compose, checkpoint: Callable[..., Path]):

@@ -48,7 +48,7 @@ def test_an_experiment_trains_its_clean_stage_once_and_is_evaluated(
     checkpoint = train(cfg)
     first = capsys.readouterr().out
     assert "No finished clean stage shapes_std" in first
-    run = json.loads((checkpoint.parent.parent / "run.json").read_text())
+    run = json.loads((checkpoint.parent.parent / "run.json").read_text(encoding="utf-8"))
     assert run["updates"] == 2
     assert {"train/L_cls", "train/L_loc", "train/L_det", "train/L_aid", "train/L_re", "train/L_kld"} <= run[
         "metrics"

@@ -30,12 +30,16 @@ def test_every_row_has_its_experiment(data: str):
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda file: file.stem)
 def test_every_row_of_a_table_has_its_experiment(table: Path):
-    assert {row["experiment"] for row in yaml.safe_load(table.read_text())["rows"]} <= set(EXPERIMENTS)
+    assert {row["experiment"] for row in yaml.safe_load(table.read_text(encoding="utf-8"))["rows"]} <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_says_what_it_is_and_how_to_run_it(experiment: str):
-    head = [line for line in (CONF / "experiment" / f"{experiment}.yaml").read_text().split("\n") if line[:1] == "#"]
+    head = [
+        line
+        for line in (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").split("\n")
+        if line[:1] == "#"
+    ]
     assert any(line.startswith("# Cost: ") for line in head)
     assert f"# python -m src.train experiment={experiment}" in head
 
@@ -44,7 +48,7 @@ def paper_numbers() -> dict[str, tuple[str, str]]:
     """Experiment to its table and the numbers that `conf/table` has of it, as a header writes them."""
     found = {}
     for table in TABLES:
-        spec = yaml.safe_load(table.read_text())
+        spec = yaml.safe_load(table.read_text(encoding="utf-8"))
         for row in spec["rows"]:
             if row.get("paper"):
                 numbers = " ".join("-" if number is None else str(number) for number in row["paper"])
@@ -55,7 +59,7 @@ def paper_numbers() -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_header_cites_the_table_that_has_its_row(experiment: str):
     data, _, row = experiment.partition("_")
-    text, known = (CONF / "experiment" / f"{experiment}.yaml").read_text(), paper_numbers()
+    text, known = (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"), paper_numbers()
     on_voc = known.get(f"voc_{row}")
     cited = re.findall(r"Table \d", text)
     if data != "shapes" and experiment not in known:
@@ -149,7 +153,7 @@ def test_an_attack_given_as_a_word_is_answered_with_what_adds_it():
 
 def test_the_command_line_prints_the_hint():
     command = [sys.executable, "-m", "src.train", "loss.gama=0.3"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=CONF.parent, check=False)
     assert done.returncode != 0
     assert "did you mean 'loss.gamma'?" in done.stderr
 

@@ -45,7 +45,7 @@ def in_two(cfg: DictConfig, run: Path, *overrides: str) -> list[str]:
 
 
 def curve(checkpoint: Path, prefix: str = "") -> dict[str, list[float]]:
-    with (checkpoint.parent.parent / "csv" / "metrics.csv").open() as file:
+    with (checkpoint.parent.parent / "csv" / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in rows[0] if name.startswith(prefix) and name not in ("step", "epoch")]
     return {name: [float(row[name]) for row in rows if row[name]] for name in names}
@@ -134,7 +134,7 @@ def test_the_clean_stage_of_a_distributed_run_is_trained_once(compose: Callable[
     output = finish(start("train", *in_two(cfg, tmp_path / "run", "experiment=shapes_mtd_warm", *few, *short, listed)))
     assert output.count("Finished shapes_std after 2 updates") == output.count("Finished shapes_mtd_warm after 2") == 1
     assert len(list((Path(cfg.paths.outputs) / "shapes_std").iterdir())) == 1
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["updates"] == 2
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["updates"] == 2
 
 
 def test_trainers_say_how_they_split(compose: Callable[..., DictConfig]):

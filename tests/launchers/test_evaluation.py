@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,7 +185,8 @@ def test_a_run_says_by_itself_what_its_checkpoint_is(compose: Callable[..., Dict
     named, *_ = evaluate(compose("evaluate", "experiment=shapes_std", f"ckpt_path={run}", *ONE))
     assert named.run == clean.run
     settings = [
-        json.loads(file.read_text()) for file in run.parents[1].glob("evaluation/quick/detections/*/settings.json")
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in run.parents[1].glob("evaluation/quick/detections/*/settings.json")
     ]
     assert {one["model"]["head_std"] for one in settings} == {0.02}
     elsewhere = tmp_path / "elsewhere"
@@ -312,9 +314,11 @@ def test_a_relabelled_test_set_is_measured_again(compose: Callable[..., DictConf
     before = clean()
     folder = next((tmp_path / "mine").rglob("Annotations"))
     for file in folder.iterdir():
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         first, second = (f"<name>{name}</name>" for name in list(before.per_class)[:2])
-        file.write_text(text.replace(first, "<swap>").replace(second, first).replace("<swap>", second))
+        file.write_text(
+            text.replace(first, "<swap>").replace(second, first).replace("<swap>", second), encoding="utf-8"
+        )
     after = clean()
     assert after.clean_losses != before.clean_losses
     fresh = evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, override, "fresh=true"), [override])[0]
@@ -326,6 +330,18 @@ def test_it_writes_where_it_is_told_to(compose: Callable[..., DictConfig], run: 
     assert sorted(file.name for file in run.parents[1].iterdir()) == ["checkpoints", "config.yaml", "run.json"]
     assert (tmp_path / "there" / "evaluation" / "quick" / "records" / "clean.json").is_file()
     assert (tmp_path / "there" / "evaluation" / "quick" / "detections.png").is_file()
+
+
+def test_a_checkpoint_in_a_folder_that_cannot_be_written_to(
+    compose: Callable[..., DictConfig], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = run.parents[1]
+    assert evaluation_folder(compose("evaluate", f"ckpt_path={run}")).is_relative_to(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)  # root may write whatever a mode says
+    cfg = compose("evaluate", f"ckpt_path={run}")
+    assert evaluation_folder(cfg) == tmp_path / "outputs" / "unnamed" / folder.name / "evaluation" / "paper"
+    told = compose("evaluate", f"ckpt_path={run}", f"paths.run={tmp_path / 'there'}")
+    assert evaluation_folder(told) == tmp_path / "there" / "evaluation" / "paper"
 
 
 # One attack, more attacks, attacks that fail
@@ -388,7 +404,7 @@ class Broken(BaseAttack):
 def test_a_broken_attack_ends_its_row_and_the_command_says_so(
     compose: Callable[..., DictConfig], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "broken_attack.py").write_text(BROKEN)
+    (tmp_path / "broken_attack.py").write_text(BROKEN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     added = ["+suite.attacks.broken._target_=broken_attack.Broken", "+attack@suite.attacks.fgsm=fgsm"]
     text = r"^1 of 4 rows failed:\n  broken: image '\w+' has a pixel that is NaN or infinite, expected .* \[0, 1\]$"

@@ -59,7 +59,7 @@ def browse(content: str, folder: Path, *options: str) -> tuple[str, list[str]]:
     done = subprocess.run(
         [BROWSER, *switches, file.as_uri()],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=True,
         env=os.environ | {"HOME": str(folder)},
@@ -86,13 +86,13 @@ def measured(page: Path, width: int, folder: Path, *options: str) -> dict[str, s
 def test_the_command_writes_a_page_and_tables_and_names_what_is_damaged(tmp_path: Path, capsys):
     write(tmp_path / "outputs" / "run")
     damaged = write(tmp_path / "outputs" / "damaged", "pgd_cls")
-    damaged.write_text("{")
+    damaged.write_text("{", encoding="utf-8")
     written = report(configuration(f"folders=[{tmp_path / 'outputs'}]", f"output={tmp_path / 'report'}", "title=Ours"))
     printed = capsys.readouterr()
     assert f"cannot be read, and is missing from the report: {damaged}: not a JSON file" in printed.err
     assert f"1 records. Page: {written}" in printed.out
     assert "<h1>Ours: robustness report</h1>" in written.read_text(encoding="utf-8")
-    assert "70.0 (74.8)" in (tmp_path / "report" / "tables" / "table1.md").read_text()
+    assert "70.0 (74.8)" in (tmp_path / "report" / "tables" / "table1.md").read_text(encoding="utf-8")
 
 
 def test_a_crippled_attack_enters_a_table_with_a_mark_and_what_differs(tmp_path: Path):
@@ -105,7 +105,7 @@ def test_a_crippled_attack_enters_a_table_with_a_mark_and_what_differs(tmp_path:
     write(run, "pgd_cls", 0.7, attack_settings=full("pgd_cls", steps=1, step_size="0.5/255"))
     write(run, "pgd_loc", 0.491, attack_settings=full("pgd_loc"))
     report(configuration(f"folders=[{tmp_path / 'outputs'}]", f"output={tmp_path / 'written'}"))
-    table = (tmp_path / "written" / "tables" / "table1.md").read_text()
+    table = (tmp_path / "written" / "tables" / "table1.md").read_text(encoding="utf-8")
     assert "70.0 [a] (45.9) | 49.1 (49.1)" in table
     assert r"[a] other\_settings: pgd\_cls: steps 1 instead of 20, step\_size 0.5/255 instead of 8/255" in table
 

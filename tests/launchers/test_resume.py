@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -70,12 +71,12 @@ def steps(folder: Path) -> list[int]:
     file = folder / "csv" / "metrics.csv"
     if not file.is_file():
         return []
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return [int(row["step"]) for row in csv.DictReader(lines) if row.get("train/loss")]
 
 
 def curve(folder: Path) -> list[tuple[str, ...]]:
-    with (folder / "csv" / "metrics.csv").open() as file:
+    with (folder / "csv" / "metrics.csv").open(encoding="utf-8") as file:
         return [tuple(sorted(f"{key} {value}" for key, value in row.items() if value)) for row in csv.DictReader(file)]
 
 
@@ -125,7 +126,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     assert_same(resumed, straight)
     assert curve(run) == curve(straight.parent.parent)
     assert not (run / BEGUN).exists()
-    assert json.loads((run / "run.json").read_text())["updates"] == 7
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 7
 
 
 def test_a_run_that_ends_around_validations_makes_up_for_them(
@@ -171,20 +172,21 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     """SLURM is played: its environment, and an `scontrol` that writes down what it is asked."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n')
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n', encoding="utf-8")
     scontrol.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
     cfg = compose("train", *RUN)
-    run = Path(cfg.paths.outputs) / cfg.name / "42"
-    line = [argument for argument in command_line(cfg, run) if not argument.startswith("paths.run=")]
+    line = [argument for argument in command_line(cfg, Path()) if not argument.startswith("paths.run=")]
+    job = f"42_{hashlib.sha256(chr(10).join(line).encode()).hexdigest()[:6]}"  # and its command
+    run = Path(cfg.paths.outputs) / cfg.name / job
     process = start("train", *line, **slurm)
     wait_for(lambda: 4 in steps(run), process)
     process.send_signal(signal.SIGUSR1)
     said, _ = process.communicate(timeout=1200)
     assert process.returncode == 128 + signal.SIGUSR1, said
     assert "Told to stop: the state after" in said
-    assert (tmp_path / "asked").read_text() == "requeue 42\n"
+    assert (tmp_path / "asked").read_text(encoding="utf-8") == "requeue 42\n"
     assert (run / BEGUN).is_file()
 
     assert_same(train(compose("train", *RUN, f"paths.run={run}")), straight)

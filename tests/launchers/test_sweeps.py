@@ -48,14 +48,14 @@ def command(tmp_path: Path, data_folder: Path) -> Callable[..., subprocess.Compl
         whole = [sys.executable, "-m", "src.train", *arguments, *FEW, *SMALL, *paths]
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         return subprocess.run(
-            whole, capture_output=True, text=True, cwd=CONF.parent, env=os.environ | threads, check=False
+            whole, capture_output=True, encoding="utf-8", cwd=CONF.parent, env=os.environ | threads, check=False
         )
 
     return run
 
 
 def runs(folder: Path) -> list[dict]:
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("**/run.json"))]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("**/run.json"))]
 
 
 def test_jobs_side_by_side_train_their_clean_stage_once(command: Callable, tmp_path: Path):
@@ -79,9 +79,9 @@ def test_submitit_runs_every_job_in_a_process_and_folder_of_its_own(command: Cal
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "sweeps" / "shapes_std").iterdir()
     for number, seed in enumerate((3, 4)):
-        job = json.loads((sweep / str(number) / "run.json").read_text())
+        job = json.loads((sweep / str(number) / "run.json").read_text(encoding="utf-8"))
         assert f"seed={seed}" in job["overrides"]
-        assert yaml.safe_load((sweep / str(number) / "config.yaml").read_text())["seed"] == seed
+        assert yaml.safe_load((sweep / str(number) / "config.yaml").read_text(encoding="utf-8"))["seed"] == seed
 
 
 def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: Path):
@@ -203,7 +203,7 @@ def test_the_clean_stage_of_a_search_knows_nothing_of_the_study(tmp_path: Path, 
 
 
 def wandb_sweep() -> dict:
-    return yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
+    return yaml.safe_load((CONF / "wandb_sweep.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("end", ["min", "max"])
@@ -222,7 +222,9 @@ def test_every_key_of_the_wandb_sweep_composes(end: str):
 
 
 def test_the_wandb_sweep_searches_the_same_space_as_optuna():
-    params = yaml.safe_load((CONF / "hparams_search" / "loss_weights.yaml").read_text())["hydra"]["sweeper"]["params"]
+    params = yaml.safe_load((CONF / "hparams_search" / "loss_weights.yaml").read_text(encoding="utf-8"))["hydra"][
+        "sweeper"
+    ]["params"]
     kinds = {"uniform": "interval({min}, {max})", "log_uniform_values": "tag(log, interval({min}, {max}))"}
     assert params.keys() == SPACE
     assert params == {
@@ -257,12 +259,12 @@ def test_a_run_behind_the_median_in_everything_is_pruned(tmp_path: Path):
     assert not validated(tmp_path, "f", 10, [0.1, 0.35])  # equal to the median is not behind
     for name in ("g", "h", "i"):  # the last update: there is nothing left to save
         assert not validated(tmp_path, name, 30, [0.1, 0.1] if name == "i" else [0.5, 0.5])
-    assert len((tmp_path / "now" / "d" / CURVE).read_text().splitlines()) == 1
+    assert len((tmp_path / "now" / "d" / CURVE).read_text(encoding="utf-8").splitlines()) == 1
 
 
 def test_a_line_that_another_run_is_still_writing_is_not_read(tmp_path: Path):
     validated(tmp_path, "a", 10, [0.5, 0.5], others=1)
-    (tmp_path / "now" / "a" / CURVE).write_text('{"step": 10, "values": [0.5, 0.')
+    (tmp_path / "now" / "a" / CURVE).write_text('{"step": 10, "values": [0.5, 0.', encoding="utf-8")
     assert not validated(tmp_path, "b", 10, [0.1, 0.1], others=1)
 
 
@@ -280,10 +282,10 @@ def test_a_pruned_run_says_so_and_is_no_clean_stage(
     study = tmp_path / "outputs" / "sweeps" / "shapes_std_loss_weights"
     for rival in ("0", "1", "2", "3", "4"):
         (study / "earlier" / rival).mkdir(parents=True)
-        (study / "earlier" / rival / CURVE).write_text('{"step": 1, "values": [1.0, 1.0]}\n')
+        (study / "earlier" / rival / CURVE).write_text('{"step": 1, "values": [1.0, 1.0]}\n', encoding="utf-8")
     settings = [*FEW, "callbacks=default", "hparams_search=loss_weights", f"paths.run={study}/now/5"]
     checkpoint = train(compose("train", "experiment=shapes_std", *settings))
-    run = json.loads((checkpoint.parent.parent / "run.json").read_text())
+    run = json.loads((checkpoint.parent.parent / "run.json").read_text(encoding="utf-8"))
     assert run["pruned"]
     assert run["updates"] == 1
     assert run["incomplete"] == "it was pruned"

@@ -25,7 +25,7 @@ def log(folder: Path, *rows: tuple[int, dict[str, float]]) -> list[tuple[int, st
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
         logger.save()
-    with (folder / "csv" / "metrics.csv").open() as file:
+    with (folder / "csv" / "metrics.csv").open(encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     return [(int(row["step"]), name) for row in found for name in ("lr", "train/loss", "val/AP50") if row[name]]
 
@@ -42,6 +42,6 @@ def log(folder: Path, *rows: tuple[int, dict[str, float]]) -> list[tuple[int, st
 @pytest.mark.parametrize("rest", ["", "0.7,", "0.7,0,,2"])
 def test_what_is_made_again_is_there_once(first: tuple[int, dict[str, float]], kept: int, rest: str, tmp_path: Path):
     before = log(tmp_path, *ROWS)
-    with (tmp_path / "csv" / "metrics.csv").open("a") as file:
+    with (tmp_path / "csv" / "metrics.csv").open("a", encoding="utf-8") as file:
         file.write(rest)  # of a line that a kill has cut off
     assert log(tmp_path, first) == [*before[:kept], (first[0], next(iter(first[1])))]

@@ -62,7 +62,7 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
     assert wandb.run is None
     folder = checkpoint.parent.parent
     file = only_file(folder)
-    identifier = (folder / "wandb_run.txt").read_text().strip()
+    identifier = (folder / "wandb_run.txt").read_text(encoding="utf-8").strip()
     assert file.name == f"run-{identifier}.wandb"
 
     (run,) = [record.run for record in records(file) if record.HasField("run")][:1]
@@ -87,7 +87,7 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
     assert {f"val/AP50_clean/{name}" for name in ("circle", "square")} & logged.keys()
 
     files = file.parent / "files"
-    table = json.loads((files / logged["val/AP50_by_class"]["path"]).read_text())
+    table = json.loads((files / logged["val/AP50_by_class"]["path"]).read_text(encoding="utf-8"))
     assert table["columns"] == ["class", "AP50_clean", "AP50_attacked"]
     assert len(table["data"]) == 6
     for kind in ("clean", "attacked"):
@@ -95,10 +95,14 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
         assert curves
         pictures = logged[f"val/{kind}"]
         assert pictures["count"] == len(pictures["all_boxes"]) == 2
-        boxes = json.loads((files / pictures["all_boxes"][0]["ground_truth"]["path"]).read_text())["box_data"]
+        boxes = json.loads((files / pictures["all_boxes"][0]["ground_truth"]["path"]).read_text(encoding="utf-8"))[
+            "box_data"
+        ]
         assert boxes[0]["domain"] == "pixel"
         assert 0 <= boxes[0]["position"]["minX"] < boxes[0]["position"]["maxX"] <= 96
-        found = json.loads((files / pictures["all_boxes"][0]["predictions"]["path"]).read_text())["box_data"]
+        found = json.loads((files / pictures["all_boxes"][0]["predictions"]["path"]).read_text(encoding="utf-8"))[
+            "box_data"
+        ]
         assert all(0 <= box["scores"]["score"] <= 1 for box in found)
     added = Image.open(files / logged["val/perturbation"]["filenames"][0])
     levels = {level for _, pixel in added.getcolors(1 << 20) for level in pixel}
@@ -116,7 +120,7 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
     assert run.job_type == "evaluate"
     assert run.run_id != identifier
     logged = {key: value for row in history(file) for key, value in row.items()}
-    table = json.loads((file.parent / "files" / logged["evaluate/table"]["path"]).read_text())
+    table = json.loads((file.parent / "files" / logged["evaluate/table"]["path"]).read_text(encoding="utf-8"))
     assert {row[0]: row[1] for row in table["data"]} == {record.attack: record.map for record in found}
     assert logged["evaluate/pgd_cls"] == found[1].map
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from robustdet.analysis.figures.observation import CLEAN
@@ -43,23 +39,6 @@ class PredictedBox:
     y0: float
     x1: float
     y1: float
-
-
-def read_photo(path: Path, size: int) -> tuple[Images, tuple[int, int]]:
-    """A photograph as a detector's input [1, 3, size, size], RGB in [0, 1], and its own (height, width).
-
-    It is turned upright as its EXIF data say. Raises FileNotFoundError, or ValueError for what is no image.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"image={path} does not exist")
-    try:
-        with Image.open(path) as file:
-            pixels = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return resized.clamp(0, 1), pixels.shape[:2]
 
 
 @torch.no_grad()
@@ -110,15 +89,22 @@ def boxes_of(views: Mapping[str, Prediction], size: tuple[int, int], class_names
     """Every view's detections, in pixels of the photograph of ``size`` (height, width) and cut to it."""
     rows = []
     for view, prediction in views.items():
-        side = prediction.image.shape[1]
-        scale = torch.tensor([size[1], size[0]] * 2) / side
-        found = prediction.found.to("cpu")
-        boxes = found.boxes.clamp(0, side) * scale
+        found = in_pixels(prediction.found, prediction.image.shape[1], size)
         rows += [
             PredictedBox(view, class_names[int(label) - 1], float(score), *box.tolist())
-            for box, score, label in zip(boxes, found.scores, found.labels, strict=True)
+            for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
         ]
     return rows
+
+
+def in_pixels(found: Detections, side: int, size: tuple[int, int]) -> Detections:
+    """From the detector's ``side`` x ``side`` pixels to those of a photograph of ``size`` (height, width), on the CPU.
+
+    Boxes are cut to it.
+    """
+    found = found.to("cpu")
+    scale = torch.tensor([size[1], size[0]] * 2) / side
+    return Detections(found.boxes.clamp(0, side) * scale, found.scores, found.labels)
 
 
 @styled

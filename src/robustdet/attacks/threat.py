@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdet.exact import exact
 from robustdet.types import Images, Targets
 
 
@@ -72,12 +73,13 @@ class LInf:
 
     def _bounds(self, clean: Images) -> tuple[Tensor, Tensor]:
         # the float32 next to clean ± ε may lie outside: where it does, take the one before it
-        centre = clean.double()
+        centre = exact(clean)
+        near = clean.to(centre.device)
         lower, upper = (centre - self.epsilon).clamp(0, 1), (centre + self.epsilon).clamp(0, 1)
         low, high = lower.to(clean.dtype), upper.to(clean.dtype)
-        low = torch.where(low < lower, low.nextafter(clean), low)
-        high = torch.where(high > upper, high.nextafter(clean), high)
-        return low, high
+        low = torch.where(low < lower, low.nextafter(near), low)
+        high = torch.where(high > upper, high.nextafter(near), high)
+        return low.to(clean.device), high.to(clean.device)
 
 
 class L2:
@@ -101,7 +103,8 @@ class L2:
     def uniform(self, clean: Images, generators: Sequence[torch.Generator]) -> Images:
         """An image drawn uniformly from the ball, then projected onto the pixel range too; one generator per image."""
         noise = torch.stack([self._draw(image, generator) for image, generator in zip(clean, generators, strict=True)])
-        return self.project((clean.double() + noise.to(clean.device)).to(clean.dtype), clean)
+        centre = exact(clean)
+        return self.project((centre + noise.to(centre.device)).to(clean), clean)
 
     def _radius(self, image: Float[Tensor, "3 H W"]) -> float:
         return self.root_mean_square * math.sqrt(image.numel())
@@ -117,8 +120,8 @@ class L2:
         ‖·‖² of what it goes then is Σ min(t |d|, r)², with r the room to the edge of the range, which grows with t and
         is a parabola between the t at which one value after the other reaches its edge.
         """
-        centre, radius = clean.double(), self._radius(clean)
-        way = image.double() - centre
+        centre, radius = exact(clean), self._radius(clean)
+        way = exact(image) - centre
         room = torch.where(way > 0, 1 - centre, centre)
         if float(torch.minimum(way.abs(), room).norm()) <= radius:
             return image.clamp(0, 1)
@@ -132,8 +135,8 @@ class L2:
         share = math.sqrt(max(radius**2 - before, 0) / float(moving[place])) * (1 - 1e-12)  # rounding stays inside
         goal = (centre + share * way).clamp(0, 1)
         nearest = goal.to(clean.dtype)
-        inward = nearest.nextafter(clean)  # rounding to float32 may have gone beyond
-        return torch.where((nearest.double() - centre).abs() > (goal - centre).abs(), inward, nearest)
+        inward = nearest.nextafter(clean.to(nearest.device))  # rounding to float32 may have gone beyond
+        return torch.where((nearest.double() - centre).abs() > (goal - centre).abs(), inward, nearest).to(clean.device)
 
 
 def check_images(images: Images, targets: Targets) -> None:

@@ -214,7 +214,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def table_specs() -> list[TableSpec]:
     """The paper's tables, as `conf/table` describes them."""
-    return [read_spec(yaml.safe_load(file.read_text()), str(file)) for file in sorted((CONF / "table").glob("*.yaml"))]
+    return [
+        read_spec(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
+        for file in sorted((CONF / "table").glob("*.yaml"))
+    ]
 
 
 def suites_of(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, Any]]:

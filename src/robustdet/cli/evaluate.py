@@ -7,6 +7,7 @@ What the detector is, its own run says (a checkpoint from elsewhere needs `exper
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class IncompleteSuiteError(RuntimeError):
 
 def evaluation_folder(cfg: DictConfig) -> Path:
     """`evaluation/<suite>` in `paths.run`; by default in the folder of the run that wrote the checkpoint, else in
-    `outputs/<name>/<file>`.
+    `outputs/<name>/<file>`, or in `outputs/<name>/<run>` where the run's folder cannot be written to.
 
     The protocol follows where it is not the paper's, the file where the run did not end with it.
     """
@@ -56,6 +57,8 @@ def evaluation_folder(cfg: DictConfig) -> Path:
     if run is not None and not run.ended_with(checkpoint):
         parts.append(checkpoint.stem)
     folder = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem if run is None else run.folder
+    if not os.access(folder, os.W_OK) and folder.exists():  # somebody else's, or a medium that is read-only
+        folder = Path(cfg.paths.outputs) / cfg.name / folder.name
     return Path(cfg.paths.run or folder) / "evaluation" / "_".join(parts)
 
 

@@ -1,4 +1,7 @@
-"""`python -m src.predict ckpt_path=… image=photo.jpg attack=pgd_cls`: what a detector sees there, before and after."""
+"""`python -m src.predict ckpt_path=… image=photo.jpg attack=pgd_cls`: what a detector sees there, before and after.
+
+A checkpoint of a run and a picture are all it needs: no data set.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from omegaconf import DictConfig, ListConfig
 
 from robustdet.analysis.figures.observation import Grouped
 from robustdet.analysis.figures.study import Findings, save
-from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict, read_photo
+from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict
 from robustdet.cli.building import build_trainer, prepare
 from robustdet.cli.launcher import launcher
-from robustdet.cli.subjects import checkpoints, data_of, subject
+from robustdet.cli.subjects import checkpoints, without_data
+from robustdet.data.photo import read_photo
 
 
 def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
@@ -26,20 +30,20 @@ def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
     ((label, one),) = found.items()
     photos = [Path(photo) for photo in (cfg.image if isinstance(cfg.image, ListConfig) else [cfg.image])]
     require_names(photos)
-    data = data_of(cfg, found)
     device = build_trainer(cfg, []).strategy.root_device
-    detector = subject(label, one, data).model.to(device)
+    detector, classes = without_data(one, cfg)
+    detector.to(device)
     attack = instantiate(cfg.attack) if attack_name is not None else None
     files = []
     for photo in photos:
         image, size = read_photo(photo, detector.input_size)
         views = predict(detector, image.to(device), size, attack, attack_name or "", cfg.threshold, cfg.seed)
-        boxes = boxes_of(views, size, data.classes)
+        boxes = boxes_of(views, size, classes)
         print(f"{photo} ({size[1]} x {size[0]} pixels), seen by {label}")
         for box in boxes:
             print(f"  {box.view:10s} {box.label:14s} {box.score:.2f}   "
                   f"({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})")  # fmt: skip
-        files += save(Findings(draw(views, size, data.classes), PredictedBox, boxes), Path(cfg.paths.run), photo.stem)
+        files += save(Findings(draw(views, size, classes), PredictedBox, boxes), Path(cfg.paths.run), photo.stem)
     print("\n".join(map(str, files)))
     return files
 

@@ -27,7 +27,7 @@ def report(cfg: DictConfig) -> Path:
     output = Path(cfg.output)
     tables = write_tables(made, output / "tables")
     page = output / "report.html"
-    page.write_text(render(made, FLAGS.read_text(), cfg.title), encoding="utf-8")
+    page.write_text(render(made, FLAGS.read_text(encoding="utf-8"), cfg.title), encoding="utf-8")
     print(f"{len(findings.evaluated)} records. Page: {page}; tables: {len(tables)} files in {output / 'tables'}")
     return page
 

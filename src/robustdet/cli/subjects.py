@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from robustdet.analysis.figures.study import Subject
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
-from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.runs.run import CONFIG, Run
 
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
@@ -131,10 +131,31 @@ def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
         raise ValueError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
     checkpoint = load_checkpoint(one.path)
     require_classes(one, checkpoint.classes, data)
-    model: Any = instantiate(one.cfg.model, num_classes=len(data.classes))
+    return Subject(label, _built(one, checkpoint, data.classes))
+
+
+def without_data(one: Trained, cfg: DictConfig) -> tuple[Any, list[str]]:
+    """The detector as above and the names of its classes, which training writes into the checkpoint.
+
+    Where it does not say (an older run's, somebody else's) they are those of the data, which have to be there.
+    """
+    checkpoint = load_checkpoint(one.path)
+    classes = checkpoint.classes
+    if classes is None:
+        says = f"{one.path} does not say which classes it knows"
+        try:
+            classes = data_of(cfg, {one.name: one}).classes
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{says}, and they cannot be read from its data: {error}") from error
+        print(f"{says}: they are read from its data")
+    return _built(one, checkpoint, classes), classes
+
+
+def _built(one: Trained, checkpoint: Checkpoint, classes: Sequence[str]) -> Any:
+    model: Any = instantiate(one.cfg.model, num_classes=len(classes))
     require_fit(checkpoint.state_dict, model.state_dict(), f"{one.path} ({checkpoint.description})")
     model.load_state_dict(checkpoint.state_dict)
-    return Subject(label, model.eval())
+    return model.eval()
 
 
 def require_classes(one: Trained, classes: Sequence[str] | None, data: DetectionDataModule) -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -55,8 +55,7 @@ class DetectionDataset(Dataset[Sample]):
             rng = sample_rng(self.seed, epoch, annotation.image_id)
             image, boxes, kept = self.augmentation(image, annotation, rng)
         height, width = image.shape[:2]
-        if (height, width) != (self.image_size, self.image_size):
-            image = cv2.resize(image, (self.image_size, self.image_size), interpolation=cv2.INTER_LINEAR)
+        image = stretched(image, self.image_size)
         scale = np.array([self.image_size / width, self.image_size / height] * 2, dtype=np.float32)
         target = Target(
             boxes=torch.from_numpy(boxes * scale),
@@ -69,14 +68,28 @@ class DetectionDataset(Dataset[Sample]):
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
 
 
+def stretched(
+    image: UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"], size: int
+) -> UInt8[np.ndarray, "S S 3"] | Float32[np.ndarray, "S S 3"]:
+    """``image`` with ``size`` x ``size`` pixels: bilinear, and not antialiased where it gets smaller."""
+    if image.shape[:2] == (size, size):
+        return image
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def decoded(path: Path, upright: bool = False) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB as it is stored, or ``upright``, turned as its EXIF data say. Raises ValueError naming what is no image."""
+    try:
+        with Image.open(path) as file:
+            return np.array((ImageOps.exif_transpose(file) if upright else file).convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:  # Pillow's errors and a missing file's alike
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
 def read_image(annotation: Annotation) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image to RGB. An error names the file: unreadable, cut short, or of another size than annotated."""
     path: Path = annotation.image_path
-    try:
-        with Image.open(path) as file:
-            image = np.asarray(file.convert("RGB"))
-    except OSError as error:  # Pillow's errors and a missing file's alike
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    image = decoded(path)
     if image.shape[:2] != annotation.size:
         height, width = annotation.size
         raise ValueError(

@@ -104,7 +104,7 @@ def draw_set(settings: ShapesSettings, folder: Path) -> None:
         with ProgressBar(f"Drawing shapes into {folder}", settings.train + settings.val + settings.test) as bar:
             for split in get_args(Split):
                 _draw_split(settings, split, partial, bar)
-        (partial / MANIFEST).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+        (partial / MANIFEST).write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         if folder.exists() and not (folder / MANIFEST).is_file():
             shutil.rmtree(folder)  # someone took files out of it, the manifest among them
@@ -133,10 +133,12 @@ def _draw_split(settings: ShapesSettings, split: str, folder: Path, bar: Progres
         )
         objects += _coco_objects(index + 1, len(objects) + 1, scene)
         bar.advance(1, 1)
-    (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(
+        "".join(f"{image_id}\n" for image_id in ids), encoding="utf-8"
+    )
     categories = [{"id": label, "name": name, "supercategory": "form"} for label, name in enumerate(FORMS, start=1)]
     instances = {"info": asdict(settings), "images": images, "annotations": objects, "categories": categories}
-    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(instances))
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(instances), encoding="utf-8")
 
 
 def _voc_xml(image_id: str, scene: Scene) -> ElementTree.ElementTree[ElementTree.Element]:

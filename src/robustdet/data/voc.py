@@ -45,7 +45,7 @@ class VOCFolder:
         if not file.is_file():
             existing = ", ".join(self.splits) or "none at all"
             raise FileNotFoundError(f"{self.path} has no split {split!r} ({file} is missing). It has: {existing}.")
-        ids = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        ids = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not ids:
             raise ValueError(f"{file} lists no image.")
         return ids

@@ -56,7 +56,7 @@ def coco_average_precision(
 
 
 def _precision(truth: dict[str, Any], results: dict[str, Any]) -> Float[np.ndarray, "thresholds recalls C"]:
-    with open(os.devnull, "w") as silence, redirect_stdout(silence):
+    with open(os.devnull, "w", encoding="utf-8") as silence, redirect_stdout(silence):
         evaluation = COCOeval(_index(truth), _index(results), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [MAX_DETECTIONS]

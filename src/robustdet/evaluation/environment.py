@@ -90,7 +90,7 @@ def _git(*arguments: str) -> str | None:
     """Output of git beside this file; None where git fails, is missing or is no checkout of this package."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

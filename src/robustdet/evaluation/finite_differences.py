@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdet.exact import exact
 from robustdet.types import Images
 
 STEPS = (0.02 / 255, 0.1 / 255)  # of every pixel; the other one is for images where the first disagrees
@@ -30,15 +31,16 @@ def finite_difference_error(
     is right at one scale is right.
     """
     direction = torch.where(gradient == 0, 1, gradient.sign())
-    error = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+    slopes = exact(gradient)
+    error = torch.full((len(images),), torch.inf, dtype=torch.float64, device=slopes.device)
     for step in STEPS:
         reach = step * direction
         reach = torch.where((images >= step) & (images <= 1 - step), reach, 0)
         above, below = images + reach, images - reach
         with torch.no_grad():
-            high, low = loss(above).double(), loss(below).double()
+            high, low = exact(loss(above)), exact(loss(below))
         found = high - low
-        expected = (gradient.double() * (above.double() - below.double())).flatten(1).sum(dim=1)
+        expected = (slopes * (exact(above) - exact(below))).flatten(1).sum(dim=1)
         rounding = RESOLUTION * (high.abs() + low.abs()) / 2
         size = torch.maximum(found.abs(), expected.abs()).clamp(min=torch.finfo(torch.float64).tiny)
         error = torch.fmin(error, ((found - expected).abs() - rounding).clamp(min=0) / size)

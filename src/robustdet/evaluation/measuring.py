@@ -11,6 +11,7 @@ from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.finite_differences import finite_difference_error
 from robustdet.evaluation.perturbation import perturbation_measures
+from robustdet.exact import exact
 from robustdet.types import Attack, Batch, Detections, Detector, Images, RawPredictions
 
 VERSION = 7  # of what is measured: stored outcomes of another version lack some of it and are made again
@@ -113,11 +114,11 @@ def objective_measures(
     with DetectorVictim(detector).borrow(clean.targets) as model, torch.no_grad():
         objective = prepared(attack.objective, model, clean.images)
         measures = {
-            "objective_clean": objective(model, clean.images).double(),
-            "objective": objective(model, images).double(),
+            "objective_clean": exact(objective(model, clean.images)),
+            "objective": exact(objective(model, images)),
         }
         if beside is not None:
-            measures["objective_noise"] = objective(model, beside).double()
+            measures["objective_noise"] = exact(objective(model, beside))
     if attack.objective_bound is not None:
         measures["objective_bound"] = torch.full_like(measures["objective"], attack.objective_bound)
     return measures
@@ -140,4 +141,4 @@ def _gradient(values: Float[Tensor, "B"], pixels: Images) -> Images:
 
 
 def _share(values: Bool[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    return values.double().mean(dim=(1, 2, 3))
+    return exact(values).mean(dim=(1, 2, 3))

@@ -83,7 +83,7 @@ class AuthorsVocMetric:
         written = {
             image_id: Detections(
                 boxes=(self._original(found.boxes, targets[image_id]) + self.pixel_offset).round(decimals=1),
-                scores=found.scores.double().cpu().round(decimals=self.score_decimals),
+                scores=found.scores.cpu().double().round(decimals=self.score_decimals),
                 labels=found.labels.cpu(),
             )
             for image_id, found in detections.items()
@@ -96,4 +96,4 @@ class AuthorsVocMetric:
 
     def _original(self, boxes: Float[Tensor, "D 4"], target: Target) -> Float[Tensor, "D 4"]:
         height, width = target.original_size
-        return boxes.double().cpu() * torch.tensor([width, height, width, height]) / self.input_size
+        return boxes.cpu().double() * torch.tensor([width, height, width, height]) / self.input_size

@@ -83,7 +83,7 @@ def _found(detections: Detections, target: Target, score_threshold: float, iou: 
     keep = detections.scores >= score_threshold
     seen = Detections(detections.boxes[keep], detections.scores[keep], detections.labels[keep]).to("cpu")
     counts = ~(target.difficult | target.crowd).cpu().numpy()
-    matches = pairwise_iou(seen.boxes.double().numpy(), target.boxes.cpu().double().numpy()) >= iou
+    matches = pairwise_iou(seen.boxes.cpu().double().numpy(), target.boxes.cpu().double().numpy()) >= iou
     other_class = seen.labels.numpy()[:, None] != target.labels.cpu().numpy()[None]
     found = np.isin(np.arange(len(counts)), owners(seen, target, iou))
     return _Found(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdet.exact import exact
 from robustdet.types import Images
 
 TOLERANCE = 1e-3  # of 1/255, by which a pixel may miss its bounds: float32 pixels are exact to about 2e-5
@@ -20,7 +21,7 @@ def perturbation_measures(clean: Images, attacked: Images) -> dict[str, Float[Te
     - ``changed``: share of pixels (of any channel) that changed at all, in [0, 1];
     - ``outside_range``: how far the worst pixel value lies outside [0, 255].
     """
-    clean, attacked = clean.double() * 255, attacked.double() * 255
+    clean, attacked = exact(clean) * 255, exact(attacked) * 255
     difference = (attacked - clean).abs()
     return {
         "linf": difference.amax(dim=(1, 2, 3)),

@@ -123,7 +123,9 @@ def write_record(record: Record, folder: Path | str) -> Path:
     path = Path(folder) / f"{record.attack}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps({"partial": record.partial, **asdict(record)}, indent=2, allow_nan=False) + "\n")
+    unfinished.write_text(
+        json.dumps({"partial": record.partial, **asdict(record)}, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
     unfinished.replace(path)
     return path
 
@@ -141,7 +143,7 @@ def read_record(path: Path | str) -> Record:
     Keys that came later have defaults and may be missing: a record once published stays readable.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict):

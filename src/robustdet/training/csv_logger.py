@@ -51,11 +51,11 @@ class _AppendingWriter(ExperimentWriter):
             repeated = any(row.get(name) for name in metrics if name != "epoch")
             return int(row["step"]) < step or (int(row["step"]) == step and not repeated)
 
-        with open(self.metrics_file_path, newline="") as file:
+        with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             self.metrics_keys = list(reader.fieldnames or [])
             rows = list(takewhile(is_before, reader))
-        with open(self.metrics_file_path, "w", newline="") as file:
+        with open(self.metrics_file_path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)

@@ -24,6 +24,8 @@ import torch
 from robustdet.ranks import averaged, world_size
 from robustdet.training.checkpoint import is_validated_now
 
+TIME_IS_UP: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, and no SLURM
+
 
 class Preemption(pl.Callback):
     """Saves ``folder/last.ckpt`` after the update in which a signal came, and ends the process with its exit code.
@@ -37,14 +39,14 @@ class Preemption(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        signal.signal(signal.SIGTERM, self._hear)
-        if "SLURM_JOB_ID" in os.environ:
-            signal.signal(signal.SIGUSR1, self._hear)
+        told: list[int] = [signal.SIGTERM]
+        if TIME_IS_UP is not None and "SLURM_JOB_ID" in os.environ:
+            told.append(TIME_IS_UP)
+        self._before = {number: signal.signal(number, self._hear) for number in told}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.stop = True
-        self.requeue |= number == signal.SIGUSR1
+        self.requeue |= number == TIME_IS_UP
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -56,7 +56,7 @@ class MedianPruning(pl.Callback):
 
     def _write(self, step: int, values: list[float]) -> None:
         self.curve.parent.mkdir(parents=True, exist_ok=True)
-        with self.curve.open("a") as file:
+        with self.curve.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "values": values}) + "\n")
 
     def _others_at(self, step: int) -> list[list[float]]:
@@ -64,7 +64,9 @@ class MedianPruning(pl.Callback):
         found = []
         for curve in self.sweep.glob(f"**/{CURVE}"):
             if curve.resolve() != self.curve.resolve():
-                lines = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
+                lines = [
+                    line for line in curve.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+                ]
                 found += [point["values"] for point in map(json.loads, lines) if point["step"] == step][-1:]
         return found
 

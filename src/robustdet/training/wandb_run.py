@@ -56,5 +56,5 @@ def _id_of(folder: Path) -> str:
     file = folder / ID_FILE
     if not file.is_file() and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:8] + "\n")
-    return file.read_text().strip() if file.is_file() else ""
+        file.write_text(uuid.uuid4().hex[:8] + "\n", encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""

@@ -39,7 +39,7 @@ def test_findings_become_a_vector_a_bitmap_and_numbers(tmp_path):
     assert [file.name for file in files] == ["name.pdf", "name.png", "name.csv"]
     assert files[0].read_bytes().startswith(b"%PDF")
     assert files[1].read_bytes().startswith(b"\x89PNG")
-    assert list(csv.DictReader(files[2].read_text().splitlines())) == [
+    assert list(csv.DictReader(files[2].read_text(encoding="utf-8").splitlines())) == [
         {"name": "a, b", "value": "0.3", "missing": ""},
         {"name": "c", "value": "2", "missing": "1.5"},
     ]
@@ -49,7 +49,7 @@ def test_findings_become_a_vector_a_bitmap_and_numbers(tmp_path):
 
 def test_no_rows_still_have_a_header(tmp_path):
     files = save(Findings(Figure(), Row, []), tmp_path, "empty")
-    assert files[2].read_text() == "name,value,missing\n"
+    assert files[2].read_text(encoding="utf-8") == "name,value,missing\n"
 
 
 def test_a_subject_that_cannot_be_looked_at_is_named(build_study):

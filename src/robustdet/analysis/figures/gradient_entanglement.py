@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robustdet.analysis.figures.observation import Grouped, attacked, distinct
 from robustdet.analysis.figures.study import Findings, Study
 from robustdet.analysis.figures.style import caption, distribution, looks, panels, styled
+from robustdet.exact import exact
 from robustdet.progress import ProgressBar
 from robustdet.types import Attack, Images, Target
 
@@ -75,7 +76,7 @@ def compare(label: str, model: Any, clean: Images, adversarial: Images, target: 
 
 def entanglement(g1: Float[Tensor, " n"], g2: Float[Tensor, " n"]) -> tuple[float, float]:
     """g1ᵀg2 / |g2|² and the cosine between the two; neither may be 0."""
-    g1, g2 = g1.double(), g2.double()
+    g1, g2 = exact(g1), exact(g2)
     return float(g1 @ g2 / (g2 @ g2)), float(g1 @ g2 / (g1.norm() * g2.norm()))
 
 

@@ -85,7 +85,7 @@ def save(findings: Findings, folder: Path, name: str) -> list[Path]:
     pdf, png, table = (folder / f"{name}.{ending}" for ending in ("pdf", "png", "csv"))
     findings.figure.savefig(pdf, metadata={"CreationDate": None})
     findings.figure.savefig(png, dpi=BITMAP_DPI)
-    with table.open("w", newline="") as file:
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(findings.kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _short(value) for key, value in asdict(row).items()} for row in findings.rows)

@@ -115,7 +115,7 @@ def write_tables(report: Report, folder: Path) -> list[Path]:
     texts = {f"{name}.{kind}": w(table) for name, table in report.tables.items() for kind, w in WRITERS.items()}
     texts["records.csv"] = records_csv(report.findings.evaluated)
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 

@@ -56,7 +56,7 @@ def loss_weights(run: Path) -> dict[str, float]:
     config = run / "config.yaml"
     if not config.is_file():
         return {}
-    loss = (yaml.safe_load(config.read_text()) or {}).get("loss") or {}
+    loss = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("loss") or {}
     return {key: value for key, value in loss.items() if isinstance(value, int | float)}
 
 
@@ -114,7 +114,7 @@ def with_suites(findings: Findings, suites: Mapping[tuple[str, str], Mapping[str
 def read_run(file: Path) -> Trained:
     """Raises ValueError where it is no ``run.json`` of a training run."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         return Trained(
             file.parent, content["experiment"], content["updates"], content.get("pruned", False), content["metrics"]
         )

@@ -35,7 +35,7 @@ def render(report: Report, flags: str, title: str = "robustdet") -> str:
     return environment.get_template("page.html.j2").render(
         report=report,
         title=title,
-        style=Markup((HERE / "style.css").read_text()),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         explained=explained,
         unexplained=[name for name in report.raised if name not in names],
