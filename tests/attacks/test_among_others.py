@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustdet.attacks.adaptive import Adaptive, own
-from robustdet.attacks.among_others import AmongOthers, Curves, among_others
+from robustdet.attacks.among_others import AmongOthers, Curves, held
 from robustdet.attacks.ap_surrogate import APSurrogate
 from robustdet.attacks.apgd import APGD
 from robustdet.attacks.highest_loss import HighestLoss
@@ -88,12 +88,12 @@ def test_other_curves_have_another_digest(other: Curves):
 def test_which_attacks_want_the_others():
     wanted = AmongOthers()
     direct = APGD(wanted, LInf("8/255"), 3)
-    assert list(among_others(direct)) == [wanted]
-    assert list(among_others(APGD(Outranking(), LInf("8/255"), 3))) == list(among_others(None)) == []
+    assert list(held(direct, AmongOthers)) == [wanted]
+    assert list(held(APGD(Outranking(), LInf("8/255"), 3), AmongOthers)) == list(held(None, AmongOthers)) == []
     # however deep: as a start, behind a door, in an attack that holds attacks
     deep = [
         APGD(Outranking(), LInf("8/255"), 3, [direct]),
         Adaptive(PGD(Steering(wanted, 0), LInf("8/255"), 3, 0.1), own),
     ]
     for attack in (*deep, HighestLoss({"one": direct}), {"by name": direct}):
-        assert list(among_others(attack)) == [wanted]
+        assert list(held(attack, AmongOthers)) == [wanted]

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustdet.attacks.among_others import AmongOthers
+from robustdet.attacks.among_others import AmongOthers, ChosenSoFar
 from robustdet.attacks.ap_surrogate import APSurrogate
 from robustdet.attacks.apgd import APGD
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import total
 from robustdet.attacks.pgd import PGD
 from robustdet.attacks.threat import LInf
+from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.cascade import Cascade
 from robustdet.evaluation.curves import measured_curves
@@ -273,3 +274,71 @@ def test_where_nobody_attacked_before_the_second_round_has_no_curves(tmp_path, f
     assert attack.objective.curves is None
     alone = run(tmp_path / "alone", {"among": APGD(APSurrogate(), BALL, 10, ["random"])})[1]
     assert records[-1].map == alone[-1].map
+
+
+class GoingOn(BaseAttack):
+    """From what was chosen, darker; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.threat = BALL
+        self.start = ChosenSoFar(BALL)
+        self.given: dict[str, torch.Tensor] = {}
+
+    def __call__(self, victim, images, targets, generators):
+        begun = self.start(victim, images, targets, generators)
+        self.given |= {target.image_id: image for target, image in zip(targets, begun, strict=True)}
+        return self.threat.project(begun - 8 / 255, images)
+
+
+def under(suite, name):
+    """The images of the suite under one of its attacks, as bytes, by id."""
+    batches = quadrant_batches(12, 4)
+    made = [suite.attack(name, QuadrantDetector().eval(), batch) for batch in batches]
+    ids = [target.image_id for batch in batches for target in batch.targets]
+    return dict(zip(ids, (torch.cat(made) * 255).round(), strict=True))
+
+
+def test_a_round_goes_on_from_the_images_that_were_chosen(tmp_path):
+    attacks = {"weak": Counting(0.1), "strong": PGD(total, LInf("16/255"), 2, "8/255")}
+    first, second = GoingOn(), GoingOn()
+    suite, records, _ = all_rounds(tmp_path, {**attacks, "first": first, "second": second})
+    assert [stage.attack for stage in records[-1].stages] == ["weak", "strong", "first", "second"]
+    choice = WorstCase(VocMetric(3), suite.seen.targets)
+    for name, then in (("clean", None), ("weak", None), ("strong", first), ("first", second)):
+        choice.add(name, suite.attacks[name].read(suite.seen.contents))
+        if then is not None:
+            images = {name: under(suite, name) for name in set(choice.choice.values())}
+            assert then.given
+            for key, image in then.given.items():
+                assert torch.equal((image * 255).round(), images[choice.choice[key]][key])
+    assert {"strong", "first"} <= set(choice.choice.values())  # not all from one
+
+
+def test_such_a_round_is_made_again_as_it_was_after_an_interruption(tmp_path):
+    def attacks():
+        return {"weak": Counting(0.1), "first": GoingOn(), "second": GoingOn()}
+
+    straight, records, _ = all_rounds(tmp_path / "straight", attacks())
+    part = attacks()
+    suite = Cascade({"clean": None, **part}, {name: {"name": name} for name in part}, tmp_path / "parts", {})
+    detector, batches = QuadrantDetector().eval(), quadrant_batches(12, 4)
+    for rounds in range(2):  # killed before the third
+        if rounds:
+            suite.merge([suite.seen])
+            suite.next_round(VocMetric(3))
+        for batch in batches:
+            suite.evaluate_batch(detector, batch)
+    again, same, evaluated = all_rounds(tmp_path / "parts", attacks())
+    assert evaluated[:2] == [0, 0] < evaluated[2:]
+    assert same[-1].map == records[-1].map
+    for name in ("first", "second"):
+        one, other = (each.attacks[name].read(each.seen.contents) for each in (straight, again))
+        assert one.keys() == other.keys()
+        for key, outcome in one.items():
+            assert torch.equal(outcome.detections.scores, other[key].detections.scores)
+
+
+def test_alone_and_without_a_choice_it_begins_with_clean_images():
+    batch = quadrant_batches(3, 3)[0]
+    victim = DetectorVictim(QuadrantDetector().eval())
+    assert torch.equal(ChosenSoFar(BALL)(victim, batch.images, batch.targets, []), batch.images)

@@ -55,8 +55,8 @@ def test_the_newest_complete_run_of_an_identity_is_the_one_to_start_from(tmp_pat
     ("text", "reason"),
     [
         ("", "cannot be read, and is passed over"),
-        ("[1]", "lacks experiment, checkpoint, identity, recipe"),
-        ('{"checkpoint": "a", "fingerprint": "b"}', "lacks experiment, identity, recipe"),
+        ("[1]", "lacks experiment, checkpoint"),
+        ('{"checkpoint": "a", "fingerprint": "b"}', "lacks experiment"),
         ("\x00", "cannot be read, and is passed over"),
     ],
 )
@@ -66,6 +66,13 @@ def test_a_mark_that_is_none_of_ours_is_passed_over_with_a_word(text: str, reaso
     run = ended(tmp_path / "run")
     with pytest.warns(UserWarning, match=f"foreign/run.json .*{reason}"):
         assert finished(tmp_path, "x") == run.final
+
+
+def test_a_run_of_an_older_version_has_a_result_and_is_nobodys_start(tmp_path: Path):
+    run = ended(tmp_path / "run")
+    (run.folder / ENDED).write_text('{"experiment": "e", "checkpoint": "checkpoints/final.ckpt", "fingerprint": "x"}')
+    assert run.ended_with(run.final)
+    assert finished(tmp_path, "x") is None
 
 
 def test_a_broken_mark_of_an_unfinished_run_is_passed_over_too(tmp_path: Path):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from robustdet.attacks.ap_surrogate import APSurrogate
+from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.threat import LInf
+from robustdet.types import Images, Targets, Victim
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,35 @@ class AmongOthers(APSurrogate):
         return self.curves.worth(log_odds, labels, hits)
 
 
-def among_others(holder: Any) -> Iterator[AmongOthers]:
-    """Every such objective that an attack, or whatever ``holder`` is, holds at any depth."""
+class ChosenSoFar(BaseAttack):
+    """The images that the worst case has chosen before this round of a cascade, to go on from; else they stay clean.
+
+    They come in 8 bits. ``images_of`` is given by the cascade.
+    """
+
+    images_of: Callable[[Victim, Images, Targets], Images] | None = None
+
+    def __init__(self, threat: LInf) -> None:
+        self.threat = threat
+
+    def __call__(
+        self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
+    ) -> Images:
+        return images if self.images_of is None else self.images_of(victim, images, targets)
+
+
+Kind = TypeVar("Kind", AmongOthers, ChosenSoFar)
+
+
+def held(holder: Any, kind: type[Kind]) -> Iterator[Kind]:
+    """Every object of this kind that an attack, or whatever ``holder`` is, holds at any depth."""
     seen, found = set(), [holder]
     while found:
         one = found.pop()
         if id(one) in seen or isinstance(one, type | nn.Module | Tensor):
             continue
         seen.add(id(one))
-        if isinstance(one, AmongOthers):
+        if isinstance(one, kind):
             yield one
         elif isinstance(one, Mapping):
             found += one.values()

@@ -120,9 +120,10 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     Nothing where no run did, nor for a trial or a pruned one: such weights are no seed among others.
     """
     run = Run.around(checkpoint)
-    if run is None or not run.ended_with(checkpoint) or not run.is_complete:
+    recipe = (run.ended or {}).get("recipe") if run is not None and run.is_complete else None
+    if run is None or recipe is None or not run.ended_with(checkpoint):
         return {}
-    return {"training_seed": run.config["seed"], "training_recipe": (run.ended or {})["recipe"]}
+    return {"training_seed": run.config["seed"], "training_recipe": recipe}
 
 
 def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, Attack | None], dict[str, str]]:

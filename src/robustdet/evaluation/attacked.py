@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetachedError, DetectorVictim
 from robustdet.evaluation.cost import counted_forwards
@@ -17,7 +21,7 @@ from robustdet.evaluation.precision import whole_factors
 from robustdet.evaluation.rounding import detections_8bit
 from robustdet.evaluation.sources import digest_of
 from robustdet.evaluation.store import Outcome, OutcomeStore
-from robustdet.types import Attack, Batch, Detector, Images
+from robustdet.types import Attack, Batch, Detector, Images, Targets, Victim
 
 NAMED = 5  # images that an error names; of more it says how many
 
@@ -44,6 +48,7 @@ class AttackedImages:
     ) -> None:
         self.name = name
         self.attack = attack
+        self.kept: dict[str, UInt8[Tensor, "3 H W"]] | None = None  # what it makes from now on, by content, in 8 bits
         self.seed = seed
         self.code = digest_of(attack, sys.modules[__name__])
         identity = {**settings, "seed": seed, "measures": VERSION, "code": self.code}
@@ -60,16 +65,19 @@ class AttackedImages:
             return 0
         part = Batch(batch.images[missing], [batch.targets[index] for index in missing])
         if self.attack is None:
-            outcomes = self._outcomes(detector, part)
+            outcomes, images = self._outcomes(detector, part)
         else:
             try:
-                outcomes = self._outcomes(detector, part)
+                outcomes, images = self._outcomes(detector, part)
             except AttackFailedError:
                 raise
             except Exception as error:
-                images = _named([target.image_id for target in part.targets])
-                raise AttackFailedError(f"{type(error).__name__}: {error} (on {images})") from error
-        self._store.append([contents[index] for index in missing], outcomes)
+                which = _named([target.image_id for target in part.targets])
+                raise AttackFailedError(f"{type(error).__name__}: {error} (on {which})") from error
+        made = [contents[index] for index in missing]
+        self._store.append(made, outcomes)
+        if self.kept is not None:
+            self.kept |= dict(zip(made, in_8_bits(images), strict=True))
         return len(missing)
 
     def images(self, detector: Detector, batch: Batch) -> Images:
@@ -81,16 +89,22 @@ class AttackedImages:
         if self.attack is None:
             return batch.images
         ids = [target.image_id for target in batch.targets]
-        generators = image_generators(self.seed, ids, self.name)
         try:
             with whole_factors():
-                images = self.attack(DetectorVictim(detector), batch.images, batch.targets, generators)
+                images = self.of_victim(DetectorVictim(detector), batch.images, batch.targets)
         except DetachedError:
             if self.attack.knowledge == "nothing":  # of the victim: another detector is to blame
                 raise
             return batch.images
         require_admissible(images, batch.images, ids, declared_epsilon(self.attack))
         return images
+
+    def of_victim(self, victim: Victim, images: Images, targets: Targets) -> Images:
+        """What the attack makes of these for a victim: as `images`, and not looked at."""
+        if self.attack is None:
+            return images
+        ids = [target.image_id for target in targets]
+        return self.attack(victim, images, targets, image_generators(self.seed, ids, self.name))
 
     def read(self, contents: Mapping[str, str]) -> dict[str, Outcome]:
         """What is stored of these images, whose contents are given by their ids; in the order of ids."""
@@ -101,7 +115,7 @@ class AttackedImages:
         """Of images of these contents, all of which have been evaluated."""
         return self._store.recall(contents)
 
-    def _outcomes(self, detector: Detector, batch: Batch) -> list[Outcome]:
+    def _outcomes(self, detector: Detector, batch: Batch) -> tuple[list[Outcome], Images]:
         start = time.perf_counter()
         with whole_factors():
             # Of the same images in the same batch: float32 convolutions round otherwise in batches of another size
@@ -115,7 +129,12 @@ class AttackedImages:
             "forward_passes": forwards.images / len(batch),
         }
         rows = zip(found, measures, rounded, strict=True)
-        return [Outcome(detections, numbers | cost, in_8_bits) for detections, numbers, in_8_bits in rows]
+        return [Outcome(detections, numbers | cost, in_8_bits) for detections, numbers, in_8_bits in rows], images
+
+
+def in_8_bits(images: Images) -> UInt8[Tensor, "B 3 H W"]:
+    """As bytes in main memory."""
+    return (images.detach() * 255).round().to("cpu", torch.uint8)
 
 
 def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: float | None) -> None:

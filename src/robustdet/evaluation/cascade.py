@@ -4,16 +4,25 @@ What AutoAttack (Croce & Hein, ICML 2020) does for classifiers, where an image t
 attack. Of a detector's image nothing is left when none of its objects is found: its own AP is 0.
 
 AP ranks the detections of all images together. So an attack that is to know the others' detections
-(`robustdet.attacks.among_others`) has a round over the images of its own, when the worst case of those before is known.
+(`robustdet.attacks.among_others`) has a round over the images of its own, when the worst case of those before is known,
+and may go on from the images that it has chosen.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import fsum
 from typing import Any
 
-from robustdet.attacks.among_others import among_others
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from robustdet.attacks.among_others import AmongOthers, ChosenSoFar, held
+from robustdet.evaluation.attacked import in_8_bits
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags
 from robustdet.evaluation.curves import measured_curves
@@ -22,7 +31,7 @@ from robustdet.evaluation.pipeline import CLEAN, About, Seen, SuiteEvaluator
 from robustdet.evaluation.record import Stage
 from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.worst_case import WorstCase
-from robustdet.types import Attack, Batch
+from robustdet.types import Attack, Batch, Images, Targets, Victim
 
 
 class Cascade(SuiteEvaluator):
@@ -38,6 +47,10 @@ class Cascade(SuiteEvaluator):
     _left: dict[str, float]  # the lowest own AP so far, by the content of the batch's images
     _earlier: Seen | None = None  # the rounds before this one
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pictures: dict[tuple[str, str], UInt8[Tensor, "3 H W"]] = {}  # by attack and content
+
     def next_round(self, metric: Metric) -> list[str]:
         """Make the next of the attacks that wait ready. To be called when every process has seen what all have."""
         if not self.waiting:
@@ -48,17 +61,50 @@ class Cascade(SuiteEvaluator):
         rivals = self._rivals(outcomes)[1]
         more: dict[str, Any] = {}
         if any(outcomes[rival] for rival in rivals if rival != CLEAN):  # unattacked rankings teach little
-            curves = measured_curves(self._worst_case(metric, outcomes, rivals).effects)
+            choice = self._worst_case(metric, outcomes, rivals)
+            curves = measured_curves(choice.effects)
             more["among"] = curves.digest
-            for objective in among_others(attack):
+            for objective in held(attack, AmongOthers):
                 objective.among(curves)
+            chosen = {key: (by, self.seen.contents[key]) for key, by in choice.choice.items()}
+            self._keep(set(chosen.values()))
+            for start in held(attack, ChosenSoFar):
+                start.images_of = partial(self._images_of, chosen)
+                more["chosen"] = hashlib.sha256(json.dumps(choice.choice, sort_keys=True).encode()).hexdigest()
         self.attacks[name] = self._attacked_images(name, attack, **more)
+        if any(held(self.waiting, ChosenSoFar)):
+            self.attacks[name].kept = {}
         self._earlier, self.seen = self.seen, Seen(failed=dict(self.seen.failed))
         return [name]
 
     def _waits(self, attack: Attack | None) -> bool:
         """Those that are to know the others' detections."""
-        return any(among_others(attack))
+        return any(held(attack, AmongOthers)) or any(held(attack, ChosenSoFar))
+
+    def _keep(self, chosen: set[tuple[str, str]]) -> None:
+        """Of the pictures that are in memory, those that are chosen."""
+        for name, one in self.attacks.items():
+            self._pictures |= {(name, content): picture for content, picture in (one.kept or {}).items()}
+            one.kept = None
+        self._pictures = {key: picture for key, picture in self._pictures.items() if key in chosen}
+
+    def _images_of(
+        self, chosen: Mapping[str, tuple[str, str]], victim: Victim, images: Images, targets: Targets
+    ) -> Images:
+        """These images under the attack ``chosen`` for each (its name, and the image's content), in 8 bits.
+
+        Those that are not in memory are made again: after an interruption the same images come out.
+        """
+        missing: dict[str, list[int]] = {}
+        for place, target in enumerate(targets):
+            key = chosen[target.image_id]
+            if key not in self._pictures:
+                missing.setdefault(key[0], []).append(place)
+        for name, places in missing.items():
+            some = [targets[place] for place in places]
+            made = in_8_bits(self.attacks[name].of_victim(victim, images[places], some))
+            self._pictures |= {chosen[one.image_id]: picture for one, picture in zip(some, made, strict=True)}
+        return torch.stack([self._pictures[chosen[target.image_id]] for target in targets]).to(images) / 255
 
     def merge(self, processes: Iterable[Seen]) -> None:
         super().merge(processes)

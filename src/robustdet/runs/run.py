@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 CONFIG, ENDED, BEGUN, LOCK = "config.yaml", "run.json", "unfinished.json", ".lock"
-FIELDS = {ENDED: ("experiment", "checkpoint", "identity", "recipe"), BEGUN: ("experiment", "identity")}
+FIELDS = {ENDED: ("experiment", "checkpoint"), BEGUN: ("experiment",)}  # older versions knew no identity
 
 
 class RunAtWorkError(RuntimeError):
@@ -107,7 +107,7 @@ class Run:
 
     def is_unfinished(self, identity: str) -> bool:
         begun = self.begun
-        return begun is not None and begun["identity"] == identity
+        return begun is not None and begun.get("identity") == identity
 
     def begin(self, mark: Mapping[str, Any], config: str) -> None:
         """Leave the mark of a run that works, and its settings as YAML."""
@@ -151,7 +151,7 @@ class Run:
         missing = [field for field in FIELDS[name] if not isinstance(mark, dict) or field not in mark]
         if missing:
             warnings.warn(
-                f"{file} is no mark of a run of this version, and is passed over: it lacks {', '.join(missing)}",
+                f"{file} is no mark of a run, and is passed over: it lacks {', '.join(missing)}",
                 stacklevel=2,
             )
             return None
@@ -161,7 +161,7 @@ class Run:
 def finished(outputs: str | Path, identity: str) -> Path | None:
     """The result of the newest complete run under ``outputs`` with this identity."""
     for run in Run.below(outputs):
-        if run.is_complete and run.result is not None and run.ended["identity"] == identity:  # type: ignore[index]
+        if run.is_complete and run.result is not None and (run.ended or {}).get("identity") == identity:
             return run.result
     return None
 
