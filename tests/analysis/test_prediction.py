@@ -43,7 +43,7 @@ def test_the_pixels_are_those_of_an_evaluation(tmp_path, side):
     none = np.zeros(0, bool)
     boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     annotation = Annotation(tmp_path / "photo.png", "photo", (213, 160), boxes, labels, none, none)
-    evaluated = collate([DetectionDataset([annotation], side)[0]]).images
+    evaluated = collate([DetectionDataset([annotation], side)[0]]).batch().images
     image, size = read_photo(tmp_path / "photo.png", side)
     assert size == (213, 160)
     assert torch.equal(image, evaluated)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from robustdet.attacks.adaptive import Adaptive, own
-from robustdet.attacks.among_others import AmongOthers, Curves, held
-from robustdet.attacks.ap_surrogate import APSurrogate
+from robustdet.attacks.among_others import AmongOthers, Curves, displaced, held
+from robustdet.attacks.ap_surrogate import APSurrogate, judged
 from robustdet.attacks.apgd import APGD
 from robustdet.attacks.highest_loss import HighestLoss
 from robustdet.attacks.outranking import Outranking
@@ -97,3 +99,54 @@ def test_which_attacks_want_the_others():
     ]
     for attack in (*deep, HighestLoss({"one": direct}), {"by name": direct}):
         assert list(held(attack, AmongOthers)) == [wanted]
+
+
+def slow_displaced(model, raw, found, target, row) -> float:
+    """The sum over the hits of an image, box by box, in double precision."""
+    p = raw.cls_logits[row].double().softmax(dim=1)
+    total = 0.0
+    for place in range(len(found.scores)):
+        if not judged(found, target)[0][place]:
+            continue
+        label, hit_box = int(found.labels[place]), found.boxes[place]
+        same = [index for index, of in enumerate(target.labels.tolist()) if of == label]
+        ious = box_iou(hit_box[None], target.boxes[same])[0]
+        object_box = target.boxes[same][int(ious.argmax())]
+        to_hit, to_object = (
+            model.overlaps_of(raw, one.expand(len(raw.cls_logits), 1, 4))[row, :, 0].double()
+            for one in (hit_box, object_box)
+        )
+        terms = [
+            (p[box, label] * torch.sigmoid((0.5 - to_object[box]) / 0.05)) ** 2
+            for box in range(len(p))
+            if to_hit[box] > 0.45 and to_object[box] > 0.05
+        ]
+        rival = 0.5 * math.log(sum(terms)) if terms and sum(terms) > 0 else -30.0
+        total -= math.log1p(math.exp(math.log(found.scores[place]) - max(rival, -30.0)))
+    return total
+
+
+def test_displacement_is_how_near_hits_are_to_being_suppressed():
+    images, targets = fakes.batch()
+    detector = fakes.detector().eval()
+    with DetectorVictim(detector).borrow(targets) as model:
+        pixels = images.clone().requires_grad_()
+        raw = model.predict(pixels)
+        of_images = detector.detect(raw)
+        values = displaced(model, raw, of_images)
+        expected = [slow_displaced(model, raw, found, targets[row], row) for row, found in enumerate(of_images)]
+        assert values.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert min(expected) < 0  # there are hits
+        assert values[2] == 0  # and none without objects
+        assert torch.autograd.grad(values.sum(), pixels)[0].isfinite().all()
+
+
+def test_displacement_stands_beside_what_detections_are_worth():
+    images, targets = fakes.batch()
+    plain, both = AmongOthers(), AmongOthers(displacement=0.5)
+    for objective in (plain, both):
+        objective.among(CURVES)
+    with DetectorVictim(fakes.detector().eval()).borrow(targets) as model, torch.no_grad():
+        raw = model.predict(images)
+        beside = displaced(model, raw, model.detector.detect(raw))
+        assert torch.allclose(both(model, images), plain(model, images) + 0.5 * beside, atol=1e-5)

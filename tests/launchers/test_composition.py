@@ -208,7 +208,7 @@ def test_numbers_and_texts_that_are_right_are_let_through():
     check(cfg, "train")
     assert (cfg.task_name, list(cfg.tags)) == ("x", ["a", "b"])
     assert compose("evaluate").task_name == "evaluate"
-    assert compose("train", "logger=wandb", "tags=[a,b]").logger.tags == ["a", "b"]
+    assert compose("train", "logger=wandb", "tags=[a,b]").logger.wandb.tags == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def own_configs(tmp_path: Path) -> Path:
     (tmp_path / "experiment").mkdir()
     for name in ("mine_std", "mine_mtd"):
         text = f"# @package _global_\ndefaults: [shapes_std]\nname: {name}\n"
-        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text, encoding="utf-8")
     return tmp_path
 
 
@@ -299,7 +299,7 @@ def test_a_command_finds_its_clean_stage_in_a_folder_of_ones_own(own_configs: Pa
     command = [sys.executable, "-m", "src.train", "-m", "--config-dir", str(own_configs), "experiment=mine_mtd"]
     command += ["debug=fdr", f"paths.outputs={own_configs}/a b (2)", "warm_start.experiment=mine_std", *SMALL]
     command += [f"warm_start.overrides=[{stage}]", f"paths.data={own_configs}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert "No finished clean stage mine_std" in done.stdout
     assert list((own_configs / "a b (2)" / "sweeps" / "mine_mtd").glob("*/0/run.json"))
@@ -316,7 +316,7 @@ def test_the_command_line_tells_all_wrong_values_and_nothing_else():
     folder = CONF.parent / "outputs"
     done = subprocess.run(
         [*command, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"],
-        capture_output=True, text=True, cwd=CONF.parent, check=False,
+        capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert sorted(done.stderr.splitlines()) == [
@@ -329,7 +329,12 @@ def test_the_command_line_tells_all_wrong_values_and_nothing_else():
 @pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "predict", "report"])
 def test_help_is_one_screen_for_every_command(command: str):
     done = subprocess.run(
-        [sys.executable, "-m", f"src.{command}", "--help"], capture_output=True, text=True, cwd=CONF.parent, check=True
+        [sys.executable, "-m", f"src.{command}", "--help"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=CONF.parent,
+        check=True,
     )
     assert done.stderr == ""
     lines = done.stdout.splitlines()

@@ -73,8 +73,8 @@ THREE_ROUNDS = [
     "+suite.cascade=true",
     "+attack@suite.attacks.among_others=among_others",
     "suite.attacks.among_others.steps=2",
-    "+attack@suite.attacks.among_others_long=among_others",
-    "suite.attacks.among_others_long.steps=3",
+    "+attack@suite.attacks.among_others_more=among_others",
+    "suite.attacks.among_others_more.steps=3",
 ]
 
 
@@ -97,7 +97,7 @@ def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
             assert (together[record.attack].num_images, together[record.attack].map) == (6, record.map)
             assert together[record.attack].per_class == record.per_class
         assert alone[0].map > 0
-    assert [stage.attack for stage in alone[-1].stages][-2:] == ["among_others", "among_others_long"]
+    assert [stage.attack for stage in alone[-1].stages][-2:] == ["among_others", "among_others_more"]
 
 
 def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair):

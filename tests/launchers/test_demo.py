@@ -63,7 +63,7 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
 @pytest.mark.parametrize("experiment", ["shapes_mtd_warm", "shapes_robustdet"])
 def test_the_defences_start_from_the_standard_ssd_of_the_demo(experiment: str, monkeypatch: pytest.MonkeyPatch):
     trained: list[DictConfig] = []
-    monkeypatch.setattr(demo, "find_finished", lambda *which: None)
+    monkeypatch.setattr(demo, "finished", lambda *which: None)
     monkeypatch.setattr(demo, "train", lambda cfg: trained.append(cfg) or Path("final.ckpt"))
     demo.checkpoint_of(experiment)
     updates = demo.UPDATES["shapes_std"]

@@ -129,7 +129,7 @@ def test_a_search_for_what_nothing_measures_is_refused(command: Callable, tmp_pa
     whole = ["experiment=shapes_std", "hparams_search=loss_weights", "validation.attack=null", *few]
     done = subprocess.run(
         [sys.executable, "-m", "src.train", *whole, f"paths.outputs={tmp_path}"],
-        capture_output=True, text=True, cwd=CONF.parent, check=False,
+        capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "validation.attack=null measures no val/AP50_attacked, which this search is to maximise" in done.stderr
@@ -140,7 +140,9 @@ def test_a_sweep_over_experiments_lands_in_one_folder(command: Callable, tmp_pat
     done = command("-m", "experiment=glob(shapes_at_*)", "debug=fdr")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "sweeps" / "several").iterdir()
-    jobs = [json.loads((sweep / number / "run.json").read_text())["experiment"] for number in ("0", "1")]
+    jobs = [
+        json.loads((sweep / number / "run.json").read_text(encoding="utf-8"))["experiment"] for number in ("0", "1")
+    ]
     assert jobs == ["shapes_at_cls", "shapes_at_loc"]
     assert (sweep / "multirun.yaml").is_file()
     assert [folder.name for folder in tmp_path.iterdir()] == ["sweeps"]

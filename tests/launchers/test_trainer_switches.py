@@ -36,7 +36,7 @@ Compose = Callable[..., DictConfig]
 
 def rows(run: Path, column: str) -> list[int]:
     """The updates after which this was logged, in order."""
-    with (run / "csv" / "metrics.csv").open() as file:
+    with (run / "csv" / "metrics.csv").open(encoding="utf-8") as file:
         return [int(row["step"]) for row in csv.DictReader(file) if row.get(column)]
 
 
@@ -62,7 +62,7 @@ def test_a_run_saves_after_every_validation(compose: Compose, overrides: list[st
     run = Path(compose("train").paths.run)
     assert saved(run) == expected
     assert len(rows(run, "val/AP50_clean")) == len(expected) + 1  # the last update is looked at in any case
-    assert json.loads((run / "run.json").read_text())["updates"] == 11
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 11
 
 
 def test_a_time_between_validations(compose: Compose):
@@ -95,7 +95,7 @@ def test_lightnings_callbacks(compose: Compose, tmp_path: Path):
     added += [f"+callbacks.early.{key}={value}" for key, value in early.items()]
     train(compose("train", *RUN, "trainer.max_steps=40", "trainer.val_check_interval=2", *added))
     run = Path(compose("train").paths.run)
-    assert json.loads((run / "run.json").read_text())["updates"] == 4
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 4
     assert saved(run) == [2, 4]
     assert len(list((tmp_path / "best").iterdir())) == 1
 
@@ -137,7 +137,7 @@ def test_one_pass_of_everything(compose: Compose):
     cfg = compose("train", *RUN, "+trainer.fast_dev_run=true", "+trainer.profiler=simple")
     train(cfg)
     run = Path(cfg.paths.run)
-    assert json.loads((run / "run.json").read_text())["updates"] == 1
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 1
     assert saved(run) == []
 
 

@@ -82,7 +82,7 @@ def test_data_count_by_their_content_and_not_by_their_place(compose: Compose, tm
     assert identify(there).run != here.run
     repainted = identify(there).run
     record = moved / folder.name / "Annotations" / "train_00001.xml"
-    record.write_text(record.read_text().replace("<difficult>0", "<difficult>1", 1))
+    record.write_text(record.read_text(encoding="utf-8").replace("<difficult>0", "<difficult>1", 1), encoding="utf-8")
     assert identify(there).run not in (here.run, repainted)
 
 

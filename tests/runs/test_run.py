@@ -62,7 +62,7 @@ def test_the_newest_complete_run_of_an_identity_is_the_one_to_start_from(tmp_pat
 )
 def test_a_mark_that_is_none_of_ours_is_passed_over_with_a_word(text: str, reason: str, tmp_path: Path):
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / ENDED).write_text(text)
+    (tmp_path / "foreign" / ENDED).write_text(text, encoding="utf-8")
     run = ended(tmp_path / "run")
     with pytest.warns(UserWarning, match=f"foreign/run.json .*{reason}"):
         assert finished(tmp_path, "x") == run.final
@@ -70,14 +70,16 @@ def test_a_mark_that_is_none_of_ours_is_passed_over_with_a_word(text: str, reaso
 
 def test_a_run_of_an_older_version_has_a_result_and_is_nobodys_start(tmp_path: Path):
     run = ended(tmp_path / "run")
-    (run.folder / ENDED).write_text('{"experiment": "e", "checkpoint": "checkpoints/final.ckpt", "fingerprint": "x"}')
+    (run.folder / ENDED).write_text(
+        '{"experiment": "e", "checkpoint": "checkpoints/final.ckpt", "fingerprint": "x"}', encoding="utf-8"
+    )
     assert run.ended_with(run.final)
     assert finished(tmp_path, "x") is None
 
 
 def test_a_broken_mark_of_an_unfinished_run_is_passed_over_too(tmp_path: Path):
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / BEGUN).write_text("{")
+    (tmp_path / "foreign" / BEGUN).write_text("{", encoding="utf-8")
     run = Run(tmp_path / "run")
     run.begin({"experiment": "e", "identity": "x"}, "model: {}\n")
     os.utime(run.folder / BEGUN, (0, 0))
@@ -92,7 +94,7 @@ def test_a_broken_mark_of_an_unfinished_run_is_passed_over_too(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: [", "name: x\n"])
 def test_a_config_that_is_none_is_named(text: str, tmp_path: Path):
-    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.yaml (cannot be read|is no config of a run)"):
         _ = Run(tmp_path).config
 
@@ -100,7 +102,7 @@ def test_a_config_that_is_none_is_named(text: str, tmp_path: Path):
 def test_a_run_that_is_at_work_is_not_joined_and_a_dead_one_is_free(tmp_path: Path):
     script = "from pathlib import Path; from robustdet.runs.run import Run\nwith Run(Path(r'%s')).at_work():\n"
     hold = [sys.executable, "-c", script % tmp_path + "    print('held', flush=True); input()"]
-    other = subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
     at_work = pytest.raises(RunAtWorkError, match=rf"is at work \(process {other.pid} on .+\): wait for its end")
@@ -109,5 +111,5 @@ def test_a_run_that_is_at_work_is_not_joined_and_a_dead_one_is_free(tmp_path: Pa
     other.kill()
     other.communicate()
     with Run(tmp_path).at_work():
-        assert json.loads((tmp_path / ".lock.json").read_text())["process"] == os.getpid()
+        assert json.loads((tmp_path / ".lock.json").read_text(encoding="utf-8"))["process"] == os.getpid()
     assert not (tmp_path / ".lock.json").exists()

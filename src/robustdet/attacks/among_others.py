@@ -11,11 +11,20 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
 
-from robustdet.attacks.ap_surrogate import APSurrogate
+from robustdet.attacks.ap_surrogate import SATURATED, APSurrogate, judged
 from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.outranking import IOU, LOST
 from robustdet.attacks.threat import LInf
-from robustdet.types import Images, Targets, Victim
+from robustdet.attacks.victim import BorrowedDetector
+from robustdet.types import Detections, Images, RawPredictions, Targets, Victim
+
+SUPPRESSED = 0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class
+SLOPE = 0.05  # in IoU: how near to finding its object a box may be to count as one that does not
+SHARPNESS = 0.5  # τ: the best of the rivals counts most
+FAR = -30.0  # a log-probability that nothing needs to be pushed below
 
 
 @dataclass(frozen=True)
@@ -58,13 +67,31 @@ class AmongOthers(APSurrogate):
     A cascade measures the curves at the worst case that the attacks before have found, and attacks by these in a
     further round over the images (`robustdet.evaluation.cascade`). They are fixed while images are attacked: so each
     image's value depends on that image alone.
+
+    Curves know detections alone, what is left after suppression. ``displacement`` weighs what could be beside them: see
+    :func:`displaced`.
     """
 
     curves: Curves | None = None
 
+    def __init__(
+        self,
+        threshold: float | int = 2.0,
+        width: float | int = 1.5,
+        false_alarms: float | int = 0.01,
+        displacement: float | int = 0.0,
+    ) -> None:
+        super().__init__(threshold, width, false_alarms)
+        self.displacement = displacement
+
     def among(self, curves: Curves) -> None:
         """Attack by these curves from now on."""
         self.curves = curves
+
+    def _beside(
+        self, detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]
+    ) -> Float[Tensor, "B"] | float:
+        return self.displacement * displaced(detector, raw, of_images) if self.displacement else 0.0
 
     def _worth(
         self, log_odds: Float[Tensor, "D"], labels: Int[Tensor, "D"], hits: Bool[Tensor, "D"]
@@ -74,6 +101,40 @@ class AmongOthers(APSurrogate):
         if self.curves.effects.device != log_odds.device:
             self.curves = self.curves.to(log_odds.device)
         return self.curves.worth(log_odds, labels, hits)
+
+
+def displaced(detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]) -> Float[Tensor, "B"]:
+    """How near the hits of each image are to being suppressed by boxes that find no object; 0 or below, to be raised.
+
+    -Σ_hits σ₊(r - s), with r the log-probability of the hit and s = τ log Σ (p σ((0.5 - IoU)/t))^(1/τ) over the boxes
+    that overlap the hit by more than suppression allows, but its object by less than finds it, or nearly (IoU is that
+    with the object; it has a gradient: a box may slip away). Once one of them has the higher score, the hit is gone.
+    """
+    most = max((len(one.scores) for one in of_images), default=0)
+    hit_boxes = raw.cls_logits.new_zeros(len(of_images), max(most, 1), 4, dtype=torch.float32)
+    objects, labels, scores = torch.zeros_like(hit_boxes), torch.zeros(hit_boxes.shape[:2], dtype=torch.long), []
+    real = torch.zeros_like(labels, dtype=torch.bool)
+    for row, (found, target) in enumerate(zip(of_images, detector.targets, strict=True)):
+        hits = judged(found, target)[0]
+        count = int(hits.sum())
+        scores.append(F.pad(found.scores[hits], (0, hit_boxes.shape[1] - count)))
+        if count:
+            same = found.labels[hits, None] == target.labels.to(found.labels)
+            owner = box_iou(found.boxes[hits], target.boxes.to(found.boxes)).masked_fill(~same, -1).argmax(dim=1)
+            hit_boxes[row, :count] = found.boxes[hits].detach().to(hit_boxes)
+            objects[row, :count] = target.boxes.to(hit_boxes)[owner]
+            labels[row, :count], real[row, :count] = found.labels[hits].cpu() - 1, True
+    labels, real = labels.to(raw.cls_logits.device), real.to(raw.cls_logits.device)
+    log_p = raw.cls_logits.log_softmax(dim=-1)[..., 1:].gather(
+        2, labels.unsqueeze(1).expand(-1, raw.cls_logits.shape[1], -1)
+    )
+    to_object = detector.overlaps_of(raw, objects).nan_to_num()
+    with torch.no_grad():
+        rivals = (detector.overlaps_of(raw, hit_boxes).nan_to_num() > SUPPRESSED) & (to_object > 0.05)
+    slipping = (log_p + F.logsigmoid((IOU - to_object) / SLOPE)) / SHARPNESS
+    strongest = SHARPNESS * slipping.masked_fill(~rivals, LOST).logsumexp(dim=1)
+    hit = torch.stack(scores).clamp(min=SATURATED).log()
+    return -(F.softplus(hit - strongest.clamp(min=FAR)) * real).sum(dim=1)
 
 
 class ChosenSoFar(BaseAttack):

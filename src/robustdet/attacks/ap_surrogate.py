@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -9,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from robustdet.attacks.outranking import IOU
-from robustdet.attacks.victim import require_detector
-from robustdet.types import BorrowedVictim, Detections, Images, Target
+from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.types import BorrowedVictim, Detections, Images, RawPredictions, Target
 
 SATURATED = 1e-6  # scores as near to 0 or 1 as this count as that near: log-odds stay finite
 
@@ -51,7 +53,14 @@ class APSurrogate:
                 "detaches them, by torch.no_grad() perhaps"
             )
         added = [self._added(found, target) for found, target in zip(of_images, detector.targets, strict=True)]
-        return 0 * raw.cls_logits[:, 0, 0] - torch.stack(added)  # an image without detections has a gradient, too: 0
+        # an image without detections has a gradient, too: 0
+        return 0 * raw.cls_logits[:, 0, 0] + self._beside(detector, raw, of_images) - torch.stack(added)
+
+    def _beside(
+        self, detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]
+    ) -> Float[Tensor, "B"] | float:
+        """What else an attack by this is to raise: nothing."""
+        return 0.0
 
     def _added(self, found: Detections, target: Target) -> Float[Tensor, ""]:
         """What one image adds to AP."""

@@ -50,6 +50,6 @@ def rung(name: str, attack: dict[str, Any], steps: int, size: str, start: dict[s
     return fields
 
 
-def in_levels(size: str) -> str:
+def in_levels(size: str | float) -> str:
     """A step size in 1/255, as part of a name: "0.5/255" → "0_5"."""
     return str(size).removesuffix("/255").replace(".", "_")

@@ -93,7 +93,7 @@ class DetectionModule(pl.LightningModule):
         if self.validation is not None:
             scores = self.validation.compute()  # the same in every process
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=False)
-        if not self.trainer.sanity_checking:
+        if self._trainer is None or not self.trainer.sanity_checking:
             self.validated = self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
