@@ -103,7 +103,7 @@ def test_which_attacks_want_the_others():
 
 def slow_displaced(model, raw, found, target, row) -> float:
     """The sum over the hits of an image, box by box, in double precision."""
-    p = raw.cls_logits[row].double().softmax(dim=1)
+    p = raw.cls_logits[row].detach().double().softmax(dim=1)
     total = 0.0
     for place in range(len(found.scores)):
         if not judged(found, target)[0][place]:
@@ -113,7 +113,7 @@ def slow_displaced(model, raw, found, target, row) -> float:
         ious = box_iou(hit_box[None], target.boxes[same])[0]
         object_box = target.boxes[same][int(ious.argmax())]
         to_hit, to_object = (
-            model.overlaps_of(raw, one.expand(len(raw.cls_logits), 1, 4))[row, :, 0].double()
+            model.overlaps_of(raw, one.expand(len(raw.cls_logits), 1, 4))[row, :, 0].detach().double()
             for one in (hit_box, object_box)
         )
         terms = [
@@ -122,7 +122,7 @@ def slow_displaced(model, raw, found, target, row) -> float:
             if to_hit[box] > 0.45 and to_object[box] > 0.05
         ]
         rival = 0.5 * math.log(sum(terms)) if terms and sum(terms) > 0 else -30.0
-        total -= math.log1p(math.exp(math.log(found.scores[place]) - max(rival, -30.0)))
+        total -= math.log1p(math.exp(math.log(found.scores[place].item()) - max(rival, -30.0)))
     return total
 
 

@@ -97,7 +97,7 @@ def test_a_distributed_evaluation_equals_a_single_process_to_the_last_digit(
             assert (together[record.attack].num_images, together[record.attack].map) == (6, record.map)
             assert together[record.attack].per_class == record.per_class
         assert alone[0].map > 0
-    assert [stage.attack for stage in alone[-1].stages][-2:] == ["among_others", "among_others_more"]
+    assert list(alone[-1].attack_settings["stages"])[-2:] == ["among_others", "among_others_more"]
 
 
 def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConfig], tmp_path: Path, pair: Pair):

@@ -21,7 +21,7 @@ GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
-def objectives(names: list[str], metrics: Mapping[str, float]) -> list[float | None] | float | None:
+def objectives(names: Sequence[str], metrics: Mapping[str, float]) -> list[float | None] | float | None:
     """What a job returns to its sweeper: the metrics called ``names`` (a bare number for one), None where not finite.
 
     A sweeper counts a job with a None among its values as failed and goes on with the next.
