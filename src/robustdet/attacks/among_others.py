@@ -110,14 +110,14 @@ def displaced(detector: BorrowedDetector, raw: RawPredictions, of_images: Sequen
     that overlap the hit by more than suppression allows, but its object by less than finds it, or nearly (IoU is that
     with the object; it has a gradient: a box may slip away). Once one of them has the higher score, the hit is gone.
     """
-    most = max((len(one.scores) for one in of_images), default=0)
-    hit_boxes = raw.cls_logits.new_zeros(len(of_images), max(most, 1), 4, dtype=torch.float32)
+    hits_of = [judged(found, target)[0] for found, target in zip(of_images, detector.targets, strict=True)]
+    most = max(1, *(int(hits.sum()) for hits in hits_of))
+    hit_boxes = raw.cls_logits.new_zeros(len(of_images), most, 4, dtype=torch.float32)
     objects, labels, scores = torch.zeros_like(hit_boxes), torch.zeros(hit_boxes.shape[:2], dtype=torch.long), []
     real = torch.zeros_like(labels, dtype=torch.bool)
-    for row, (found, target) in enumerate(zip(of_images, detector.targets, strict=True)):
-        hits = judged(found, target)[0]
+    for row, (found, target, hits) in enumerate(zip(of_images, detector.targets, hits_of, strict=True)):
         count = int(hits.sum())
-        scores.append(F.pad(found.scores[hits], (0, hit_boxes.shape[1] - count)))
+        scores.append(F.pad(found.scores[hits], (0, most - count)))
         if count:
             same = found.labels[hits, None] == target.labels.to(found.labels)
             owner = box_iou(found.boxes[hits], target.boxes.to(found.boxes)).masked_fill(~same, -1).argmax(dim=1)
