@@ -99,8 +99,8 @@ class AttackedImages:
         require_admissible(images, batch.images, ids, declared_epsilon(self.attack))
         return images
 
-    def of_victim(self, victim: Victim, images: Images, targets: Targets) -> Images:
-        """What the attack makes of these for a victim: as `images`, and not looked at."""
+    def of_victim(self, victim: Victim, images: Images, targets: Targets) -> Any:
+        """What the attack makes of these for a victim: as `images`, but nobody has looked whether they are images."""
         if self.attack is None:
             return images
         ids = [target.image_id for target in targets]
