@@ -16,10 +16,10 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from robustdet.cli.building import build_trainer, epochs_between_looks
 from robustdet.cli.evaluate import evaluate
-from robustdet.cli.resume import MARK
 from robustdet.cli.train import train
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.defences.standard import Standard
+from robustdet.runs.run import BEGUN
 from robustdet.training.progress import TrainingProgress
 from tests.launchers.commands import FEW
 
@@ -173,7 +173,7 @@ def test_what_cannot_work_is_refused_before_a_clean_stage(compose: Compose, over
     with pytest.raises(ValueError, match=message):
         train(cfg)
     assert not Path(cfg.paths.outputs).exists()
-    assert not (Path(cfg.paths.run) / MARK).exists()
+    assert not (Path(cfg.paths.run) / BEGUN).exists()
 
 
 def test_an_evaluation_needs_a_seed(compose: Compose):
