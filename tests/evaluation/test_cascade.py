@@ -342,3 +342,13 @@ def test_alone_and_without_a_choice_it_begins_with_clean_images():
     batch = quadrant_batches(3, 3)[0]
     victim = DetectorVictim(QuadrantDetector().eval())
     assert torch.equal(ChosenSoFar(BALL)(victim, batch.images, batch.targets, []), batch.images)
+
+
+def test_an_image_that_was_not_measured_can_be_shown_all_the_same(tmp_path):
+    """More pictures than `suite.max_images`: nothing was chosen of them."""
+    suite, _, _ = all_rounds(tmp_path, {"weak": Counting(0.1), "on": GoingOn()})
+    (batch,) = quadrant_batches(15, 15)
+    views = suite.look(QuadrantDetector().eval(), batch)
+    images, found = views["on"]
+    assert len(found) == 15
+    assert torch.equal(images[12:], BALL.project(batch.images[12:] - 8 / 255, batch.images[12:]))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.cli.building import bare_trainer
 from robustdet.cli.clean_stage import identify
 from robustdet.cli.composition import UnknownKeyError, check, run_folder
 from robustdet.cli.evaluate import training_of
@@ -120,3 +121,18 @@ def test_a_larger_batch_follows_its_rule_and_says_so(
     for wrong in ("0", "-1", "1.5", "two"):
         with pytest.raises(UnknownKeyError, match=rf"larger_batch='?{wrong}'?: expected a whole number, 1 or more"):
             check(compose("train", "experiment=voc_std", f"larger_batch={wrong}"), "train")
+
+
+def test_nothing_starts_from_a_clean_stage_that_ended_early(compose: Callable[..., DictConfig]):
+    short = 'warm_start.overrides=["+trainer.max_time=00:00:00:00","trainer.max_steps=400","data.batch_size=4"]'
+    few = [line for line in FEW if not line.startswith("warm_start")]
+    cfg = compose("train", "experiment=shapes_mtd_warm", *few, short)
+    with pytest.raises(RuntimeError, match=r"the clean stage shapes_std is not what its config says.*of 400 updates"):
+        train(cfg)
+    assert Run(Path(cfg.paths.run)).ended is None
+
+
+def test_the_processes_of_a_run_are_known_whatever_its_validation(compose: Callable[..., DictConfig]):
+    for more in ([], ["trainer.val_check_interval=0.5"], ["trainer.val_check_interval=null"]):
+        assert bare_trainer(compose("train", "trainer=ddp_cpu", *more)).world_size == 2
+        assert bare_trainer(compose("train", "trainer=cpu", *more)).world_size == 1

@@ -118,3 +118,12 @@ def _at(cfg: DictConfig, key: str) -> object:
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
+
+
+def test_weights_to_start_from_count_by_their_content(compose: Compose, tmp_path: Path):
+    one, same, other = (tmp_path / name for name in ("one.pth", "same.pth", "other.pth"))
+    for file, content in ((one, b"1"), (same, b"1"), (other, b"2")):
+        file.write_bytes(content)
+    found = [identify(compose("train", *STD, f"+model.weights={file}")).run for file in (one, same, other)]
+    assert found[0] == found[1] != found[2]
+    assert found[0] != identify(compose("train", *STD)).run

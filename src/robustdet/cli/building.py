@@ -1,4 +1,4 @@
-"""From a composed config to live objects; the only place besides the launchers that knows Hydra."""
+"""From a composed config to live objects."""
 
 from __future__ import annotations
 
@@ -64,10 +64,11 @@ def require_seed(seed: Any) -> None:
         )
 
 
-def require_startable(cfg: DictConfig) -> None:
-    """What Lightning would refuse of ``cfg.trainer``, before anything else is done: a clean stage may take days.
+def bare_trainer(cfg: DictConfig) -> pl.Trainer:
+    """Knows the processes of this run and who starts them, nothing else.
 
-    Raises ValueError that says what; also for a time between validations in a run of several processes.
+    Raises ValueError for what Lightning would refuse of ``cfg.trainer``, before anything else is done: a clean stage
+    may take days. Also for a time between validations in a run of several processes.
     """
     require_seed(cfg.seed)
     quieten()
@@ -85,7 +86,7 @@ def require_startable(cfg: DictConfig) -> None:
     try:
         with silence_of_lightning():
             bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
-            instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
+            return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
     except Exception as error:
         reason = error.__cause__ or error  # Hydra's own error is about its machinery
         raise ValueError(f"trainer: {reason}") from error
@@ -152,13 +153,6 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
         enable_progress_bar=theirs if asked is None else asked,
         check_val_every_n_epoch=epochs_between_looks(cfg.trainer),
     )
-
-
-def bare_trainer(cfg: DictConfig) -> pl.Trainer | None:
-    """Knows the processes of this run and who starts them, nothing else; None where there is but one."""
-    if processes(cfg.trainer) is None:
-        return None
-    return instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False, enable_progress_bar=False)
 
 
 def build_loggers(cfg: DictConfig, job: str) -> list[Logger]:

@@ -21,7 +21,7 @@ from robustdet.cli.larger_batch import enlarge
 from robustdet.data.datamodule import file_digest
 from robustdet.runs.first_process import FirstProcess, is_first, say
 from robustdet.runs.identity import OF_PLACE, identity, recipe
-from robustdet.runs.run import finished
+from robustdet.runs.run import Run, finished
 
 PATIENCE = 30.0  # seconds; processes that wait for a word wait for some minutes only
 # What a stage is told by the run that needs it, besides its data and its place.
@@ -40,14 +40,23 @@ class Identity:
 
 
 def identify(cfg: DictConfig) -> Identity:
-    """Makes the data exist and reads the images that are learnt from, for they are part of it."""
+    """Makes the data exist and reads the images that are learnt from, for they are part of it; and files of weights."""
+    return _identify(cfg, {})
+
+
+def _identify(cfg: DictConfig, contents: dict[str, str]) -> Identity:
+    """``contents`` are those of data that were read already, by their settings: a clean stage's are often the same."""
     settings, stage, start, start_recipe = plain(cfg), None, None, None
+    weights = settings["model"].get("weights")
+    if weights is not None and Path(weights).is_file():
+        settings["model"]["weights"] = file_digest(Path(weights))
     if cfg.warm_start.ckpt_path is not None:
         start = start_recipe = file_digest(warm_start_file(cfg))
     elif cfg.warm_start.experiment is not None:
-        stage = identify(stage_config(cfg))
+        stage = _identify(stage_config(cfg), contents)
         start, start_recipe = stage.run, stage.recipe
-    content = instantiate(cfg.data).content()
+    read = str([settings["data"].get(key) for key in ("_target_", "source", "root", "val_share")])
+    content = contents[read] = contents.get(read) or instantiate(cfg.data).content()
     return Identity(identity(settings, content, start), recipe(settings, content, start_recipe), stage)
 
 
@@ -112,7 +121,15 @@ def clean_checkpoint(
             say(f"Starting from the finished clean stage {described.name}: {found}")
             return Path(found)
         say(f"No finished clean stage {described.name} for these settings under {cfg.paths.outputs}: training it first")
-        return train(described, first=first)
+        trained = train(described, first=first)
+        run = Run.around(trained)
+        trial = cfg.trainer.get("fast_dev_run")  # of this run, too
+        if not (trial or run is None or run.is_complete):
+            raise RuntimeError(
+                f"the clean stage {described.name} is not what its config says, and nothing starts from it: "
+                f"{(run.ended or {}).get('incomplete')} ({trained})"
+            )
+        return trained
 
 
 def _text(path: Path | None) -> str | None:

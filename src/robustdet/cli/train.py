@@ -20,7 +20,6 @@ from robustdet.cli.building import (
     build_trainer,
     logging_of,
     prepare,
-    require_startable,
 )
 from robustdet.cli.clean_stage import clean_checkpoint
 from robustdet.cli.larger_batch import enlarge
@@ -42,10 +41,10 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     ``overrides`` are the command-line arguments it comes from, for the record. ``first`` is the first process of the
     run that needs this one as its clean stage.
     """
-    require_startable(cfg)
+    trainer = bare_trainer(cfg)
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
-        first = FirstProcess(bare_trainer(cfg))
+        first = FirstProcess(trainer)
     with ExitStack() as held:
         plan = Plan(**first.says(lambda: asdict(planned(cfg, held))))
         return _train(cfg, plan, overrides, first)

@@ -129,7 +129,7 @@ class AttackedImages:
             "forward_passes": forwards.images / len(batch),
         }
         rows = zip(found, measures, rounded, strict=True)
-        return [Outcome(detections, numbers | cost, in_8_bits) for detections, numbers, in_8_bits in rows], images
+        return [Outcome(detections, numbers | cost, when_rounded) for detections, numbers, when_rounded in rows], images
 
 
 def in_8_bits(images: Images) -> UInt8[Tensor, "B 3 H W"]:

@@ -17,7 +17,6 @@ from functools import partial
 from math import fsum
 from typing import Any
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -93,18 +92,21 @@ class Cascade(SuiteEvaluator):
     ) -> Images:
         """These images under the attack ``chosen`` for each (its name, and the image's content), in 8 bits.
 
-        Those that are not in memory are made again: after an interruption the same images come out.
+        Those that are not in memory are made again: after an interruption the same images come out. An image of which
+        nothing was chosen (it is shown, and was not measured) stays as it is.
         """
+        begun = images.clone()
+        places = {place: chosen[one.image_id] for place, one in enumerate(targets) if one.image_id in chosen}
         missing: dict[str, list[int]] = {}
-        for place, target in enumerate(targets):
-            key = chosen[target.image_id]
+        for place, key in places.items():
             if key not in self._pictures:
                 missing.setdefault(key[0], []).append(place)
-        for name, places in missing.items():
-            some = [targets[place] for place in places]
-            made = in_8_bits(self.attacks[name].of_victim(victim, images[places], some))
-            self._pictures |= {chosen[one.image_id]: picture for one, picture in zip(some, made, strict=True)}
-        return torch.stack([self._pictures[chosen[target.image_id]] for target in targets]).to(images) / 255
+        for name, again in missing.items():
+            made = in_8_bits(self.attacks[name].of_victim(victim, images[again], [targets[place] for place in again]))
+            self._pictures |= {places[place]: picture for place, picture in zip(again, made, strict=True)}
+        for place, key in places.items():
+            begun[place] = self._pictures[key].to(images) / 255
+        return begun
 
     def merge(self, processes: Iterable[Seen]) -> None:
         super().merge(processes)

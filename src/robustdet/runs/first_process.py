@@ -31,12 +31,9 @@ def say(text: str) -> None:
 
 
 class FirstProcess:
-    """The first of the processes that ``trainer`` works in; None where there is but one.
+    """The first of the processes that ``trainer`` works in. All of them have to ask the same questions in order."""
 
-    All of them have to ask the same questions in the same order.
-    """
-
-    def __init__(self, trainer: pl.Trainer | None) -> None:
+    def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
         self.asked = 0
         self._copy = WORDS in os.environ and not is_first()  # started by Lightning in the middle of it all
@@ -46,7 +43,7 @@ class FirstProcess:
     def says(self, decide: Callable[[], Any]) -> Any:
         """What ``decide`` returns in the first process: plain data. What it raises there is raised in all."""
         self.asked += 1
-        if self.trainer is None or self.trainer.world_size == 1:
+        if self.trainer.world_size == 1:
             return decide()
         told = json.loads(os.environ.get(WORDS, "[]")) if self._copy else []
         if self.asked <= len(told):
