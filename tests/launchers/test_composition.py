@@ -345,3 +345,9 @@ def test_help_is_one_screen_for_every_command(command: str):
     for group in ("data", "experiment", "attack", "suite", "debug"):
         members = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
         assert f"{group}: {', '.join(members)}" in lines
+
+
+@pytest.mark.parametrize("experiment", sorted(file.stem for file in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_takes_another_schedule(experiment: str, compose: Callable[..., DictConfig]):
+    """As README says it; an experiment's own fields of a schedule would be unknown to another."""
+    check(compose("train", f"experiment={experiment}", "schedule=full"), "train")

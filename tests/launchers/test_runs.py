@@ -136,3 +136,26 @@ def test_the_processes_of_a_run_are_known_whatever_its_validation(compose: Calla
     for more in ([], ["trainer.val_check_interval=0.5"], ["trainer.val_check_interval=null"]):
         assert bare_trainer(compose("train", "trainer=ddp_cpu", *more)).world_size == 2
         assert bare_trainer(compose("train", "trainer=cpu", *more)).world_size == 1
+
+
+def test_a_clean_stage_that_lost_its_result_is_trained_again(
+    compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
+):
+    own = ["trainer.max_steps=2", "trainer.val_check_interval=2", "data.batch_size=4", "validation.attack.steps=1"]
+    short = "warm_start.overrides=[" + ",".join(f'"{line}"' for line in own) + "]"
+    few = [line for line in FEW if not line.startswith("warm_start")]
+    outputs = Path(compose("train").paths.outputs)
+    cfg = [compose("train", "experiment=shapes_mtd_warm", *few, short, f"paths.run={outputs / name}") for name in "abc"]
+    train(cfg[0])
+    (stage,) = (outputs / "shapes_std").iterdir()
+    (stage / "checkpoints" / "final.ckpt").unlink()
+    train(cfg[1])
+    train(cfg[2])
+    assert capsys.readouterr().out.count("No finished clean stage shapes_std") == 2
+    assert sorted(path.name for path in stage.parent.iterdir()) == [stage.name, f"{stage.name}_2"]
+
+
+def test_a_run_without_an_end_of_its_own_is_incomplete(compose: Callable[..., DictConfig]):
+    endless = ["trainer.max_steps=-1", "scheduler=constant", "+trainer.max_time='00:00:00:01'"]
+    run = Run(train(compose("train", "experiment=shapes_std", *FEW, *endless)).parent.parent)
+    assert run.ended["incomplete"] == "its config says no end: trainer.max_steps or trainer.max_epochs"

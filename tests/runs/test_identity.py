@@ -127,3 +127,42 @@ def test_weights_to_start_from_count_by_their_content(compose: Compose, tmp_path
     found = [identify(compose("train", *STD, f"+model.weights={file}")).run for file in (one, same, other)]
     assert found[0] == found[1] != found[2]
     assert found[0] != identify(compose("train", *STD)).run
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.precision=32",
+        "trainer.precision=null",
+        "trainer.limit_train_batches=1.0",
+        "+trainer.accumulate_grad_batches=1",
+        "+trainer.overfit_batches=0",
+        "+trainer.fast_dev_run=false",
+        "trainer.gradient_clip_val=5",
+    ],
+)
+def test_a_default_that_is_written_out_is_no_part_of_it(override: str, compose: Compose):
+    assert compose("train", *STD).trainer.gradient_clip_val == 5.0
+    assert identify(compose("train", *STD)) == identify(compose("train", *STD, override))
+
+
+def test_precision_by_a_plugin_is(compose: Compose):
+    plugin = "+trainer.plugins=[{_target_: pytorch_lightning.plugins.precision.DoublePrecision}]"
+    assert identify(compose("train", *STD)).run != identify(compose("train", *STD, plugin)).run
+
+
+def test_what_something_steers_by_counts_and_the_folder_it_writes_to_does_not(compose: Compose, tmp_path: Path):
+    looks = "validation.max_images=2"
+    assert identify(compose("train", *STD)) == identify(compose("train", *STD, looks))
+    assert identify(compose("train", *STD, EARLY)).run != identify(compose("train", *STD, EARLY, looks)).run
+    swa = "{_target_: pytorch_lightning.callbacks.BatchSizeFinder, steps_per_trial: '${paths.run}/here'}"
+    here, there = (
+        identify(compose("train", *STD, f"+callbacks.x={swa}", f"paths.run={tmp_path / name}")) for name in "ab"
+    )
+    assert here == there
+    assert here != identify(compose("train", *STD))
+
+
+def test_the_order_of_callbacks_is_no_part_of_it(compose: Compose):
+    other = "+callbacks.other={_target_: pytorch_lightning.callbacks.Timer, duration: 1}"
+    assert identify(compose("train", *STD, EARLY, other)) == identify(compose("train", *STD, other, EARLY))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robustdet.runs.run import BEGUN, ENDED, Run, RunAtWorkError, finished, unfinished
+from robustdet.runs.run import BEGUN, ENDED, Run, RunAtWorkError, behind_ended, finished, unfinished
 
 ENDED_MARK = {"experiment": "e", "checkpoint": "checkpoints/final.ckpt", "identity": "x", "recipe": "r"}
 
@@ -113,3 +113,37 @@ def test_a_run_that_is_at_work_is_not_joined_and_a_dead_one_is_free(tmp_path: Pa
     with Run(tmp_path).at_work():
         assert json.loads((tmp_path / ".lock.json").read_text(encoding="utf-8"))["process"] == os.getpid()
     assert not (tmp_path / ".lock.json").exists()
+
+
+@pytest.mark.parametrize("checkpoint", [5, None, ["a"], {}])
+def test_a_mark_of_other_types_is_passed_over_too(checkpoint: object, tmp_path: Path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / ENDED).write_text(json.dumps({**ENDED_MARK, "checkpoint": checkpoint}), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"foreign/run\.json is no mark of a run.*lacks checkpoint"):
+        assert finished(tmp_path, "x") is None
+
+
+def test_runs_come_and_go_while_others_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = ended(tmp_path / "run")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [tmp_path / "gone" / ENDED, run.folder / ENDED])
+    assert [one.folder for one in Run.below(tmp_path)] == [run.folder]
+
+
+def test_what_ended_keeps_its_folder_and_the_next_is_beside_it(tmp_path: Path):
+    folder = tmp_path / "stage_a"
+    assert behind_ended(folder) == folder
+    ended(folder)
+    assert behind_ended(folder) == tmp_path / "stage_a_2"
+    Run(tmp_path / "stage_a_2").begin({"experiment": "e", "identity": "x"}, "model: {}\n")  # unfinished: gone on with
+    assert behind_ended(folder) == tmp_path / "stage_a_2"
+    ended(tmp_path / "stage_a_3")
+
+
+def test_who_may_not_lock_is_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*given: object, **more: object) -> None:
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr("robustdet.runs.run.FileLock.acquire", refuse)
+    with pytest.raises(PermissionError, match=rf"{tmp_path}, .*cannot be written to"), Run(tmp_path).at_work():
+        pass

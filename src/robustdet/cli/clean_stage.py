@@ -18,15 +18,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from robustdet.cli.building import plain
 from robustdet.cli.composition import composed
 from robustdet.cli.larger_batch import enlarge
+from robustdet.cli.surrogate import surrogates
 from robustdet.data.datamodule import file_digest
 from robustdet.runs.first_process import FirstProcess, is_first, say
 from robustdet.runs.identity import OF_PLACE, identity, recipe
-from robustdet.runs.run import Run, finished
+from robustdet.runs.run import Run, behind_ended, finished
 
 PATIENCE = 30.0  # seconds; processes that wait for a word wait for some minutes only
 # What a stage is told by the run that needs it, besides its data and its place.
 TOLD = ("paths.outputs", "paths.data", "protocol", "seed", "keep_memory", "logger", "larger_batch", "validation",
-        "trainer.precision", "trainer.fast_dev_run", "model.weights", "model.input_size")  # fmt: skip
+        "trainer.precision", "trainer.plugins", "trainer.fast_dev_run", "model.weights",
+        "model.input_size")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def _identify(cfg: DictConfig, contents: dict[str, str]) -> Identity:
     weights = settings["model"].get("weights")
     if weights is not None and Path(weights).is_file():
         settings["model"]["weights"] = file_digest(Path(weights))
+    for surrogate in surrogates(settings["method"]):
+        surrogate["ckpt_path"] = file_digest(Path(surrogate["ckpt_path"]))
     if cfg.warm_start.ckpt_path is not None:
         start = start_recipe = file_digest(warm_start_file(cfg))
     elif cfg.warm_start.experiment is not None:
@@ -113,14 +117,15 @@ def clean_checkpoint(
     if stage is None:
         return None
     described = stage_config(cfg)
-    # The same folder in every process of a distributed run, and after an interruption, so that it is gone on with
-    described.paths.run = str(Path(cfg.paths.outputs) / described.name / f"stage_{stage}")
+    folder = Path(cfg.paths.outputs) / described.name / f"stage_{stage}"
     with one_at_a_time(Path(cfg.paths.outputs), stage, first):
         found = first.says(lambda: _text(finished(cfg.paths.outputs, stage)))
         if found is not None:
             say(f"Starting from the finished clean stage {described.name}: {found}")
             return Path(found)
         say(f"No finished clean stage {described.name} for these settings under {cfg.paths.outputs}: training it first")
+        # the same folder after an interruption, so that it is gone on with; another one where what ended is of no use
+        described.paths.run = first.says(lambda: str(behind_ended(folder)))
         trained = train(described, first=first)
         run = Run.around(trained)
         trial = cfg.trainer.get("fast_dev_run")  # of this run, too

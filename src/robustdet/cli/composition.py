@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-import itertools
 import os
 import re
 import sys
@@ -26,7 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from robustdet.cli.values import KINDS, kind_of, objection
-from robustdet.runs.run import ENDED
+from robustdet.runs.run import behind_ended
 
 PACKAGE = Path(__file__).resolve().parent.parent
 HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent.parent  # an installed package, or the repository
@@ -43,8 +42,7 @@ def run_folder(parent: str) -> str:
     if job is None:
         return str(Path(parent) / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}")
     command = hashlib.sha256("\n".join(sys.argv[1:]).encode()).hexdigest()[:6]
-    names = (f"{job}_{command}" + (f"_{number}" if number > 1 else "") for number in itertools.count(1))
-    return next(str(Path(parent) / name) for name in names if not (Path(parent) / name / ENDED).exists())
+    return str(behind_ended(Path(parent) / f"{job}_{command}"))
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
@@ -102,7 +100,7 @@ def arguments_of(target: str) -> dict[str, Any] | None:
     parts = [vars(cls).get("__init__", object.__init__) for cls in found.__mro__] if inspect.isclass(found) else [found]
     for part in parts:
         parameters = inspect.signature(part).parameters.values()
-        kinds = {parameter.name: kind_of(part, parameter) for parameter in parameters} | kinds
+        kinds = {one.name: kind_of(part, one) for one in parameters if one.name != "self"} | kinds
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return kinds
     return None

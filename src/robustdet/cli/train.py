@@ -121,6 +121,8 @@ def why_incomplete(cfg: DictConfig, plan: Plan, trainer: pl.Trainer) -> str | No
         return f"it made {trainer.global_step} of {steps} updates"
     if steps in (None, -1) and epochs not in (None, -1) and trainer.current_epoch < epochs:
         return f"it made {trainer.current_epoch} of {epochs} epochs"
+    if steps in (None, -1) and epochs in (None, -1):
+        return "its config says no end: trainer.max_steps or trainer.max_epochs"
     return None
 
 

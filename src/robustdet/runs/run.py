@@ -9,6 +9,7 @@ run.json           the mark of a run that has ended, and how
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 CONFIG, ENDED, BEGUN, LOCK = "config.yaml", "run.json", "unfinished.json", ".lock"
-FIELDS = {ENDED: ("experiment", "checkpoint"), BEGUN: ("experiment",)}  # older versions knew no identity
+FIELDS = {ENDED: ("experiment", "checkpoint"), BEGUN: ("experiment",)}  # texts; older versions knew no identity
 
 
 class RunAtWorkError(RuntimeError):
@@ -46,7 +47,7 @@ class Run:
     @classmethod
     def below(cls, outputs: str | Path, mark: str = ENDED) -> Iterator[Run]:
         """Runs under ``outputs`` with this mark, the newest first; what nobody can read is passed over with a word."""
-        files = sorted(Path(outputs).glob(f"**/{mark}"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        files = sorted(Path(outputs).glob(f"**/{mark}"), key=_changed, reverse=True)
         for file in files:
             run = cls(file.parent)
             if run._mark(mark) is not None:
@@ -103,7 +104,7 @@ class Run:
     @property
     def newest_checkpoint(self) -> Path | None:
         """Complete ones only: Lightning renames a checkpoint into place when all of it is written."""
-        return max(self.checkpoints.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, default=None)
+        return max(self.checkpoints.glob("*.ckpt"), key=_changed, default=None)
 
     def is_unfinished(self, identity: str) -> bool:
         begun = self.begun
@@ -122,12 +123,19 @@ class Run:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Held while a process works on this run; freed when it dies. Raises RunAtWorkError where another holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Held while a process works on this run; freed when it dies.
+
+        Raises RunAtWorkError where another holds it, PermissionError where nobody may write.
+        """
         who = self.folder / f"{LOCK}.json"
         lock = FileLock(self.folder / LOCK)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
+        except PermissionError as error:
+            raise PermissionError(
+                f"{self.folder}, this run's folder, cannot be written to: choose another paths.outputs or paths.run"
+            ) from error
         except Timeout:
             raise RunAtWorkError(
                 f"{self.folder} is the folder of a run that is at work{_holder(who)}: wait for its end, or stop it"
@@ -148,12 +156,12 @@ class Run:
         except (OSError, ValueError) as error:
             warnings.warn(f"{file} cannot be read, and is passed over: {error}", stacklevel=2)
             return None
-        missing = [field for field in FIELDS[name] if not isinstance(mark, dict) or field not in mark]
+        missing = [
+            field for field in FIELDS[name] if not isinstance(mark, dict) or not isinstance(mark.get(field), str)
+        ]
         if missing:
-            warnings.warn(
-                f"{file} is no mark of a run, and is passed over: it lacks {', '.join(missing)}",
-                stacklevel=2,
-            )
+            text = f"{file} is no mark of a run, and is passed over: it lacks {', '.join(missing)} (texts)"
+            warnings.warn(text, stacklevel=2)
             return None
         return mark
 
@@ -178,6 +186,20 @@ def unfinished(outputs: str | Path, identity: str, experiment: str) -> Run:
     raise FileNotFoundError(
         f"ckpt_path=last: no unfinished run of {experiment} with these settings under {outputs}{hint}"
     )
+
+
+def behind_ended(folder: Path) -> Path:
+    """The first of ``folder``, ``folder``_2, _3, … in which no run has ended."""
+    names = (folder.name + (f"_{number}" if number > 1 else "") for number in itertools.count(1))
+    return next(path for name in names if not (path := folder.with_name(name)).joinpath(ENDED).exists())
+
+
+def _changed(file: Path) -> int:
+    """When it was changed, ns; 0 where it is gone: others come and go."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _write(file: Path, text: str) -> None:
