@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.cli.composition import CONF, UnknownKeyError, check, expand_homes
 from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
+from robustdet.errors import RobustdetError
 
 
 def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Decorates a command: compose ``conf/<root>.yaml``, check it, run; what is wrong in it is answered in one screen.
 
-    A value that Hydra cannot read is taken as a text, as a path with blanks is; ``~`` is the home folder.
+    A value that Hydra cannot read is taken as a text, as a path with blanks is; ``~`` is the home folder. An error of
+    this project's own is printed without its traceback, which ``HYDRA_FULL_ERROR=1`` brings.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -36,7 +39,12 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise  # one job of many: its sweeper decides
                 sys.exit(str(error))
-            return task(cfg)
+            try:
+                return task(cfg)
+            except RobustdetError as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                sys.exit(str(error))
 
         main = hydra.main(config_path=str(CONF), config_name=root, version_base="1.3")(checked)
 
