@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustdet.errors import InputError
 from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.objects import ObjectCounts
 
@@ -81,6 +83,8 @@ class Record:
     flag is "name: sentence", see docs/flags.md.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
     run: RunInfo
     attack: str
     attack_settings: Any
@@ -138,20 +142,23 @@ def write_records(records: Iterable[Record], folder: Path | str) -> None:
 
 
 def read_record(path: Path | str) -> Record:
-    """Read one record. Raises ValueError naming the file, the key and what was expected there.
+    """Read one record. Raises InputError naming the file, the first wrong keys and what was expected there.
 
     Keys that came later have defaults and may be missing: a record once published stays readable.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep
+        raise InputError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     partial = content.pop("partial", None)
-    record = _parse(Record, content, f"{path}: ")
+    try:
+        record = _RECORD.validate_json(json.dumps(content))  # of Python's objects strictness asks for instances
+    except ValidationError as error:
+        raise InputError(f"{path}: {_what_is_wrong(error)}") from error
     if partial is not record.partial:
-        raise ValueError(
+        raise InputError(
             f"{path}: key 'partial' is {partial}, but there are {record.num_images} of {record.run.split_size} images"
         )
     return record
@@ -162,39 +169,16 @@ def read_records(folders: Iterable[Path | str]) -> list[Record]:
     return [read_record(path) for folder in folders for path in sorted(Path(folder).rglob("records/*.json"))]
 
 
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotated type ``kind``; ``where`` is the file and the keys down to here."""
-    if kind is Any:
-        return value
-    if get_origin(kind) is UnionType:
-        return None if value is None else _parse(next(k for k in get_args(kind) if k is not NoneType), value, where)
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {key: _parse(get_args(kind)[1], item, f"{where}{key}.") for key, item in value.items()}
-    if get_origin(kind) is list and isinstance(value, list):
-        return [_parse(get_args(kind)[0], item, f"{where}{index}.") for index, item in enumerate(value)]
-    if is_dataclass(kind) and isinstance(value, dict):
-        return _parse_dataclass(kind, value, where)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is kind:
-        return value
-    name = getattr(get_origin(kind) or kind, "__name__", kind)
-    expected = "an object" if name == "dict" or is_dataclass(kind) else f"a {name}"
-    raise ValueError(f"{_key(where)} should be {expected}, got {value!r}")
+_RECORD = TypeAdapter(Record)
+_PROBLEM = {"missing": "is missing", "unexpected_keyword_argument": "is unknown"}
 
 
-def _parse_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    required = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
-    for name in required:
-        if name not in value:
-            raise ValueError(f"{_key(where + name + '.')} is missing")
-    for name in value:
-        if name not in {item.name for item in fields(kind)}:
-            raise ValueError(f"{_key(where + name + '.')} is unknown")
-    return kind(**{name: _parse(hints[name], item, f"{where}{name}.") for name, item in value.items()})
-
-
-def _key(where: str) -> str:
-    file, _, keys = where.rpartition(": ")
-    return f"{file}: key {keys.removesuffix('.')!r}"
+def _what_is_wrong(error: ValidationError, shown: int = 3) -> str:
+    """The first wrong keys of a record, and how many more there are."""
+    problems = [
+        f"key '{'.'.join(map(str, item['loc']))}' "
+        + (_PROBLEM.get(item["type"]) or f"{item['msg'].removeprefix('Input ')}, got {item['input']!r}")
+        for item in error.errors(include_url=False)
+    ]
+    more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
+    return "; ".join(problems[:shown] + more)

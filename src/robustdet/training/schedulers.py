@@ -1,4 +1,8 @@
-"""Learning-rate schedules counted in weight updates that torch does not have ready-made."""
+"""The learning-rate schedule that torch does not have ready-made, counted in weight updates.
+
+Its `LinearLR` and `CosineAnnealingLR` in a `SequentialLR` come close, but the cosine rises again behind its end, where
+training goes on once ``trainer.max_steps`` is raised, and fails where the warm-up is all there is.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,6 @@ import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-
-
-def constant(optimizer: Optimizer) -> LambdaLR:
-    """The learning rate stays what it is: the paper's adversarial stage."""
-    return LambdaLR(optimizer, lambda step: 1.0)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
