@@ -57,14 +57,27 @@ DECLARED = {name: require_attack(load(name)) for name in NAMES}
 THAT_ASK_THE_MODEL = [name for name in NAMES if DECLARED[name].knowledge != "nothing"]
 
 
-@pytest.fixture(params=SCENES)
+BOUNDED = [name for name in THAT_ASK_THE_MODEL if DECLARED[name].objective_bound is not None]
+KNOW_NO_DIFFICULT = [  # the others know which objects AP leaves out: tests/attacks/test_outranking.py
+    name for name in NAMES if not getattr(DECLARED[name].objective, "passes_over_difficult", False)
+]
+ROUTE = {scene for scene, make in SCENES.items() if hasattr(make()[0], "aid")}
+
+
+def on_every_scene(names: list[str]) -> pytest.MarkDecorator:
+    """An attack on routing meets detectors that route; what it says to another is tested in test_adaptive.py."""
+    meetings = [
+        (name, scene)
+        for name in names
+        for scene in SCENES
+        if scene in ROUTE or DECLARED[name].knowledge != "discriminator"
+    ]
+    return pytest.mark.parametrize(("name", "scene"), meetings, indirect=["scene"])
+
+
+@pytest.fixture
 def scene(request):
-    """An attack on routing meets a detector that routes; what it says to another is tested in test_adaptive.py."""
-    knowledge = DECLARED[request.node.callspec.params["name"]].knowledge
-    detector, images, targets = SCENES[request.param]()
-    if knowledge == "discriminator" and not hasattr(detector, "aid"):
-        pytest.skip("this attack needs a detector that routes")
-    return detector, images, targets
+    return SCENES[request.param]()
 
 
 def run(attack, detector, images, targets, seed: int = 0) -> torch.Tensor:
@@ -82,7 +95,7 @@ def test_says_in_its_first_line_what_it_is(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_stays_in_its_threat_and_changes_something(name, scene):
     attack, (detector, images, targets) = load(name), scene
     adversarial = run(attack, detector, images, targets)
@@ -97,7 +110,7 @@ def test_stays_in_its_threat_and_changes_something(name, scene):
     assert torch.equal(attack.threat.project(adversarial, images), adversarial)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_the_same_seed_gives_the_same_images(name, scene):
     attack, (detector, images, targets) = load(name), scene
     first = run(attack, detector, images, targets)
@@ -105,7 +118,7 @@ def test_the_same_seed_gives_the_same_images(name, scene):
     assert torch.equal(first, run(attack, detector, images, targets))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_a_batch_gives_each_image_what_it_gets_alone(name, scene):
     # a convolution's last bits depend on the batch; they decide the sign of a gradient of almost 0, and such signs
     # multiply from step to step, so that this is a law of the first steps only
@@ -117,7 +130,7 @@ def test_a_batch_gives_each_image_what_it_gets_alone(name, scene):
         assert ((together - other).abs() < 1e-5).float().mean() > 0.998
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_gives_the_model_back_as_it_was(name, scene):
     attack, (detector, images, targets) = load(name), scene
     before, kept = fakes.state(detector), images.clone()
@@ -126,7 +139,7 @@ def test_gives_the_model_back_as_it_was(name, scene):
     assert torch.equal(images, kept)
 
 
-@pytest.mark.parametrize("name", THAT_ASK_THE_MODEL)
+@on_every_scene(THAT_ASK_THE_MODEL)
 def test_gives_the_model_back_as_it_was_after_an_error(name, scene):
     attack, (detector, images, targets) = load(name), scene
     before = fakes.state(detector)
@@ -148,7 +161,7 @@ def test_gives_the_model_back_as_it_was_after_an_error(name, scene):
     assert fakes.state(detector) == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_images_without_objects_are_no_trouble(name, scene):
     attack, (detector, images, targets) = load(name), scene
     empty = [
@@ -185,19 +198,17 @@ def losses(detector, targets, places) -> list[torch.Tensor]:
         return [model.losses(images).total for images in places]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(KNOW_NO_DIFFICULT)
 def test_difficult_and_crowd_objects_are_no_targets(name, scene):
     attack, (detector, images, targets) = load(name), scene
     assert any(target.difficult.any() for target in targets)
-    if getattr(attack.objective, "passes_over_difficult", False):
-        pytest.skip("this attack knows which objects AP leaves out: tests/attacks/test_outranking.py")
     expected = run(attack, detector, images, [target.learnable for target in targets])
     assert torch.equal(run(attack, detector, images, targets), expected)
     crowd = [dataclasses.replace(target, crowd=target.difficult, difficult=target.crowd) for target in targets]
     assert torch.equal(run(attack, detector, images, crowd), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_works_where_gradients_are_off(name, scene):
     attack, (detector, images, targets) = load(name), scene
     expected = run(attack, detector, images, targets)
@@ -206,21 +217,21 @@ def test_works_where_gradients_are_off(name, scene):
         assert not torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("name", THAT_ASK_THE_MODEL)
+@on_every_scene(THAT_ASK_THE_MODEL)
 def test_refuses_inference_mode(name, scene):
     attack, (detector, images, targets) = load(name), scene
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode: false"):
         run(attack, detector, images, targets)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@on_every_scene(NAMES)
 def test_refuses_images_that_are_not_between_0_and_1(name, scene):
     attack, (detector, images, targets) = load(name), scene
     with pytest.raises(ValueError, match=rf"image '{targets[0].image_id}' has values from .*: an attack expects RGB"):
         run(attack, detector, images * 255, targets)
 
 
-@pytest.mark.parametrize("name", THAT_ASK_THE_MODEL)
+@on_every_scene(THAT_ASK_THE_MODEL)
 def test_climbs_higher_than_noise(name, scene):
     attack, (detector, images, targets) = load(name, most_steps=50), scene
     noisy, attacked = (run(made, detector, images, targets) for made in (load("noise_sign"), attack))
@@ -233,17 +244,15 @@ def test_climbs_higher_than_noise(name, scene):
     assert attacked > max(clean, noisy)  # of equal objectives, such as a count's, the loss decides
 
 
-@pytest.mark.parametrize("name", THAT_ASK_THE_MODEL)
+@on_every_scene(BOUNDED)
 def test_its_objective_stays_below_its_bound(name, scene):
     attack, (detector, images, targets) = load(name), scene
-    if attack.objective_bound is None:
-        pytest.skip("this attack knows no bound of its objective")
     attacked = run(attack, detector, images, targets)
     for values in climbed(attack, detector, images, targets, [images, attacked]):
         assert (values <= attack.objective_bound).all()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(DECLARED[name], StepwiseAttack)])
+@on_every_scene([name for name in NAMES if isinstance(DECLARED[name], StepwiseAttack)])
 def test_an_attack_that_steps_is_its_step_repeated(name, scene):
     """What `replay` trains on is the attack: no momentum, no step size of its own is lost between two steps."""
     detector, images, targets = scene
