@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from robustdet.cli.building import without_start
 from robustdet.types import Batch, Target
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -39,7 +40,7 @@ class Setting:
         torch.manual_seed(0)
         with initialize_config_dir(str(CONF / "model"), version_base=None):
             config = compose(name, overrides=list(overrides))
-        return instantiate(config, num_classes=num_classes).to(self.device).eval().requires_grad_(False)
+        return instantiate(without_start(config), num_classes=num_classes).to(self.device).eval().requires_grad_(False)
 
     def batch_of(self, count: int, size: int, objects: int = 3, seed: int = 0) -> Batch:
         """``count`` images of noise, each with ``objects`` random boxes."""

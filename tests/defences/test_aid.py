@@ -9,6 +9,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.functional import normalize
 
 from robustdet.defences.aid import AdversarialImageDiscriminator, HighPass, SmallTrunk, resnet18_trunk
+from robustdet.errors import InputError, MissingFileError
 
 
 @pytest.fixture
@@ -51,10 +52,8 @@ def test_resnet_weights_come_from_a_file_but_for_the_head(tmp_path: Path) -> Non
 
 
 def test_a_missing_or_foreign_file_is_an_error_that_helps(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no ResNet-18 weights at .*nowhere\.pth: download https://.*resnet18"):
+    with pytest.raises(MissingFileError, match=r"aid.trunk.weights=.*nowhere\.pth: no such file. Also possible"):
         resnet18_trunk(4, tmp_path / "nowhere.pth")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(
-        ValueError, match=r"other\.pth does not hold torchvision's ResNet-18(.|\n)*size mismatch for conv1"
-    ):
+    with pytest.raises(InputError, match=r"other\.pth does not fit this network:\n  missing: bn1(.|\n)*conv1.weight"):
         resnet18_trunk(4, tmp_path / "other.pth")

@@ -20,7 +20,7 @@ Build = Callable[..., SSD]
 
 def build_detector(name: str, overrides: Sequence[str] = (), num_classes: int = 20) -> SSD:
     with initialize_config_dir(str(CONF), version_base=None):
-        return instantiate(compose(name, overrides=list(overrides)), num_classes=num_classes).eval()
+        return instantiate(compose(name, overrides=["weights=null", *overrides]), num_classes=num_classes).eval()
 
 
 @pytest.fixture

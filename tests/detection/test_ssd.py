@@ -163,7 +163,7 @@ def test_a_random_batch_has_finite_losses(tiny: SSD, images: torch.Tensor) -> No
 def test_a_protocol_settles_means_and_post_processing() -> None:
     protocol = {"channel_means": [104, 117, 123], "candidates_per_class": 200, "max_detections": None}
     model = OmegaConf.load(CONF / "ssd300.yaml")
-    model.merge_with({"backbone": {"width": 0.02}, "extras": {"in_channels": 20}})
+    model.merge_with({"weights": None, "backbone": {"width": 0.02}, "extras": {"in_channels": 20}})
     ssd = instantiate(OmegaConf.create({"protocol": protocol, "model": model}).model, num_classes=20)
     assert ssd.normalisation.mean.flatten().tolist() == [104, 117, 123]
     assert ssd.post_processing.candidates_per_class == 200

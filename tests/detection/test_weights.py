@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor
 
 from robustdet.detection.layers import PlannedLayers
-from robustdet.detection.weights import load_imagenet
+from robustdet.detection.weights import is_vgg16, load_imagenet
+from robustdet.errors import InputError, MissingFileError
 from tests.detection.conftest import Build
 
 VGG = "64 64 M 128 128 M 256 256 256 C 512 512 512^ M 512 512 512 P 1024d6 1024k1^"
@@ -84,11 +85,38 @@ def test_fully_connected_layers_are_decimated(
     assert conv7.bias[7] == -28
 
 
-def test_a_missing_file_says_how_to_get_it(backbone: PlannedLayers, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"no backbone weights at .*absent.pth.\nGet one of:(.|\n)*`weights: null`"
-    ):
+def test_a_missing_file_says_what_else_there_is(backbone: PlannedLayers, tmp_path: Path) -> None:
+    said = r"model.weights=.*absent.pth: no such file. Also possible: model.weights=imagenet \(torchvision's .*vgg16"
+    with pytest.raises(MissingFileError, match=said):
         load_imagenet(backbone, tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>404</html>", "cannot be read as a file of weights"),
+        (b"", "cannot be read as a file of weights"),
+        (b"PK\x03\x04 half a file", "cannot be read as a file of weights"),
+        ([1, 2], "is no file of weights: expected tensors by name"),
+        ({"state_dict": {}}, "is no file of weights: expected tensors by name"),
+        ({"conv1.weight": torch.zeros(1)}, r"holds no VGG16: expected tensors named features.0.weight"),
+    ],
+)
+def test_a_file_of_something_else_is_named(backbone: PlannedLayers, tmp_path: Path, content: object, said: str) -> None:
+    file = tmp_path / "other.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(InputError, match=rf"other\.pth {said}"):
+        load_imagenet(backbone, file)
+
+
+def test_a_backbone_that_is_no_vgg16_takes_none(backbone: PlannedLayers) -> None:
+    assert is_vgg16(backbone)
+    assert not is_vgg16(PlannedLayers("16 32 M 64^"))
+    with pytest.raises(InputError, match=r"model.weights=imagenet is for a VGG16, .*: set model.weights=null"):
+        load_imagenet(PlannedLayers("16 32 M 64^"), "imagenet")
 
 
 def test_tensors_that_do_not_fit_are_all_named(backbone: PlannedLayers, save: Save) -> None:
@@ -101,11 +129,6 @@ def test_tensors_that_do_not_fit_are_all_named(backbone: PlannedLayers, save: Sa
         r"  layers.0.weight has shape \(64, 1, 3, 3\) instead of \(64, 3, 3, 3\)",
     ):
         load_imagenet(backbone, save(state))
-
-
-def test_a_file_of_something_else_is_named(backbone: PlannedLayers, save: Save) -> None:
-    with pytest.raises(ValueError, match=r"holds no VGG16: expected .* found \['conv1.weight'\]"):
-        load_imagenet(backbone, save({"conv1.weight": torch.zeros(1)}))
 
 
 def test_the_detector_loads_what_its_yaml_names(build: Build, backbone: PlannedLayers, save: Save) -> None:

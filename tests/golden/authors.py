@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from robustdet.cli.building import without_start
 from robustdet.interop.checkpoints import to_authors
 from tests.launchers.test_composition import compose
 
@@ -38,7 +39,10 @@ Numbers = Mapping[str, np.ndarray]
 
 def networks() -> dict[str, nn.Module]:
     """SSD300, RobustDet and RobustDet*, as ``protocol=authors`` has them, with weights by the rule."""
-    models = {name: instantiate(_config(experiment).model, num_classes=20) for name, experiment in EXPERIMENTS.items()}
+    models = {
+        name: instantiate(without_start(_config(experiment).model), num_classes=20)
+        for name, experiment in EXPERIMENTS.items()
+    }
     fill(models.values())
     return {name: model.eval() for name, model in models.items()}
 
@@ -46,7 +50,7 @@ def networks() -> dict[str, nn.Module]:
 def _config(experiment: str) -> DictConfig:
     # grouped: as the authors run their convolutions, the same in result and in rounding
     execution = [] if experiment == "voc_std" else ["model.execution=grouped"]
-    return compose("train", f"experiment={experiment}", "protocol=authors", "model.weights=null", *execution)
+    return compose("train", f"experiment={experiment}", "protocol=authors", *execution)
 
 
 def fill(models: Iterable[nn.Module]) -> None:

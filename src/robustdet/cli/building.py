@@ -31,6 +31,8 @@ from robustdet.training.module import DetectionModule
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.validation import Validation
 
+BACKBONE, TRUNK = "weights", "aid.trunk.weights"  # of a model's settings: what it starts from
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -92,11 +94,23 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer:
         raise ValueError(f"trainer: {reason}") from error
 
 
-def build(cfg: DictConfig) -> Experiment:
-    """The data module, and a model with as many classes as the data has; initial weights depend on ``seed`` alone."""
+def build(cfg: DictConfig, superseded: Sequence[str] = ()) -> Experiment:
+    """The data module, and a model with as many classes as the data has; initial weights depend on ``seed`` alone.
+
+    Trained weights that are ``superseded``, for a checkpoint brings others, are not looked for.
+    """
     data = instantiate(cfg.data)
     torch.manual_seed(cfg.seed)
-    return Experiment(data, instantiate(cfg.model, num_classes=len(data.classes)))
+    return Experiment(data, instantiate(without_start(cfg.model, superseded), num_classes=len(data.classes)))
+
+
+def without_start(model: DictConfig, superseded: Sequence[str] = (BACKBONE, TRUNK)) -> DictConfig:
+    """A model's settings as it is built to take a checkpoint, which brings these weights."""
+    bare = model.copy()
+    for key in superseded:
+        if OmegaConf.select(bare, key) is not None:
+            OmegaConf.update(bare, key, None)
+    return bare
 
 
 def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
@@ -119,9 +133,7 @@ def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
 def module_settings(cfg: DictConfig, classes: Sequence[str]) -> dict[str, Any]:
     """What `DetectionModule.load_from_checkpoint` builds the module from again, as plain data; and the classes."""
     settings = plain(cfg)
-    model = {**settings["model"], "num_classes": len(classes)}
-    if "weights" in model:
-        model["weights"] = None  # a file to start from; the checkpoint has the weights
+    model = {**plain(without_start(cfg.model)), "num_classes": len(classes)}
     validation = {
         "_target_": f"{Validation.__module__}.{Validation.__qualname__}",
         **settings["validation"],

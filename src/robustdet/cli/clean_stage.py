@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from robustdet.cli.building import plain
+from robustdet.cli.building import BACKBONE, TRUNK, plain
 from robustdet.cli.composition import composed
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
@@ -48,10 +48,13 @@ def identify(cfg: DictConfig) -> Identity:
 
 def _identify(cfg: DictConfig, contents: dict[str, str]) -> Identity:
     """``contents`` are those of data that were read already, by their settings: a clean stage's are often the same."""
-    settings, stage, start, start_recipe = plain(cfg), None, None, None
-    weights = settings["model"].get("weights")
-    if weights is not None and Path(weights).is_file():
-        settings["model"]["weights"] = file_digest(Path(weights))
+    stage, start, start_recipe = None, None, None
+    model = cfg.model.copy()
+    for key in (BACKBONE, TRUNK):  # a file counts by its content, "imagenet" by its name
+        weights = OmegaConf.select(cfg.model, key)
+        if weights is not None and Path(weights).is_file():
+            OmegaConf.update(model, key, file_digest(Path(weights)))
+    settings = {**plain(cfg), "model": plain(model)}
     for surrogate in surrogates(settings["method"]):
         surrogate["ckpt_path"] = file_digest(Path(surrogate["ckpt_path"]))
     if cfg.warm_start.ckpt_path is not None:

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.analysis.figures.study import Subject
+from robustdet.cli.building import without_start
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
@@ -152,7 +153,7 @@ def without_data(one: Trained, cfg: DictConfig) -> tuple[Any, list[str]]:
 
 
 def _built(one: Trained, checkpoint: Checkpoint, classes: Sequence[str]) -> Any:
-    model: Any = instantiate(one.cfg.model, num_classes=len(classes))
+    model: Any = instantiate(without_start(one.cfg.model), num_classes=len(classes))
     require_fit(checkpoint.state_dict, model.state_dict(), f"{one.path} ({checkpoint.description})")
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from robustdet.cli.building import Experiment, build
+from robustdet.cli.building import BACKBONE, TRUNK, Experiment, build
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.runs.run import CONFIG, Run
@@ -23,7 +23,7 @@ def trained_detector(ckpt_path: str | Path) -> nn.Module:
     Raises:
         FileNotFoundError: no such checkpoint, or no config.yaml in the folder that its ``checkpoints/`` is in.
     """
-    detector = build(config_of(ckpt_path)).model
+    detector = build(config_of(ckpt_path), superseded=(BACKBONE, TRUNK)).model
     detector.load_state_dict(load_checkpoint(ckpt_path).state_dict)
     return detector.eval()
 

@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.cli.building import (
+    BACKBONE,
+    TRUNK,
     bare_trainer,
     build,
     build_module,
@@ -25,7 +27,9 @@ from robustdet.cli.clean_stage import clean_checkpoint
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
+from robustdet.cli.start import RANDOM, origin, require_discriminator, require_weights
 from robustdet.cli.sweeps import objectives
+from robustdet.detection.weights import is_vgg16
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
@@ -42,6 +46,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     run that needs this one as its clean stage.
     """
     trainer = bare_trainer(cfg)
+    require_discriminator(cfg.model)
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
         first = FirstProcess(trainer)
@@ -53,15 +58,21 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
 def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstProcess) -> Path:
     run = plan.run
     cfg.paths.run = plan.folder
+    starts_clean = cfg.warm_start.ckpt_path is not None or plan.stage is not None
+    superseded = (BACKBONE, TRUNK) if plan.state is not None else (BACKBONE,) if starts_clean else ()
+    require_weights(cfg.model, superseded)
     begin(run, cfg, plan)
     start = clean_checkpoint(cfg, plan.stage, first, train) if plan.state is None else None
     prepare(cfg)
-    experiment = build(cfg)
+    experiment = build(cfg, superseded)
     if start is not None:
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
+    say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
+    if superseded == () and cfg.model.get(BACKBONE) is None and is_vgg16(experiment.model.backbone):
+        say(RANDOM)
     with logging_of(trainer, cfg):
         trainer.fit(module, experiment.data, ckpt_path=plan.state)
         trainer.save_checkpoint(run.final, weights_only=False)

@@ -9,16 +9,17 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, resnet18
 
 from robustdet.detection.normalisation import Normalisation
+from robustdet.detection.pretrained import located
+from robustdet.detection.weights import require_fit, tensors_in
 from robustdet.types import Images
 
-RESNET18_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+RESNET18 = ResNet18_Weights.IMAGENET1K_V1
 
 
 class AdversarialImageDiscriminator(nn.Module):
@@ -63,20 +64,16 @@ class HighPass(nn.Module):
 def resnet18_trunk(num_kernels: int, weights: str | Path | None = None) -> nn.Module:
     """torchvision's ResNet-18 whose last layer has K outputs.
 
-    ``weights`` is a file in torchvision's format (its ImageNet head is dropped); None starts from random weights. A
-    missing file raises FileNotFoundError that says how to get it, a file of something else ValueError.
+    ``weights`` is "imagenet" for torchvision's own, or a file in its format (the ImageNet head is dropped); None starts
+    from random weights. A missing file raises MissingFileError that says how to get it, a file of something else
+    InputError.
     """
     network = resnet18(weights=None)
     if weights is not None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"no ResNet-18 weights at {weights}: download {RESNET18_WEIGHTS} to there, "
-                "or ask for a random start with weights=null"
-            )
-        try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except RuntimeError as error:
-            raise ValueError(f"{weights} does not hold torchvision's ResNet-18: {error}") from error
+        path = located(weights, RESNET18, "model.aid.trunk.weights")
+        state = tensors_in(path)
+        require_fit(state, network.state_dict(), path)
+        network.load_state_dict(state)
     network.fc = nn.Linear(network.fc.in_features, num_kernels)
     return network
 

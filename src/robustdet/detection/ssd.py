@@ -34,7 +34,8 @@ class SSD(nn.Module):
         l2_norm: initial length of the first source's feature vectors; None leaves that source as it is.
         head_std: standard deviation of the heads' initial weights; None draws them as SSD does.
         background_bias: initial bias of the background's logits; above 0 boxes start as background.
-        weights: file of ImageNet weights for a VGG16 backbone (:func:`~.weights.load_imagenet`); None for none.
+        weights: ImageNet weights for a VGG16 backbone: "imagenet" for torchvision's own, or a file
+            (:func:`~.weights.load_imagenet`); None for random ones.
     """
 
     default_boxes: Float[Tensor, "P 4"]

@@ -9,31 +9,35 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torchvision.models import VGG16_Weights
 
 from robustdet.detection.layers import PlannedLayers
+from robustdet.detection.pretrained import located
+from robustdet.errors import InputError
 
 log = logging.getLogger(__name__)
 
 State: TypeAlias = dict[str, Tensor]
 
-HOW_TO_GET = """\
-Get one of:
-  - VGG16_Weights.IMAGENET1K_FEATURES of torchvision (vgg16_features-amdegroot-88682ab5.pth; the URL is its `.url`)
-  - vgg16_reducedfc.pth, which the README of ssd.pytorch (amdegroot) links to
-and name the file in `weights`, or set `weights: null` to start at random, which costs many points of AP."""
+VGG16 = VGG16_Weights.IMAGENET1K_FEATURES  # trained on images of 0..255 less their mean, as SSD feeds them
+HOW_TO_GET = f"""\
+Take one of:
+  - weights=imagenet: torchvision's {VGG16} ({VGG16.url}); conf/model/ssd300.yaml asks for it
+  - vgg16_reducedfc.pth, which the README of ssd.pytorch (amdegroot) links to, as weights=FILE"""
 
 
-def load_imagenet(backbone: PlannedLayers, path: str | Path) -> list[str]:
+def load_imagenet(backbone: PlannedLayers, weights: str | Path) -> list[str]:
     """Load a VGG16 that was trained to classify ImageNet into ``backbone``; returns the tensors that stay random.
 
-    Understands ``features.N.*`` (torchvision; conv6 and conv7 are made of its ``classifier`` where that has finite
-    values, and stay random otherwise, which is said in the log) and ``N.*`` (ssd.pytorch's vgg16_reducedfc).
-    Raises FileNotFoundError, saying how to get a file, and ValueError, naming the tensors that do not fit.
+    ``weights`` is "imagenet" for torchvision's own, or a file with ``features.N.*`` (torchvision; conv6 and conv7 are
+    made of its ``classifier`` where that has finite values, and stay random otherwise, which is said in the log) or
+    ``N.*`` (ssd.pytorch's vgg16_reducedfc). Raises MissingFileError, saying how to get a file, and InputError, naming
+    the file or the tensors that do not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no backbone weights at {path}.\n{HOW_TO_GET}")
-    file = torch.load(path, map_location="cpu", weights_only=True)
+    if not is_vgg16(backbone):
+        raise InputError(f"model.weights={weights} is for a VGG16, and this backbone is none: set model.weights=null")
+    path = located(weights, VGG16, "model.weights")
+    file = tensors_in(path)
     state = _named_as_ours(file, path)
     wanted = backbone.state_dict()
     random = [] if _is_reduced(file) else [name for name in _FULLY_CONNECTED if name in wanted and name not in state]
@@ -42,6 +46,23 @@ def load_imagenet(backbone: PlannedLayers, path: str | Path) -> list[str]:
     if random:
         log.warning("%s has no values for %s: they stay random", path, ", ".join(random))
     return random
+
+
+def is_vgg16(backbone: PlannedLayers) -> bool:
+    """Whether the last of its 13 convolutions is where VGG16 has it."""
+    last = backbone.state_dict().get("layers.28.weight")
+    return last is not None and last.shape == (512, 512, 3, 3)
+
+
+def tensors_in(path: Path) -> State:
+    """Raises InputError that names the file where it holds no dict of tensors by name; runs no code that is in it."""
+    try:
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its parsers do
+        raise InputError(f"{path} cannot be read as a file of weights: {error}") from error
+    if not isinstance(file, dict) or not all(isinstance(tensor, Tensor) for tensor in file.values()):
+        raise InputError(f"{path} is no file of weights: expected tensors by name")
+    return file
 
 
 _FULLY_CONNECTED = ("layers.31.weight", "layers.31.bias", "layers.33.weight", "layers.33.bias")
@@ -56,7 +77,7 @@ def _named_as_ours(file: Mapping[str, Tensor], path: Path) -> State:
         return {f"layers.{name}": tensor for name, tensor in file.items()}
     features = {f"layers.{name[9:]}": tensor for name, tensor in file.items() if name.startswith("features.")}
     if not features:
-        raise ValueError(
+        raise InputError(
             f"{path} holds no VGG16: expected tensors named features.0.weight (torchvision) or 0.weight (ssd.pytorch), "
             f"found {sorted(file)[:3]}.\n{HOW_TO_GET}"
         )
@@ -75,7 +96,7 @@ def _reduced(file: Mapping[str, Tensor]) -> State:
 
 
 def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: Path | str) -> None:
-    """Raise ValueError that names every tensor of ``state`` that is missing, left over or of another shape."""
+    """Raise InputError that names every tensor of ``state`` that is missing, left over or of another shape."""
     problems = [f"missing: {name}" for name in wanted if name not in state]
     problems += [f"left over: {name}" for name in state if name not in wanted]
     problems += [
@@ -84,4 +105,4 @@ def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sourc
         if name in state and state[name].shape != tensor.shape
     ]
     if problems:
-        raise ValueError(f"{source} does not fit this network:\n  " + "\n  ".join(problems))
+        raise InputError(f"{source} does not fit this network:\n  " + "\n  ".join(problems))
