@@ -35,6 +35,7 @@ from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
 from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
+from robustdet.progress import ProgressBar
 from robustdet.runs.first_process import say
 from robustdet.runs.run import Run
 from robustdet.training.testing import EvaluationModule, log_records
@@ -259,7 +260,9 @@ def draw_pictures(
     """A grid of the split's first images: objects, and detections on clean and on attacked images."""
     images = next(iter(experiment.data.test_dataloader()))
     batch = Batch(images.images[:number], images.targets[:number]).to(device)
-    looks = suite.look(experiment.model.to(device), batch)
+    with ProgressBar("pictures", len(suite.attacks)) as bar:
+        suite.working = bar.working
+        looks = suite.look(experiment.model.to(device), batch)
     views = {name: View(*look) for name, look in looks.items()}
     return detection_grid(views, batch.targets, experiment.data.classes, folder / "detections.png")
 
