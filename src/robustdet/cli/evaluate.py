@@ -22,7 +22,7 @@ from rich.console import Console
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.suite_settings import with_differences
-from robustdet.analysis.table import summary
+from robustdet.analysis.table import attack_titles, summary
 from robustdet.attacks.base import require_attack
 from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
 from robustdet.cli.ladder import without_ladder
@@ -263,7 +263,8 @@ def draw_pictures(
     with ProgressBar("pictures", len(suite.attacks)) as bar:
         suite.working = bar.working
         looks = suite.look(experiment.model.to(device), batch)
-    views = {name: View(*look) for name, look in looks.items()}
+    titles = attack_titles(table_specs())
+    views = {titles.get(name, name): View(*look) for name, look in looks.items()}
     return detection_grid(views, batch.targets, experiment.data.classes, folder / "detections.png")
 
 
