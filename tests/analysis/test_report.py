@@ -140,7 +140,7 @@ def test_numbers_stand_together_only_if_split_suite_and_protocol_are_the_same(ou
     cells = dict(paper.rows)["voc_cfr"]
     assert [cell.paper for cell in cells] == [74.8, 45.9, 49.1, 48.0, 56.6, None]
     assert groups[0].average_precision(SPECS).rows[0][1][0].paper is None  # the authors' protocol is not the paper's
-    assert groups[3].average_precision(SPECS).columns == ["clean", "pgd_cls"]
+    assert groups[3].average_precision(SPECS).columns == ["Clean", "A_cls"]  # the paper's names whatever the suite
 
 
 def test_what_is_not_for_comparison_says_so_and_is_in_no_other_table(outputs: Path):
@@ -160,11 +160,11 @@ def test_a_tables_row_is_of_one_recipe_and_says_when_there_are_more(outputs: Pat
     assert [cell.ours for cell in dict(reliable.average_precision(SPECS).rows)["voc_robustdet"]] == pytest.approx(
         [70, 40]
     )
-    each = reliable.each_checkpoint
+    each = reliable.each_checkpoint(SPECS)
     assert each is not None
     assert [title for title, _ in each.rows[:2]] == ["voc_robustdet (00000000)", "voc_robustdet (11111111)"]
     assert [cell.ours for cell in each.rows[1][1]] == pytest.approx([75, 43])
-    assert group(find([outputs]).evaluated, SPECS)[1].each_checkpoint is None
+    assert group(find([outputs]).evaluated, SPECS)[1].each_checkpoint() is None
 
 
 def test_rules_of_average_precision_are_not_mixed(tmp_path: Path):
@@ -240,8 +240,8 @@ def test_the_front_is_what_no_point_beats():
 
 def test_a_sweep_is_over_loss_weights_of_one_experiment(outputs: Path):
     reliable = group(find([outputs]).evaluated, SPECS)[3]
-    (sweep,) = reliable.sweeps
-    assert (sweep.experiment, sweep.robust) == ("voc_robustdet", "lowest of pgd_cls")
+    (sweep,) = reliable.sweeps(SPECS)
+    assert (sweep.experiment, sweep.robust) == ("voc_robustdet", "lowest of A_cls")
     assert [(point.label, point.on_front) for point in sweep.points] == [
         ("γ = 0.9", False),
         ("γ = 0.6", True),
@@ -256,13 +256,13 @@ def test_the_worst_case_is_the_robust_precision_where_all_have_it(tmp_path: Path
         for attack, ap in {"clean": 0.7, "pgd_cls": 0.1, "cwa": 0.2, "worst_case": 0.05}.items():
             flags = [FLAG] if attack == "cwa" else []
             write(tmp_path / str(index), attack, ap, checkpoint_sha256=str(index) * 64, num_images=9, flags=flags)
-    (sweep,) = sweeps(find([tmp_path]).evaluated)
+    (sweep,) = sweeps(find([tmp_path]).evaluated, {})
     assert (sweep.robust, sweep.points[0].robust) == ("worst case", pytest.approx(5))
     assert sweep.points[0].note == f"on 9 of 4952 images; cwa: {FLAG}"
     for file in tmp_path.glob("1/**/worst_case.json"):
         file.unlink()
-    (sweep,) = sweeps(find([tmp_path]).evaluated)
-    assert (sweep.robust, sweep.points[0].robust) == ("lowest of cwa, pgd_cls", pytest.approx(10))
+    (sweep,) = sweeps(find([tmp_path]).evaluated, {"cwa": "CWA"})
+    assert (sweep.robust, sweep.points[0].robust) == ("lowest of CWA, pgd_cls", pytest.approx(10))
 
 
 def test_training_runs_make_a_sweep_of_their_own(tmp_path: Path):
@@ -342,14 +342,14 @@ def test_the_page_says_it_all(outputs: Path):
         "⚑a outside_ball : changed by more than ε = 8/255",
         "77.4 *",
         "on 500 of 4952 images",
-        "worst_case : hurt most by pgd_cls in 3000, cwa in 1952 of 4952 images",
-        "A cascade, in its order: pgd_cls attacked 4952 images, cwa attacked 4000 images. 36 forward passes an image",
+        "Worst case: hurt most by A_cls in 3000, CWA in 1952 of 4952 images",
+        "A cascade, in its order: A_cls attacked 4952 images, CWA attacked 4000 images. 36 forward passes an image",
         "of 12032 objects, 9000 are found on clean images",
-        "pgd_cls PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)",
+        "A_cls pgd_cls PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)",
         "Sweep of voc_robustdet",
-        "outside_ball raised 1× raised when it left its ball what to do project with threat",
+        "outside_ball raised 1× here voc_cfr: DAG raised when it left its ball what to do project with threat",
         "a" * 64,
-        "pgd_steps",
+        "voc_cfr: pgd steps",
         "the numbers (CSV)",
     ):
         assert part in page.text, part
@@ -399,7 +399,7 @@ def test_a_flag_is_told_from_other_text():
 
 
 def test_a_flag_without_explanation_is_still_listed(outputs: Path):
-    assert "outside_ball raised 1× Not explained" in Page(render(report(outputs), "")).text
+    assert "outside_ball raised 1× here voc_cfr: DAG meaning Not explained" in Page(render(report(outputs), "")).text
 
 
 def test_a_heavy_picture_is_embedded_lightly(tmp_path: Path):

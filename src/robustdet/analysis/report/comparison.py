@@ -16,11 +16,14 @@ Cells: TypeAlias = dict[str, dict[str, Cell]]
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the bars that every detector may have: ``name`` is for style, ``text`` for the legend."""
+    """One of the bars that every detector may have: ``name`` is for style, ``text`` for the legend.
+
+    ``under`` begins what is said of it.
+    """
 
     name: str
     text: str
-    short: str
+    under: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Comparison:
     def spoken(self) -> str:
         """The chart in words, for whoever cannot see it."""
         return "; ".join(
-            f"{experiment}: {', '.join(f'{bar.kind.short} {bar.text}' for bar in bars)}"
+            f"{experiment}: {', '.join(f'{bar.kind.under.lower()} {bar.text}' for bar in bars)}"
             for experiment, bars in self.rows.items()
         )
 
@@ -70,8 +73,8 @@ class Comparison:
 def _conclusion(kind: Kind, found: Mapping[str, Bar], rows: Mapping[str, Sequence[Bar]]) -> str:
     best, *others = sorted(found, key=lambda experiment: -found[experiment].ap)
     bar = found[best]
-    clean = next((f" of its {one.ap:.1f} on clean images" for one in rows[best] if one.kind.name == CLEAN), "")
-    text = f"{kind.short}: {best} keeps {'most, ' if others else ''}{bar.ap:.1f}{clean}"
+    clean = next((f" of its {one.ap:.1f} points of clean AP" for one in rows[best] if one.kind.name == CLEAN), "")
+    text = f"{kind.under}, {best} keeps {'most: ' if others else ''}{bar.ap:.1f}{clean}"
     if bar.attack:
         text += f", least under {bar.attack}"
     if others:
@@ -105,14 +108,14 @@ def _comparison(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparis
     bars: dict[str, list[Bar]] = {experiment: [] for experiment in _experiments(groups, specs)}
     used: list[Group] = []
 
-    def add(name: str, short: str, what: str, suites: Sequence[tuple[Group, Cells]]) -> None:
+    def add(name: str, under: str, what: str, suites: Sequence[tuple[Group, Cells]]) -> None:
         best = max(suites, key=lambda suite: (len(suite[1]), suite[0].suite in papers), default=None)
         if best is None:
             return
         one, found = best
         several = len({attack for of in found.values() for attack in of}) > 1
         used.append(one)
-        kinds.append(Kind(name, f"{what} (suite={one.suite})", short))
+        kinds.append(Kind(name, f"{what} (suite={one.suite})", under))
         for experiment, of in found.items():
             attack, cell = min(of.items(), key=lambda item: item[1].ap)
             flagged = any("*" not in mark for mark in cell.marks)
@@ -121,12 +124,12 @@ def _comparison(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparis
             )
 
     everything = [(one, _cells(one)) for one in groups]
-    add(CLEAN, "clean images", "clean images", _only(everything, [CLEAN]))
+    add(CLEAN, "On clean images", "clean images", _only(everything, [CLEAN]))
     shared = _only(everything, of_paper)
     names = ", ".join(titles[attack] for attack in of_paper)
-    add("paper", "the paper's attacks", f"the lowest of the paper's attacks: {names}", shared)
+    add("paper", "Under the paper's attacks", f"the lowest of the paper's attacks: {names}", shared)
     worst = sorted(_only(everything, [WORST_CASE]), key=lambda suite: _mean(suite[1]))  # the hardest suite first
-    add("worst", "worst case", "worst case: each image under the attack that hurts it most", worst)
+    add("worst", "In the worst case", "worst case: each image under the attack that hurts it most", worst)
     first = groups[0]
     experiments = {experiment: of for experiment, of in bars.items() if of}
     cautions = _cautions(used, experiments)

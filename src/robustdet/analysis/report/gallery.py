@@ -25,8 +25,9 @@ def detections(findings: Findings, specs: Sequence[TableSpec]) -> list[Picture]:
     for file in findings.pictures:
         beside = [found.record for found in findings.evaluated if found.file.parents[1] == file.parent]
         experiments = ", ".join(dict.fromkeys(record.run.experiment for record in beside))
-        attacks = [titles.get(r.attack, r.attack) for r in beside if r.attack not in (CLEAN, WORST_CASE)]
-        made.append(Picture(f"{experiments}, clean and under {', '.join(attacks) or 'attack'} ({file.parent.name})", file))
+        attacks = {record.attack for record in beside} - {CLEAN, WORST_CASE}
+        ordered = [titles[attack] for attack in titles if attack in attacks] + sorted(attacks - set(titles))
+        made.append(Picture(f"{experiments}: clean and under {', '.join(ordered) or 'attack'} ({file.parent.name})", file))
     return made
 
 

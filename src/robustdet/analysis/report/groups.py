@@ -121,7 +121,7 @@ def group(evaluated: Iterable[Evaluated], specs: Sequence[TableSpec] = ()) -> li
 
     def order(found: Evaluated) -> tuple[bool, int, str, int, str, str]:
         run, attack = found.record.run, found.record.attack
-        attacks = [CLEAN, *(attack for spec in specs if spec.suite == run.suite for attack in spec.columns)]
+        attacks = [CLEAN, *(attack for spec in specs for attack in spec.columns)]
         return (
             attack == WORST_CASE,
             _place(attack, attacks),
