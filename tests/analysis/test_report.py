@@ -358,6 +358,64 @@ def test_the_page_says_it_all(outputs: Path):
     assert any(r"\caption{Table 1" in text for text in downloads)
 
 
+def test_the_page_opens_with_its_conclusion_and_one_chart(outputs: Path):
+    html = render(report(outputs), FLAGS)
+    page = Page(html)
+    said = page.text.index("Under the paper's attacks, voc_cfr keeps 29.2 of its 74.8 points of clean AP, least under DAG.")
+    assert said < page.text.index("In the worst case, voc_cfr keeps 25.0 of its 74.8") < page.text.index("Contents")
+    assert html.count('class="comparison"') == 1
+    assert 'aria-label="voc_std: on clean images 77.4; voc_cfr: on clean images 74.8, under the paper' in html
+    widths = [float(width) for width in re.findall(r'<rect class="(?:clean|paper|worst)".*? width="([\d.]+)%"', html)]
+    assert widths == pytest.approx([0.78 * ap for ap in (77.4, 74.8, 29.2, 25.0)], abs=0.01)
+
+
+def test_a_detector_of_several_seeds_has_an_interval_in_the_chart(tmp_path: Path):
+    for seed, ap in enumerate((0.40, 0.44, 0.45)):
+        for attack, value in {"clean": 0.7, "pgd_cls": ap}.items():
+            write(tmp_path / str(seed), attack, value, training_seed=seed, checkpoint_sha256=str(seed) * 64)
+    html = render(report(tmp_path), FLAGS)
+    ends = [[float(x) for x in found] for found in re.findall(r'class="interval" x1="([\d.]+)%" x2="([\d.]+)%"', html)]
+    assert ends[1] == pytest.approx([0.78 * (43 - 6.57), 0.78 * (43 + 6.57)], abs=0.01)
+
+
+def test_training_curves_are_drawn_of_runs_that_kept_their_metrics(outputs: Path):
+    html = render(report(outputs), FLAGS)
+    assert "How training went" in Page(html).text
+    assert 'aria-label="voc_cfr, training loss: loss from 6.5 after 20 updates to 2.5 after 60"' in html
+    assert 'aria-label="voc_cfr, validation AP50, %: clean from 75 after 40 updates to 87.5 after 60' in html
+    for file in outputs.rglob("metrics.csv"):
+        file.unlink()
+    assert "How training went" not in render(report(outputs), FLAGS)
+
+
+def test_pictures_are_titled_by_experiment_and_attack(outputs: Path):
+    html = render(report(outputs), FLAGS)
+    title = "voc_cfr: clean and under A_cls, A_loc, CWA, DAG (paper)"
+    assert [html.count(f'alt="{text}"') for text in (title, "voc_cfr: pgd steps")] == [1, 1]
+    assert title in Page(html).text
+    assert 'alt="detections"' not in html
+
+
+def test_a_picture_is_of_the_evaluation_that_counts(tmp_path: Path):
+    for folder, date in (("older", "2026-01-02"), ("newer", "2026-01-03")):
+        write(tmp_path / folder, date=date)
+        write_picture(tmp_path / folder / "evaluation" / "paper" / "detections.png")
+    (picture,) = find([tmp_path]).pictures
+    assert picture.is_relative_to(tmp_path / "newer")
+
+
+def test_a_flag_of_many_numbers_is_explained_once_with_all_of_them(tmp_path: Path):
+    for experiment in ("voc_cfr", "voc_std"):
+        for attack in ("pgd_cls", "cwa", "tog"):
+            run = tmp_path / experiment
+            write(run, attack, 0.1, experiment=experiment, checkpoint_sha256=experiment * 9, flags=[FLAG])
+    html = render(report(tmp_path), FLAGS)
+    text = Page(html).text
+    assert html.count('id="flag-outside_ball"') == 1
+    assert "outside_ball raised 6× here voc_std: A_cls, CWA, tog; voc_cfr: A_cls, CWA, tog raised when" in text
+    assert text.index("outside_ball raised 6×") < text.index("All other flags") < text.index("not_finite raised when")
+
+
 def test_the_page_shows_a_mean_over_seeds_and_says_what_the_interval_is(tmp_path: Path):
     for seed, ap in enumerate((0.70, 0.74, 0.75)):
         write(tmp_path / str(seed), "clean", ap, training_seed=seed, checkpoint_sha256=str(seed) * 64)

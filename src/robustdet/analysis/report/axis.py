@@ -17,13 +17,13 @@ class Tick:
 class Axis:
     """From ``low`` at ``start`` to ``high`` at ``end``, in units of the drawing; a tick every ``step``."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    step: float
+    low: float | int
+    high: float | int
+    start: float | int
+    end: float | int
+    step: float | int
 
-    def at(self, value: float) -> float:
+    def at(self, value: float | int) -> float:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
     @property
@@ -32,7 +32,7 @@ class Axis:
         return [Tick(self.at(value), f"{value:g}") for value in (self.low + self.step * k for k in range(count + 1))]
 
 
-def around(values: Sequence[float], start: float, end: float, steps: float = 4, margin: float = 0.05) -> Axis:
+def around(values: Sequence[float], start: float | int, end: float | int, steps: float | int = 4, margin: float | int = 0.05) -> Axis:
     """An axis that holds these ``values``, none of them below 0, and ``margin`` of their span around them.
 
     Its ticks are 1, 2 or 5 times 10^n apart, about ``steps`` of them.

@@ -109,10 +109,10 @@ def _comparison(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparis
     used: list[Group] = []
 
     def add(name: str, under: str, what: str, suites: Sequence[tuple[Group, Cells]]) -> None:
-        best = max(suites, key=lambda suite: (len(suite[1]), suite[0].suite in papers), default=None)
-        if best is None:
+        """A bar for each detector of the first of these suites that has the most of them."""
+        if not suites:
             return
-        one, found = best
+        one, found = max(suites, key=lambda suite: len(suite[1]))
         several = len({attack for of in found.values() for attack in of}) > 1
         used.append(one)
         kinds.append(Kind(name, f"{what} (suite={one.suite})", under))
@@ -123,7 +123,7 @@ def _comparison(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparis
                 Bar(kinds[-1], cell.ap, cell.spread, flagged, titles.get(attack, attack) if several else "")
             )
 
-    everything = [(one, _cells(one)) for one in groups]
+    everything = [(one, _cells(one)) for one in sorted(groups, key=lambda one: one.suite not in papers)]
     add(CLEAN, "On clean images", "clean images", _only(everything, [CLEAN]))
     shared = _only(everything, of_paper)
     names = ", ".join(titles[attack] for attack in of_paper)

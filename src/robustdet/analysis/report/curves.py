@@ -95,7 +95,7 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _panel(title: str, series: Mapping[str, Series], updates: float, y: Axis) -> Panel:
+def _panel(title: str, series: Mapping[str, Series], updates: float | int, y: Axis) -> Panel:
     x = around([0.0, updates], LEFT, RIGHT, margin=0)
     lines = [Line(name, [(x.at(u), y.at(v)) for u, v in thinned(of)]) for name, of in series.items()]
     spoken = "; ".join(
