@@ -89,9 +89,21 @@ def test_a_bar_is_of_one_suite_the_worst_case_of_the_hardest(tmp_path: Path):
     seeds(tmp_path, "voc_cfr", "pgd_cls", 0.2, suite="reliable")  # lower, but of one of the two
     seeds(tmp_path, "voc_cfr", "worst_case", 0.05, suite="reliable")
     chart = compared(tmp_path)
-    assert [kind.text.rpartition(" (")[2] for kind in chart.kinds] == ["suite=paper)", "suite=paper)", "suite=strongest)"]
+    assert [kind.text.rpartition(" (")[2] for kind in chart.kinds] == ["clean images", "suite=paper)", "suite=strongest)"]
     for experiment in chart.rows:
         assert bars(chart, experiment) == {"clean": "70.0", "paper": "40.0", "worst": "10.0"}
+
+
+def test_the_papers_attacks_are_those_of_its_suite_and_clean_images_of_any(tmp_path: Path):
+    seeds(tmp_path, "voc_cfr", "clean", 0.7, num_images=9)
+    seeds(tmp_path, "voc_cfr", "pgd_cls", 0.4, num_images=9)
+    for experiment in ("voc_cfr", "voc_std"):
+        seeds(tmp_path, experiment, "clean", 0.8, suite="reliable")
+        seeds(tmp_path, experiment, "pgd_cls", 0.1, suite="reliable")
+    chart = compared(tmp_path)
+    assert bars(chart, "voc_cfr") == {"clean": "70.0", "paper": "40.0"}
+    assert bars(chart, "voc_std") == {"clean": "80.0"}
+    assert "voc_cfr: on 9 of 4952 images." in chart.cautions
 
 
 def test_attacks_that_not_all_have_do_not_compare(tmp_path: Path):

@@ -103,37 +103,36 @@ def compare(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparison |
 def _comparison(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparison:
     titles = attack_titles(specs)
     of_paper = [attack for attack in titles if attack not in (CLEAN, WORST_CASE)]
-    papers = {spec.suite for spec in specs}
+    suites = [(one.suite, _cells(one)) for one in groups]
+    published = [(name, of) for name, of in suites if name in {spec.suite for spec in specs}]
     kinds: list[Kind] = []
     bars: dict[str, list[Bar]] = {experiment: [] for experiment in _experiments(groups, specs)}
-    used: list[Group] = []
 
-    def add(name: str, under: str, what: str, suites: Sequence[tuple[Group, Cells]]) -> None:
-        """A bar for each detector of the first of these suites that has the most of them."""
-        if not suites:
-            return
-        one, found = max(suites, key=lambda suite: len(suite[1]))
+    def add(kind: Kind, found: Cells) -> None:
         several = len({attack for of in found.values() for attack in of}) > 1
-        used.append(one)
-        kinds.append(Kind(name, f"{what} (suite={one.suite})", under))
+        kinds.append(kind)
         for experiment, of in found.items():
             attack, cell = min(of.items(), key=lambda item: item[1].ap)
             flagged = any("*" not in mark for mark in cell.marks)
-            bars[experiment].append(
-                Bar(kinds[-1], cell.ap, cell.spread, flagged, titles.get(attack, attack) if several else "")
-            )
+            name = titles.get(attack, attack) if several else ""
+            bars[experiment].append(Bar(kind, cell.ap, cell.spread, flagged, name))
 
-    everything = [(one, _cells(one)) for one in sorted(groups, key=lambda one: one.suite not in papers)]
-    add(CLEAN, "On clean images", "clean images", _only(everything, [CLEAN]))
-    shared = _only(everything, of_paper)
-    names = ", ".join(titles[attack] for attack in of_paper)
-    add("paper", "Under the paper's attacks", f"the lowest of the paper's attacks: {names}", shared)
-    worst = sorted(_only(everything, [WORST_CASE]), key=lambda suite: _mean(suite[1]))  # the hardest suite first
-    add("worst", "In the worst case", "worst case: each image under the attack that hurts it most", worst)
+    clean = _only(published + suites, [CLEAN])
+    add(Kind(CLEAN, "clean images", "On clean images"), {k: v for _, of in reversed(clean) for k, v in of.items()})
+    paper = _only(published, of_paper) or _only(suites, of_paper)
+    if paper:
+        suite, found = max(paper, key=_size)
+        text = f"the lowest of the paper's attacks: {', '.join(titles[attack] for attack in of_paper)} (suite={suite})"
+        add(Kind("paper", text, "Under the paper's attacks"), found)
+    worst = sorted(_only(suites, [WORST_CASE]), key=lambda one: _mean(one[1]))
+    if worst:
+        suite, found = max(worst, key=_size)  # of those with most detectors the hardest, which is first
+        text = f"worst case: each image under the attack that hurts it most (suite={suite})"
+        add(Kind("worst", text, "In the worst case"), found)
     first = groups[0]
-    experiments = {experiment: of for experiment, of in bars.items() if of}
-    cautions = _cautions(used, experiments)
-    return Comparison(f"AP ({first.rule}) on {first.split}, protocol={first.protocol}", kinds, experiments, cautions)
+    shown = {experiment: of for experiment, of in bars.items() if of}
+    setting = f"AP ({first.rule}) on {first.split}, protocol={first.protocol}"
+    return Comparison(setting, kinds, shown, _cautions(groups, shown))
 
 
 def _experiments(groups: Sequence[Group], specs: Sequence[TableSpec]) -> list[str]:
@@ -151,17 +150,19 @@ def _cells(one: Group) -> Cells:
     return {name: cells(one.records, name) for name in dict.fromkeys(record.run.experiment for record in one.records)}
 
 
-def _only(suites: Sequence[tuple[Group, Cells]], attacks: Sequence[str]) -> list[tuple[Group, Cells]]:
+def _only(suites: Sequence[tuple[str, Cells]], attacks: Sequence[str]) -> list[tuple[str, Cells]]:
     """Of each suite the detectors under these attacks: under those that all have, as others do not compare."""
     found = []
-    for one, of_suite in suites:
-        some = {name: {a: of[a] for a in attacks if a in of} for name, of in of_suite.items()}
-        some = {name: of for name, of in some.items() if of}
+    for name, of_suite in suites:
+        some = {k: {a: of[a] for a in attacks if a in of} for k, of in of_suite.items() if set(attacks) & set(of)}
         shared = set.intersection(*map(set, some.values())) if some else set()
-        some = {name: {a: cell for a, cell in of.items() if a in shared} for name, of in some.items()}
         if shared:
-            found.append((one, some))
+            found.append((name, {k: {a: of[a] for a in of if a in shared} for k, of in some.items()}))
     return found
+
+
+def _size(suite: tuple[str, Cells]) -> int:
+    return len(suite[1])
 
 
 def _mean(found: Cells) -> float:
@@ -174,9 +175,14 @@ def _cautions(groups: Sequence[Group], rows: Mapping[str, Sequence[Bar]]) -> lis
     said = []
     if not groups[0].tabled:
         said.append("Not for comparison: few images or few steps.")
-    partial = {f"{r.num_images} of {r.run.split_size}" for one in groups for r in one.records if r.partial}
-    if partial:
-        said.append(f"On {', '.join(sorted(partial))} images.")
+    partial = {
+        name: sorted({f"{r.num_images} of {r.run.split_size}" for r in records if r.partial})
+        for name in rows
+        if (records := [r for one in groups for r in one.records if r.run.experiment == name])
+    }
+    if len({tuple(parts) for parts in partial.values()}) == 1:
+        partial = {"": parts for parts in partial.values()}
+    said += [f"{name}{': on' if name else 'On'} {', '.join(parts)} images." for name, parts in partial.items() if parts]
     if all(bar.spread is None for bars in rows.values() for bar in bars) and len(rows) > 1:
         said.append("One training run each, so there are no intervals: a difference of a few points may be chance.")
     if any(bar.flagged for bars in rows.values() for bar in bars):

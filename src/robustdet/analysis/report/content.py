@@ -93,11 +93,11 @@ class Report:
 
     @property
     def raised(self) -> dict[str, list[Record]]:
-        """The records that carry each flag, by the flag's name."""
+        """The records that carry each flag, by the flag's name; in the order of the tables."""
         raised: dict[str, list[Record]] = {}
-        for found in self.findings.evaluated:
-            for name in dict.fromkeys(flag.partition(":")[0] for flag in found.record.flags):
-                raised.setdefault(name, []).append(found.record)
+        for record in (record for one in self.groups for record in one.records):
+            for name in dict.fromkeys(flag.partition(":")[0] for flag in record.flags):
+                raised.setdefault(name, []).append(record)
         return dict(sorted(raised.items()))
 
     def where(self, name: str) -> dict[str, list[str]]:
