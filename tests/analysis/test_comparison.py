@@ -44,7 +44,10 @@ def bars(chart: Comparison, experiment: str) -> dict[str, str]:
 
 
 def test_each_detector_has_clean_the_papers_lowest_and_the_worst_case(tmp_path: Path):
-    for experiment, (clean, cls, cwa, worst) in {"voc_cfr": (0.7, 0.4, 0.3, 0.1), "voc_std": (0.8, 0.05, 0.1, 0.0)}.items():
+    for experiment, (clean, cls, cwa, worst) in {
+        "voc_cfr": (0.7, 0.4, 0.3, 0.1),
+        "voc_std": (0.8, 0.05, 0.1, 0.0),
+    }.items():
         for attack, ap in {"clean": clean, "pgd_cls": cls, "cwa": cwa, "worst_case": worst, "tog": 0.01}.items():
             seeds(tmp_path, experiment, attack, ap, **({"flags": [FLAG]} if attack == "cwa" else {}))
     chart = compared(tmp_path)
@@ -58,14 +61,18 @@ def test_each_detector_has_clean_the_papers_lowest_and_the_worst_case(tmp_path: 
         "In the worst case, voc_cfr keeps most: 10.0 of its 70.0 points of clean AP; next is voc_std with 0.0.",
     ]
     assert chart.cautions == [
-        "One training run each, so there are no intervals: a difference of a few points may be chance.",
+        "One training run each, so no interval: a difference of a few points may be chance.",
         "⚑ A check found reason to doubt this number; see the flags.",
     ]
     assert chart.spoken.startswith("voc_std: on clean images 80.0, under the paper's attacks 5.0 A_cls, in the worst")
 
 
 def test_several_seeds_give_an_interval_and_what_lies_within_it_is_said(tmp_path: Path):
-    for experiment, values in {"voc_cfr": (0.40, 0.44, 0.45), "voc_mtd": (0.38, 0.42, 0.44), "voc_std": (0.01,) * 3}.items():
+    for experiment, values in {
+        "voc_cfr": (0.40, 0.44, 0.45),
+        "voc_mtd": (0.38, 0.42, 0.44),
+        "voc_std": (0.01,) * 3,
+    }.items():
         seeds(tmp_path, experiment, "clean", 0.7, 0.7, 0.7)
         seeds(tmp_path, experiment, "pgd_cls", *values)
     chart = compared(tmp_path)
@@ -75,6 +82,9 @@ def test_several_seeds_give_an_interval_and_what_lies_within_it_is_said(tmp_path
         "next is voc_mtd with 41.3, within the intervals of both."
     ]
     assert chart.cautions == []
+    write(tmp_path / "one", "pgd_cls", 0.1, experiment="mine", checkpoint_sha256="e" * 64)
+    (caution,) = compared(tmp_path).cautions
+    assert caution.startswith("One training run of mine, so no interval")
     seeds(tmp_path, "voc_mtd", "pgd_cls", 0.05, 0.05, 0.05, date="2027-01-01")
     assert "within" not in compared(tmp_path).conclusions[0]
 
@@ -89,7 +99,11 @@ def test_a_bar_is_of_one_suite_the_worst_case_of_the_hardest(tmp_path: Path):
     seeds(tmp_path, "voc_cfr", "pgd_cls", 0.2, suite="reliable")  # lower, but of one of the two
     seeds(tmp_path, "voc_cfr", "worst_case", 0.05, suite="reliable")
     chart = compared(tmp_path)
-    assert [kind.text.rpartition(" (")[2] for kind in chart.kinds] == ["clean images", "suite=paper)", "suite=strongest)"]
+    assert [kind.text.rpartition(" (")[2] for kind in chart.kinds] == [
+        "clean images",
+        "suite=paper)",
+        "suite=strongest)",
+    ]
     for experiment in chart.rows:
         assert bars(chart, experiment) == {"clean": "70.0", "paper": "40.0", "worst": "10.0"}
 
@@ -104,6 +118,10 @@ def test_the_papers_attacks_are_those_of_its_suite_and_clean_images_of_any(tmp_p
     assert bars(chart, "voc_cfr") == {"clean": "70.0", "paper": "40.0"}
     assert bars(chart, "voc_std") == {"clean": "80.0"}
     assert "voc_cfr: on 9 of 4952 images." in chart.cautions
+    seeds(tmp_path, "voc_cfr", "clean", 0.7, date="2027-01-01")  # of the whole split: the others are not shown
+    seeds(tmp_path, "voc_cfr", "pgd_cls", 0.4, date="2027-01-01")
+    seeds(tmp_path, "voc_cfr", "cwa", 0.4, num_images=9, suite="reliable")
+    assert not any("9 of 4952" in caution for caution in compared(tmp_path).cautions)
 
 
 def test_attacks_that_not_all_have_do_not_compare(tmp_path: Path):

@@ -106,7 +106,9 @@ def magnified(attacked: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"]) -
 
 def draw_objects(axes: Axes, target: Target, class_names: Sequence[str]) -> None:
     tags = []
-    for box, label, difficult in zip(target.boxes.tolist(), target.labels, target.difficult | target.crowd, strict=True):
+    for box, label, difficult in zip(
+        target.boxes.tolist(), target.labels, target.difficult | target.crowd, strict=True
+    ):
         _box(axes, box, OBJECT, dotted=bool(difficult))
         tags.append(Tag(_outline(box), class_names[int(label) - 1], OBJECT, "black"))
     axes.add_artist(Tags(tags))
@@ -164,9 +166,7 @@ def _outline(box: Sequence[float]) -> tuple[float, float, float, float]:
 def _box(axes: Axes, box: Sequence[float], colour: str, dotted: bool = False) -> None:
     x0, y0, x1, y1 = _outline(box)
     style = "--" if dotted else "-"
-    axes.add_patch(
-        Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
-    )
+    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style))
 
 
 def legend_handles(threshold: float, missed: str = "missed") -> list[Line2D]:

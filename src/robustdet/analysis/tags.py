@@ -90,7 +90,7 @@ class Tags(Artist):
         room = _downwards(self.axes.bbox.extents)
         boxes = [_downwards(self.axes.transData.transform(np.reshape(tag.box, (2, 2))).ravel()) for tag in self.tags]
         texts = [self._text(tag) for tag in self.tags]
-        padding = float(renderer.points_to_pixels(PADDING))
+        padding = float(np.asarray(renderer.points_to_pixels(PADDING)))
         extents = [text.get_window_extent(renderer) for text in texts]
         sizes = [(float(extent.width) + 2 * padding, float(extent.height) + 2 * padding) for extent in extents]
         found = []

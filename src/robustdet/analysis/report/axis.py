@@ -32,7 +32,9 @@ class Axis:
         return [Tick(self.at(value), f"{value:g}") for value in (self.low + self.step * k for k in range(count + 1))]
 
 
-def around(values: Sequence[float], start: float | int, end: float | int, steps: float | int = 4, margin: float | int = 0.05) -> Axis:
+def around(
+    values: Sequence[float], start: float | int, end: float | int, steps: float | int = 4, margin: float | int = 0.05
+) -> Axis:
     """An axis that holds these ``values``, none of them below 0, and ``margin`` of their span around them.
 
     Its ticks are 1, 2 or 5 times 10^n apart, about ``steps`` of them.

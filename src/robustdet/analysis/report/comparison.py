@@ -34,6 +34,7 @@ class Bar:
     ap: float
     spread: float | None
     flagged: bool
+    partial: bool  # measured on part of the split
     attack: str = ""
 
     @property
@@ -113,9 +114,10 @@ def _comparison(groups: Sequence[Group], specs: Sequence[TableSpec]) -> Comparis
         kinds.append(kind)
         for experiment, of in found.items():
             attack, cell = min(of.items(), key=lambda item: item[1].ap)
-            flagged = any("*" not in mark for mark in cell.marks)
+            partial = [mark for mark in cell.marks if "*" in mark]
             name = titles.get(attack, attack) if several else ""
-            bars[experiment].append(Bar(kind, cell.ap, cell.spread, flagged, name))
+            flagged = len(cell.marks) > len(partial)
+            bars[experiment].append(Bar(kind, cell.ap, cell.spread, flagged, bool(partial), name))
 
     clean = _only(published + suites, [CLEAN])
     add(Kind(CLEAN, "clean images", "On clean images"), {k: v for _, of in reversed(clean) for k, v in of.items()})
@@ -139,7 +141,7 @@ def _experiments(groups: Sequence[Group], specs: Sequence[TableSpec]) -> list[st
     """Those with a record, in the order of the tables."""
     order = list(dict.fromkeys(row.experiment for spec in specs for row in spec.rows))
     found = dict.fromkeys(record.run.experiment for one in groups for record in one.records)
-    return sorted(found, key=lambda name: (order.index(name) if name in order else len(order)))
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def _newest(groups: Sequence[Group]) -> str:
@@ -175,16 +177,21 @@ def _cautions(groups: Sequence[Group], rows: Mapping[str, Sequence[Bar]]) -> lis
     said = []
     if not groups[0].tabled:
         said.append("Not for comparison: few images or few steps.")
-    partial = {
-        name: sorted({f"{r.num_images} of {r.run.split_size}" for r in records if r.partial})
-        for name in rows
-        if (records := [r for one in groups for r in one.records if r.run.experiment == name])
-    }
-    if len({tuple(parts) for parts in partial.values()}) == 1:
-        partial = {"": parts for parts in partial.values()}
-    said += [f"{name}{': on' if name else 'On'} {', '.join(parts)} images." for name, parts in partial.items() if parts]
-    if all(bar.spread is None for bars in rows.values() for bar in bars) and len(rows) > 1:
-        said.append("One training run each, so there are no intervals: a difference of a few points may be chance.")
+    partial = {name: _images(groups, name) if any(bar.partial for bar in bars) else "" for name, bars in rows.items()}
+    if len(set(partial.values())) > 1:
+        said += [f"{name}: on {images} images." for name, images in partial.items() if images]
+    else:
+        said += [f"On {images} images." for images in set(partial.values()) if images]
+    single = [name for name, bars in rows.items() if all(bar.spread is None for bar in bars)]
+    if len(rows) > 1 and single:
+        which = "each" if len(single) == len(rows) else f"of {', '.join(single)}"
+        said.append(f"One training run {which}, so no interval: a difference of a few points may be chance.")
     if any(bar.flagged for bars in rows.values() for bar in bars):
         said.append("⚑ A check found reason to doubt this number; see the flags.")
     return said
+
+
+def _images(groups: Sequence[Group], experiment: str) -> str:
+    """How many of the split's, where it was not all."""
+    of = [record for one in groups for record in one.records if record.run.experiment == experiment and record.partial]
+    return ", ".join(sorted({f"{record.num_images} of {record.run.split_size}" for record in of}))

@@ -27,7 +27,9 @@ def detections(findings: Findings, specs: Sequence[TableSpec]) -> list[Picture]:
         experiments = ", ".join(dict.fromkeys(record.run.experiment for record in beside))
         attacks = {record.attack for record in beside} - {CLEAN, WORST_CASE}
         ordered = [titles[attack] for attack in titles if attack in attacks] + sorted(attacks - set(titles))
-        made.append(Picture(f"{experiments}: clean and under {', '.join(ordered) or 'attack'} ({file.parent.name})", file))
+        made.append(
+            Picture(f"{experiments}: clean and under {', '.join(ordered) or 'attack'} ({file.parent.name})", file)
+        )
     return made
 
 
