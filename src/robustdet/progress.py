@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -65,6 +66,13 @@ class ProgressBar:
         self.part = part
         if self.live is not None:
             self.live.update(self.task, description=self._heading())
+
+    @contextmanager
+    def working(self, part: str, work: float | int) -> Iterator[None]:
+        """One step of the whole, of this part and with so many units of work, is made inside."""
+        self.begin(part)
+        yield
+        self.advance(1, work)
 
     def advance(self, steps: float | int = 1, work: float | int = 0, values: Mapping[str, float] | None = None) -> None:
         """``steps`` count towards ``total``; ``work`` is the number of units they took (for the rate)."""

@@ -69,6 +69,15 @@ def write_trained(run: Path, gamma: float, clean: float, robust: float, pruned: 
     (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
 
+def write_metrics(run: Path, experiment: str) -> None:
+    """A finished training run that kept its metrics."""
+    metrics = "step,train/loss,val/AP50_attacked,val/AP50_clean\n19,6.5,,\n39,4.5,0.25,0.75\n59,2.5,0.5,0.875\n"
+    (run / "csv").mkdir(parents=True)
+    (run / "csv" / "metrics.csv").write_text(metrics, encoding="utf-8")
+    content = {"experiment": experiment, "updates": 60, "metrics": {}}
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 def write_picture(file: Path, size: tuple[int, int] = (40, 30)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.effect_noise(size, 50).convert("RGB").save(file)
@@ -99,6 +108,7 @@ def write_everything(outputs: Path) -> None:
         identity = {"experiment": "voc_robustdet", "checkpoint_sha256": str(index) * 64, "training_recipe": str(index)}
         write(run, "clean", clean, suite="reliable", **identity)
         write(run, "pgd_cls", robust, suite="reliable", **identity)
+    write_metrics(cfr, "voc_cfr")
     write_picture(cfr / "analysis" / "pgd_steps.png")
     (cfr / "analysis" / "pgd_steps.csv").write_text("steps,map\n1,0.5\n", encoding="utf-8")
     write_picture(cfr / "evaluation" / "paper" / "detections.png", (900, 700))

@@ -55,18 +55,26 @@ def test_a_grid_shows_right_wrong_and_missed(target, tmp_path):
     }
     path = detection_grid(views, [target], ["disc", "star"], tmp_path / "new" / "grid.png")
     picture = np.asarray(Image.open(path).convert("RGB"))
-    columns = np.array_split(picture, [int(picture.shape[1] * k / 5) for k in (1, 2, 3, 3.5, 4.5)], axis=1)
+    views_shown, changes, _ = np.split(picture, [picture.shape[0] * 47 // 100, picture.shape[0] * 9 // 10])
     shown = [
-        [has(column, colour) for colour in (OBJECT, RIGHT, WRONG)]
-        for column in (c[: c.shape[0] * 8 // 10] for c in columns)
+        [has(cell, colour) for colour in (OBJECT, RIGHT, WRONG)]
+        for line in (views_shown, changes)
+        for cell in np.array_split(line, 4, axis=1)
     ]
     assert shown == [
         [True, False, False],  # objects
         [False, True, False],  # clean: both right, none missed
         [True, False, True],  # attacked: a wrong class, both missed
-        [False, False, False],  # the perturbation
         [True, False, False],  # nothing detected, both missed
-        [False, False, False],
+        *4 * [[False, False, False]],  # below: nothing beside the perturbations
+    ]
+    raised = np.abs(picture.astype(int) - 255 * (0.5 + 10 * 8 / 255)).sum(axis=2) < 12
+    # only below A_cls, and as large as the view above it
+    assert [raised[:, quarter].sum() > 0.9 * 300**2 for quarter in np.array_split(np.arange(picture.shape[1]), 4)] == [
+        False,
+        False,
+        True,
+        False,
     ]
 
 

@@ -140,7 +140,7 @@ def test_numbers_stand_together_only_if_split_suite_and_protocol_are_the_same(ou
     cells = dict(paper.rows)["voc_cfr"]
     assert [cell.paper for cell in cells] == [74.8, 45.9, 49.1, 48.0, 56.6, None]
     assert groups[0].average_precision(SPECS).rows[0][1][0].paper is None  # the authors' protocol is not the paper's
-    assert groups[3].average_precision(SPECS).columns == ["clean", "pgd_cls"]
+    assert groups[3].average_precision(SPECS).columns == ["Clean", "A_cls"]  # the paper's names whatever the suite
 
 
 def test_what_is_not_for_comparison_says_so_and_is_in_no_other_table(outputs: Path):
@@ -160,11 +160,11 @@ def test_a_tables_row_is_of_one_recipe_and_says_when_there_are_more(outputs: Pat
     assert [cell.ours for cell in dict(reliable.average_precision(SPECS).rows)["voc_robustdet"]] == pytest.approx(
         [70, 40]
     )
-    each = reliable.each_checkpoint
+    each = reliable.each_checkpoint(SPECS)
     assert each is not None
     assert [title for title, _ in each.rows[:2]] == ["voc_robustdet (00000000)", "voc_robustdet (11111111)"]
     assert [cell.ours for cell in each.rows[1][1]] == pytest.approx([75, 43])
-    assert group(find([outputs]).evaluated, SPECS)[1].each_checkpoint is None
+    assert group(find([outputs]).evaluated, SPECS)[1].each_checkpoint() is None
 
 
 def test_rules_of_average_precision_are_not_mixed(tmp_path: Path):
@@ -240,8 +240,8 @@ def test_the_front_is_what_no_point_beats():
 
 def test_a_sweep_is_over_loss_weights_of_one_experiment(outputs: Path):
     reliable = group(find([outputs]).evaluated, SPECS)[3]
-    (sweep,) = reliable.sweeps
-    assert (sweep.experiment, sweep.robust) == ("voc_robustdet", "lowest of pgd_cls")
+    (sweep,) = reliable.sweeps(SPECS)
+    assert (sweep.experiment, sweep.robust) == ("voc_robustdet", "lowest of A_cls")
     assert [(point.label, point.on_front) for point in sweep.points] == [
         ("γ = 0.9", False),
         ("γ = 0.6", True),
@@ -256,13 +256,13 @@ def test_the_worst_case_is_the_robust_precision_where_all_have_it(tmp_path: Path
         for attack, ap in {"clean": 0.7, "pgd_cls": 0.1, "cwa": 0.2, "worst_case": 0.05}.items():
             flags = [FLAG] if attack == "cwa" else []
             write(tmp_path / str(index), attack, ap, checkpoint_sha256=str(index) * 64, num_images=9, flags=flags)
-    (sweep,) = sweeps(find([tmp_path]).evaluated)
+    (sweep,) = sweeps(find([tmp_path]).evaluated, {})
     assert (sweep.robust, sweep.points[0].robust) == ("worst case", pytest.approx(5))
     assert sweep.points[0].note == f"on 9 of 4952 images; cwa: {FLAG}"
     for file in tmp_path.glob("1/**/worst_case.json"):
         file.unlink()
-    (sweep,) = sweeps(find([tmp_path]).evaluated)
-    assert (sweep.robust, sweep.points[0].robust) == ("lowest of cwa, pgd_cls", pytest.approx(10))
+    (sweep,) = sweeps(find([tmp_path]).evaluated, {"cwa": "CWA"})
+    assert (sweep.robust, sweep.points[0].robust) == ("lowest of CWA, pgd_cls", pytest.approx(10))
 
 
 def test_training_runs_make_a_sweep_of_their_own(tmp_path: Path):
@@ -342,20 +342,79 @@ def test_the_page_says_it_all(outputs: Path):
         "⚑a outside_ball : changed by more than ε = 8/255",
         "77.4 *",
         "on 500 of 4952 images",
-        "worst_case : hurt most by pgd_cls in 3000, cwa in 1952 of 4952 images",
-        "A cascade, in its order: pgd_cls attacked 4952 images, cwa attacked 4000 images. 36 forward passes an image",
+        "Worst case: hurt most by A_cls in 3000, CWA in 1952 of 4952 images",
+        "A cascade, in its order: A_cls attacked 4952 images, CWA attacked 4000 images. 36 forward passes an image",
         "of 12032 objects, 9000 are found on clean images",
-        "pgd_cls PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)",
+        "A_cls pgd_cls PGD(objective=a_cls, threat=LInf(epsilon=8/255), steps=20)",
         "Sweep of voc_robustdet",
-        "outside_ball raised 1× raised when it left its ball what to do project with threat",
+        "outside_ball raised 1× here voc_cfr: DAG raised when it left its ball what to do project with threat",
         "a" * 64,
-        "pgd_steps",
+        "voc_cfr: pgd steps",
         "the numbers (CSV)",
     ):
         assert part in page.text, part
     downloads = [unquote(link) for link in page.links if link.startswith("data:text")]
     assert any("steps,map\n1,0.5" in text for text in downloads)
     assert any(r"\caption{Table 1" in text for text in downloads)
+
+
+def test_the_page_opens_with_its_conclusion_and_one_chart(outputs: Path):
+    html = render(report(outputs), FLAGS)
+    page = Page(html)
+    said = page.text.index("Under the paper's attacks, voc_cfr keeps 29.2 of its 74.8 points of clean AP, least under")
+    assert said < page.text.index("In the worst case, voc_cfr keeps 25.0 of its 74.8") < page.text.index("Contents")
+    assert html.count('class="comparison"') == 1
+    spoken = "voc_std: on clean images 77.4; voc_robustdet: on clean images 70.0; voc_cfr: on clean images 74.8, under"
+    assert f'aria-label="{spoken}' in html
+    widths = [float(width) for width in re.findall(r'<rect class="(?:clean|paper|worst)".*? width="([\d.]+)%"', html)]
+    assert widths == pytest.approx([0.78 * ap for ap in (77.4, 70.0, 74.8, 29.2, 25.0)], abs=0.01)
+
+
+def test_a_detector_of_several_seeds_has_an_interval_in_the_chart(tmp_path: Path):
+    for seed, ap in enumerate((0.40, 0.44, 0.45)):
+        for attack, value in {"clean": 0.7, "pgd_cls": ap}.items():
+            write(tmp_path / str(seed), attack, value, training_seed=seed, checkpoint_sha256=str(seed) * 64)
+    html = render(report(tmp_path), FLAGS)
+    ends = [[float(x) for x in found] for found in re.findall(r'class="interval" x1="([\d.]+)%" x2="([\d.]+)%"', html)]
+    assert ends[1] == pytest.approx([0.78 * (43 - 6.57), 0.78 * (43 + 6.57)], abs=0.01)
+
+
+def test_training_curves_are_drawn_of_runs_that_kept_their_metrics(outputs: Path):
+    html = render(report(outputs), FLAGS)
+    assert "How training went" in Page(html).text
+    assert 'aria-label="voc_cfr, training loss: loss from 6.5 after 20 updates to 2.5 after 60"' in html
+    assert 'aria-label="voc_cfr, validation AP50, %: clean from 75 after 40 updates to 87.5 after 60' in html
+    for file in outputs.rglob("metrics.csv"):
+        file.unlink()
+    assert "How training went" not in render(report(outputs), FLAGS)
+
+
+def test_pictures_are_titled_by_experiment_and_attack(outputs: Path):
+    html = render(report(outputs), FLAGS)
+    title = "voc_cfr: clean and under A_cls, A_loc, CWA, DAG (paper)"
+    assert [html.count(f'alt="{text}"') for text in (title, "voc_cfr: pgd steps")] == [1, 1]
+    assert title in Page(html).text
+    assert 'alt="detections"' not in html
+
+
+def test_a_picture_is_of_the_evaluation_that_counts(tmp_path: Path):
+    for folder, date in (("older", "2026-01-02"), ("newer", "2026-01-03")):
+        write(tmp_path / folder, date=date)
+        write_picture(tmp_path / folder / "evaluation" / "paper" / "detections.png")
+    (picture,) = find([tmp_path]).pictures
+    assert picture.is_relative_to(tmp_path / "newer")
+
+
+def test_a_flag_of_many_numbers_is_explained_once_with_all_of_them(tmp_path: Path):
+    for experiment in ("voc_cfr", "voc_std"):
+        for attack in ("pgd_cls", "cwa", "tog"):
+            run = tmp_path / experiment
+            write(run, attack, 0.1, experiment=experiment, checkpoint_sha256=experiment * 9, flags=[FLAG])
+    html = render(report(tmp_path), FLAGS)
+    text = Page(html).text
+    assert html.count('id="flag-outside_ball"') == 1
+    assert "outside_ball raised 6× here voc_std: A_cls, CWA, tog; voc_cfr: A_cls, CWA, tog raised when" in text
+    assert text.index("outside_ball raised 6×") < text.index("All other flags") < text.index("not_finite raised when")
 
 
 def test_the_page_shows_a_mean_over_seeds_and_says_what_the_interval_is(tmp_path: Path):
@@ -399,7 +458,7 @@ def test_a_flag_is_told_from_other_text():
 
 
 def test_a_flag_without_explanation_is_still_listed(outputs: Path):
-    assert "outside_ball raised 1× Not explained" in Page(render(report(outputs), "")).text
+    assert "outside_ball raised 1× here voc_cfr: DAG meaning Not explained" in Page(render(report(outputs), "")).text
 
 
 def test_a_heavy_picture_is_embedded_lightly(tmp_path: Path):

@@ -115,12 +115,12 @@ def test_a_flag_is_said_once_and_names_its_attacks():
     suite = {"pgd_cls": "no_gradient: at all", "pgd_loc": "no_gradient: at all", "cwa": "loss_not_raised: in 3 images"}
     records = [record("voc_std", attack, 0.1, flags=[flag]) for attack, flag in suite.items()]
     table = fill(spec("table1"), records)
-    assert table.footnotes == {"a": "no_gradient: at all (pgd_cls, pgd_loc)", "b": "loss_not_raised: in 3 images"}
+    assert table.footnotes == {"a": "no_gradient: at all (A_cls, A_loc)", "b": "loss_not_raised: in 3 images"}
     assert [cell.marks for cell in row(table, "SSD")] == [(), ("a",), ("a",), ("b",), ()]
     differing = [record("voc_cfr", "dag", 0.1, flags=["loss_not_raised: in 5 images", "no_gradient: at all"])]
     assert fill(spec("table1"), [*records, *differing]).footnotes == {
-        "a": "no_gradient: at all (pgd_cls, pgd_loc, dag)",
-        "b": "loss_not_raised: cwa, dag, such as: in 3 images",
+        "a": "no_gradient: at all (A_cls, A_loc, DAG)",
+        "b": "loss_not_raised: CWA, DAG, such as: in 3 images",
     }
 
 

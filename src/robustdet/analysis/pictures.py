@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
@@ -16,6 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from robustdet.analysis.figures.style import symbol
+from robustdet.analysis.tags import Tag, Tags
 from robustdet.evaluation.average_precision import pairwise_iou
 from robustdet.types import Detections, Images, Target
 
@@ -41,26 +42,31 @@ def detection_grid(
     path: Path | str,
     threshold: float = 0.3,
 ) -> Path:
-    """Draw one row an image: its objects, then each view's detections with a score above ``threshold``.
+    """Draw for each image its objects, and each view's detections with a score above ``threshold``.
 
-    ``views`` are by title, clean images first; each attacked one is followed by its perturbation, ten times
-    magnified. A detection is blue where it overlaps an object of its class by an IoU of 0.5 and no better detection
+    ``views`` are by title, clean images first; below each attacked one is its perturbation, ten times magnified. A
+    detection is blue where it overlaps an object of its class by an IoU of 0.5 and no better detection
     does, orange elsewhere; dashed yellow objects were missed. ``class_names`` are those of labels 1..C. Writes a PNG.
     """
     clean, *attacked = views.values()
-    widths = [1.0, 1.0] + [1.0, 0.5] * len(attacked)
-    figure = Figure(figsize=(INCHES * sum(widths), INCHES * len(targets) + 0.7), layout="constrained")
-    grid = figure.subplots(len(targets), len(widths), squeeze=False, width_ratios=widths)
-    for axes, title in zip(grid[0], _titles(list(views)), strict=True):
-        axes.set_title(title, fontsize=10)
-    for row, target in enumerate(targets):
-        cells = iter(grid[row])
-        draw_objects(show(next(cells), clean.images[row], target.original_size), target, class_names)
-        for view in views.values():
-            panel = show(next(cells), view.images[row], target.original_size)
-            draw_detections(panel, view.detections[row], target, class_names, threshold)
-            if view is not clean:
-                show(next(cells), magnified(view.images[row], clean.images[row]), target.original_size)
+    lines = 2 if attacked else 1  # of an image
+    columns = 1 + len(views)
+    figure = Figure(figsize=(INCHES * columns, INCHES * lines * len(targets) + 0.7), layout="constrained")
+    grid = figure.subplots(lines * len(targets), columns, squeeze=False)
+    for axes, title in zip(grid[0], ["objects", *views], strict=True):
+        axes.set_title(symbol(title), fontsize=11)
+    for place, target in enumerate(targets):
+        seen, *changed = grid[lines * place : lines * (place + 1)]
+        draw_objects(show(seen[0], clean.images[place], target.original_size), target, class_names)
+        for panel, view in zip(seen[1:], views.values(), strict=True):
+            show(panel, view.images[place], target.original_size)
+            draw_detections(panel, view.detections[place], target, class_names, threshold)
+        for panels in changed:
+            for panel, view in zip(panels[2:], attacked, strict=True):
+                show(panel, magnified(view.images[place], clean.images[place]), target.original_size)
+            for blank in panels[:2]:
+                blank.set_axis_off()
+            panels[1].text(1, 0.5, f"change ×{MAGNIFICATION} →", transform=panels[1].transAxes, ha="right", va="center")
     handles = [
         *legend_handles(threshold, "missed (on the left: difficult)"),
         Line2D([], [], color=OBJECT, label="object"),
@@ -83,12 +89,6 @@ def correct(found: Detections, target: Target) -> tuple[Bool[Tensor, "D"], Bool[
     return right, seen
 
 
-def _titles(names: list[str]) -> list[str]:
-    clean, *attacked = names
-    pairs = [title for name in attacked for title in (name, f"change ×{MAGNIFICATION}")]
-    return ["objects", clean, *pairs]
-
-
 def show(axes: Axes, image: Float[Tensor, "3 H W"], original_size: tuple[int, int]) -> Axes:
     """The image in the proportions of its file (height, width): a detector's input is stretched to a square."""
     axes.imshow(image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
@@ -105,9 +105,13 @@ def magnified(attacked: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"]) -
 
 
 def draw_objects(axes: Axes, target: Target, class_names: Sequence[str]) -> None:
-    for box, label, difficult in zip(target.boxes.cpu(), target.labels, target.difficult | target.crowd, strict=True):
-        _box(axes, box.numpy(), OBJECT, dotted=bool(difficult))
-        _tag(axes, box.numpy(), class_names[int(label) - 1], OBJECT, "black")
+    tags = []
+    for box, label, difficult in zip(
+        target.boxes.tolist(), target.labels, target.difficult | target.crowd, strict=True
+    ):
+        _box(axes, box, OBJECT, dotted=bool(difficult))
+        tags.append(Tag(_outline(box), class_names[int(label) - 1], OBJECT, "black"))
+    axes.add_artist(Tags(tags))
 
 
 def draw_detections(
@@ -123,46 +127,46 @@ def draw_detections(
     keep = shown.scores > threshold
     shown = Detections(shown.boxes[keep], shown.scores[keep], shown.labels[keep])
     right, seen = correct(shown, target)
-    for box in target.boxes[~(seen | target.difficult | target.crowd)]:
-        _box(axes, box.numpy(), OBJECT, dotted=True)
-    # best last, so that it lies on top
-    for box, score, label, is_right in reversed(list(zip(shown.boxes, shown.scores, shown.labels, right, strict=True))):
-        colour = RIGHT if is_right else WRONG
-        _box(axes, box.numpy(), colour)
-        mark = "✓" if is_right else "✗"
-        _tag(axes, box.numpy(), f"{class_names[int(label) - 1]} {score:.2f} {mark}", colour, "white", fontsize)
+    for box in target.boxes[~(seen | target.difficult | target.crowd)].tolist():
+        _box(axes, box, OBJECT, dotted=True)
+    colours = [RIGHT if is_right else WRONG for is_right in right]
+    marks = [" ✓" if is_right else " ✗" for is_right in right]
+    _draw(axes, shown, class_names, colours, marks, fontsize)
 
 
 def draw_found(axes: Axes, found: Detections, class_names: Sequence[str], colour: str = FOUND) -> None:
     """Detections of an image that nobody has annotated."""
-    shown = found.to("cpu")
-    for box, score, label in reversed(list(zip(shown.boxes, shown.scores, shown.labels, strict=True))):
-        _box(axes, box.numpy(), colour)
-        _tag(axes, box.numpy(), f"{class_names[int(label) - 1]} {score:.2f}", colour, "white")
+    number = len(found.labels)
+    _draw(axes, found.to("cpu"), class_names, [colour] * number, [""] * number)
 
 
-def _box(axes: Axes, box: Float[np.ndarray, "4"], colour: str, dotted: bool = False) -> None:
-    x0, y0, x1, y1 = box
-    style = "--" if dotted else "-"
-    # pixel k of an image covers k - 0.5 .. k + 0.5 in matplotlib
-    axes.add_patch(
-        Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
-    )
-
-
-def _tag(
-    axes: Axes, box: Float[np.ndarray, "4"], text: str, background: str, colour: str, fontsize: float = 7.5
+def _draw(
+    axes: Axes,
+    found: Detections,
+    class_names: Sequence[str],
+    colours: Sequence[str],
+    marks: Sequence[str],
+    fontsize: float = 7.5,
 ) -> None:
-    axes.text(
-        max(box[0], 0),
-        max(box[1], 0),
-        text,
-        fontsize=fontsize,
-        color=colour,
-        verticalalignment="top",
-        clip_on=True,
-        bbox={"facecolor": background, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
-    )
+    """Boxes, the best on top, and what they are taken for; the best ones' names have the first choice of a place."""
+    boxes, names = found.boxes.tolist(), [class_names[int(label) - 1] for label in found.labels]
+    for box, colour in reversed(list(zip(boxes, colours, strict=True))):
+        _box(axes, box, colour)
+    rows = zip(boxes, names, found.scores, marks, colours, strict=True)
+    tags = [Tag(_outline(box), f"{name} {s:.2f}{mark}", colour, "white") for box, name, s, mark, colour in rows]
+    axes.add_artist(Tags(tags, fontsize))
+
+
+def _outline(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """A box as matplotlib sees it, where pixel k of an image covers k - 0.5 .. k + 0.5."""
+    x0, y0, x1, y1 = box
+    return x0 - 0.5, y0 - 0.5, x1 - 0.5, y1 - 0.5
+
+
+def _box(axes: Axes, box: Sequence[float], colour: str, dotted: bool = False) -> None:
+    x0, y0, x1, y1 = _outline(box)
+    style = "--" if dotted else "-"
+    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style))
 
 
 def legend_handles(threshold: float, missed: str = "missed") -> list[Line2D]:

@@ -60,6 +60,12 @@ class Cell:
     marks: tuple[str, ...] = ()  # keys of the table's footnotes
     runs: int = 0
 
+    @property
+    def ap(self) -> float:
+        """Ours, where there is one."""
+        assert self.ours is not None
+        return self.ours
+
 
 @dataclass(frozen=True)
 class Table:
@@ -102,7 +108,7 @@ def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
     splits = sorted({record.run.split for record in eligible})
     if len(splits) > 1:
         raise ValueError(f"table {spec.name}: a table is of one split, got records of {', '.join(splits)}")
-    footnotes = _Footnotes()
+    footnotes = _Footnotes(spec.columns)
     rows = []
     for row in spec.rows:
         ours = _row(eligible, row.experiment)
@@ -113,23 +119,32 @@ def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
     return Table(spec.title, list(spec.columns.values()), rows, footnotes.texts, notes)
 
 
-def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: str = "Result") -> Table:
-    """What a run prints at its end: all of its records, with titles and the paper's numbers from ``specs``.
+def attack_titles(specs: Sequence[TableSpec]) -> dict[str, str]:
+    """The paper's name of each attack that it has, and ours of the worst case; others keep their own."""
+    titles = {attack: title for spec in reversed(specs) for attack, title in spec.columns.items()}
+    return {WORST_CASE: "Worst case"} | titles
 
-    A number under attack is set beside the paper's only where the suite is that of the paper's table. More attacks than
-    `WIDE` go down, and experiments across.
+
+def summary(
+    records: Sequence[Record],
+    specs: Sequence[TableSpec] = (),
+    title: str = "Result",
+    compared: Sequence[TableSpec] | None = None,
+) -> Table:
+    """What a run prints at its end: all of its records, with titles from ``specs``.
+
+    The paper's numbers are from those ``compared``, all where it is None; a number under attack is set beside the
+    paper's only where the suite is that of the paper's table. More attacks than `WIDE` go down, and experiments across.
     """
     attacks = list(dict.fromkeys(record.attack for record in records))
-    titles = {WORST_CASE: "Worst case"} | {
-        attack: title for spec in reversed(specs) for attack, title in spec.columns.items()
-    }
-    footnotes = _Footnotes()
+    titles = attack_titles(specs)
+    footnotes = _Footnotes(titles)
     rows = []
     experiments = list(dict.fromkeys(record.run.experiment for record in records))
     for experiment in experiments:
         ours = _row(records, experiment)
         found = [_of(ours, attack) for attack in attacks]
-        papers = [_paper(of, specs) for of in found]
+        papers = [_paper(of, specs if compared is None else compared) for of in found]
         rows.append((experiment, [_cell(of, paper, footnotes) for of, paper in zip(found, papers, strict=True)]))
     columns = [titles.get(attack, attack) for attack in attacks]
     notes = [*_seeds_note(rows), *_newest_notes(records, experiments)]
@@ -141,10 +156,11 @@ def summary(records: Sequence[Record], specs: Sequence[TableSpec] = (), title: s
 
 class _Footnotes:
     """Each text once; '*' and its multiples mark numbers on part of a split, letters mark flags: one for each flag,
-    however many numbers it stands with.
+    however many numbers it stands with. ``titles`` are those of attacks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, titles: Mapping[str, str]) -> None:
+        self._titles = titles
         self._partial: dict[str, str] = {}  # mark by text
         self._flags: dict[str, list[tuple[str, str]]] = {}  # by its name: attacks and what was said of them
 
@@ -153,7 +169,7 @@ class _Footnotes:
 
     def flag(self, text: str, attack: str) -> str:
         name, _, sentence = text.partition(": ")
-        self._flags.setdefault(name, []).append((attack, sentence))
+        self._flags.setdefault(name, []).append((self._titles.get(attack, attack), sentence))
         return _letter(list(self._flags).index(name))
 
     @property
@@ -176,6 +192,13 @@ def _once(name: str, said: Sequence[tuple[str, str]]) -> str:
     elif len(attacks) > 1:
         text = f"{text} ({', '.join(attacks)})".strip()
     return f"{name}: {text}" if text else name
+
+
+def cells(records: Iterable[Record], experiment: str) -> dict[str, Cell]:
+    """What `summary` says of an experiment, by attack."""
+    row = _row(records, experiment)
+    attacks = dict.fromkeys(record.attack for record in row)
+    return {attack: _cell(_of(row, attack), None, _Footnotes({})) for attack in attacks}
 
 
 def _row(records: Iterable[Record], experiment: str) -> list[Record]:

@@ -22,7 +22,7 @@ from rich.console import Console
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.suite_settings import with_differences
-from robustdet.analysis.table import summary
+from robustdet.analysis.table import attack_titles, summary
 from robustdet.attacks.base import require_attack
 from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
 from robustdet.cli.ladder import without_ladder
@@ -35,6 +35,7 @@ from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
 from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
+from robustdet.progress import ProgressBar
 from robustdet.runs.first_process import say
 from robustdet.runs.run import Run
 from robustdet.training.testing import EvaluationModule, log_records
@@ -259,8 +260,11 @@ def draw_pictures(
     """A grid of the split's first images: objects, and detections on clean and on attacked images."""
     images = next(iter(experiment.data.test_dataloader()))
     batch = Batch(images.images[:number], images.targets[:number]).to(device)
-    looks = suite.look(experiment.model.to(device), batch)
-    views = {name: View(*look) for name, look in looks.items()}
+    with ProgressBar("pictures", len(suite.attacks)) as bar:
+        suite.working = bar.working
+        looks = suite.look(experiment.model.to(device), batch)
+    titles = attack_titles(table_specs())
+    views = {titles.get(name, name): View(*look) for name, look in looks.items()}
     return detection_grid(views, batch.targets, experiment.data.classes, folder / "detections.png")
 
 

@@ -146,9 +146,10 @@ class SuiteEvaluator:
         views = {}
         for name in self.attacks:
             if name not in self.seen.failed:
-                images = self.attack(name, detector, batch)
-                with torch.no_grad():
-                    views[name] = (images, detector.detect(detector(images)))
+                with self.working(name, len(batch)):
+                    images = self.attack(name, detector, batch)
+                    with torch.no_grad():
+                        views[name] = (images, detector.detect(detector(images)))
         return views
 
     def records(

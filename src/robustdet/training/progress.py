@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -75,16 +74,10 @@ class TrainingProgress(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         batches, attacks = _end(sum(trainer.num_test_batches)), 1
         if isinstance(pl_module, EvaluationModule):
-            pl_module.suite.working = self._working
             attacks = len(pl_module.suite.attacks)
         self._open("test", trainer, "evaluating", None if batches is None else batches * attacks)
-
-    @contextmanager
-    def _working(self, attack: str, images: int) -> Iterator[None]:
-        if "test" in self.bars:
-            self.bars["test"].begin(attack)
-        yield
-        self._advance("test", 1, images, {})
+        if isinstance(pl_module, EvaluationModule) and "test" in self.bars:
+            pl_module.suite.working = self.bars["test"].working
 
     def on_test_batch_end(
         self,
@@ -100,6 +93,8 @@ class TrainingProgress(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close("test")
+        if isinstance(pl_module, EvaluationModule):
+            pl_module.suite.working = lambda attack, images: nullcontext()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         for stage in list(self.bars):

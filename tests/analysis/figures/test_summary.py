@@ -32,6 +32,10 @@ def test_one_page(build_study, pgd, names):
     findings.figure.draw_without_rendering()
     pictures = [axes for block in findings.figure.subfigs for axes in block.axes if axes.images]
     assert len(pictures) == 2 * len(names)
+    legends = [
+        [text.get_text() for text in of.get_texts()] for block in findings.figure.subfigs for of in block.legends
+    ]
+    assert legends == ([[f"kernel {k}" for k in range(4)]] if "tiny_robust_ssd" in names else [])
 
 
 def test_no_box_above_the_threshold_is_no_trouble(build_study, pgd):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
@@ -125,11 +125,16 @@ def draw(rows: Sequence[RoutedImage], text: str) -> Figure:
     for axes, detector in zip(grid[0], labels, strict=True):
         axes.set_title(detector, color=labels[detector].colour, fontweight="bold")
         axes.text(1.02, 0.5, "apart\nfrom clean", transform=axes.transAxes, va="center", fontsize=7.5, color=GREY)
+    kernel_legend(figure, rows)
+    caption(figure, f"one bar an image, divided by π and sorted; {text}")
+    return figure
+
+
+def kernel_legend(figure: Figure | SubFigure, rows: Sequence[RoutedImage]) -> None:
+    """Which colour is which kernel, above everything."""
     kernels = 1 + max(row.kernel for row in rows)
     handles = [Patch(color=KERNEL_COLOURS[k % len(KERNEL_COLOURS)], label=f"kernel {k}") for k in range(kernels)]
     figure.legend(handles=handles, loc="outside upper center", ncols=8, handlelength=1)
-    caption(figure, f"one bar an image, divided by π and sorted; {text}")
-    return figure
 
 
 def draw_strip(axes: Axes, vectors: Float[np.ndarray, "B K"]) -> None:

@@ -121,7 +121,7 @@ def draw(
     columns = min(cells, 3 * GLANCE)
     heights = dict(BLOCKS)
     if routed:
-        heights["routing"] = STRIP * len(attacks) + 0.45
+        heights["routing"] = STRIP * len(attacks) + 0.75
     heights["pictures"] = -(-cells // columns) * (WIDTH / columns + 0.2)
     figure = Figure(figsize=(WIDTH, sum(heights.values()) + 0.7), layout="constrained")
     blocks = dict(
@@ -200,6 +200,7 @@ def draw_routing(
         line[0].set_ylabel(symbol(attack), rotation=0, ha="right", va="center")
     for axes, detector in zip(grid[0], detectors, strict=True):
         axes.set_title(f"kernels that {detector} mixes, image by image")
+    routing.kernel_legend(block, rows)
 
 
 def draw_glance(block: SubFigure, glance: Glance, labels: Mapping[str, Look], columns: int) -> None:

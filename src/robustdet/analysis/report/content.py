@@ -10,10 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 from robustdet.analysis.rendering import to_csv, to_latex, to_markdown
+from robustdet.analysis.report.comparison import Comparison, compare
+from robustdet.analysis.report.curves import Curves, curves
 from robustdet.analysis.report.findings import Evaluated, Findings
+from robustdet.analysis.report.gallery import Picture, detections, figures
 from robustdet.analysis.report.groups import Group, group, provenance, slug
 from robustdet.analysis.report.pareto import Sweep, training_sweeps
-from robustdet.analysis.table import Table, TableSpec, fill
+from robustdet.analysis.table import Table, TableSpec, attack_titles, fill
+from robustdet.evaluation.record import Record
 
 WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 COLUMNS = """
@@ -88,10 +92,42 @@ class Report:
         return [Run(*key, found[key]) for key in sorted(found)]
 
     @property
-    def raised(self) -> dict[str, int]:
-        """How many records carry each flag, by the flag's name."""
-        names = [flag.partition(":")[0] for found in self.findings.evaluated for flag in found.record.flags]
-        return {name: names.count(name) for name in sorted(set(names))}
+    def raised(self) -> dict[str, list[Record]]:
+        """The records that carry each flag, by the flag's name; in the order of the tables."""
+        raised: dict[str, list[Record]] = {}
+        for record in (record for one in self.groups for record in one.records):
+            for name in dict.fromkeys(flag.partition(":")[0] for flag in record.flags):
+                raised.setdefault(name, []).append(record)
+        return dict(sorted(raised.items()))
+
+    def where(self, name: str) -> dict[str, list[str]]:
+        """The attacks whose numbers carry this flag, by experiment."""
+        found: dict[str, dict[str, None]] = {}
+        for record in self.raised[name]:
+            title = self.titles.get(record.attack, record.attack)
+            found.setdefault(record.run.experiment, {})[title] = None
+        return {experiment: list(attacks) for experiment, attacks in found.items()}
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of attacks: the paper's names."""
+        return attack_titles(self.specs)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        return compare(self.groups, self.specs)
+
+    @property
+    def curves(self) -> list[Curves]:
+        return curves(self.findings.trained)
+
+    @property
+    def figures(self) -> list[Picture]:
+        return figures(self.findings)
+
+    @property
+    def detections(self) -> list[Picture]:
+        return detections(self.findings, self.specs)
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -99,9 +135,12 @@ class Report:
         named = {paper.name: paper.table for paper in self.paper_tables if paper.table.has_ours}
         for one in self.groups:
             named[one.key] = one.average_precision(self.specs)
-            if one.each_checkpoint is not None:
-                named[f"{one.key}_each_checkpoint"] = one.each_checkpoint
-            named |= {f"{one.key}_per_class_{c.experiment}_{c.hash}": one.per_class(c) for c in one.checkpoints}
+            each = one.each_checkpoint(self.specs)
+            if each is not None:
+                named[f"{one.key}_each_checkpoint"] = each
+            named |= {
+                f"{one.key}_per_class_{c.experiment}_{c.hash}": one.per_class(c, self.specs) for c in one.checkpoints
+            }
         return named
 
 

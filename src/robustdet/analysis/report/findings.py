@@ -73,7 +73,7 @@ class Findings:
     evaluated: list[Evaluated]
     trained: list[Trained]
     damaged: list[Damaged]
-    pictures: list[Path]  # beside records
+    pictures: list[Path]  # beside the records that count
     figures: list[Path]  # of analyses
 
 
@@ -99,9 +99,10 @@ def find(folders: Iterable[Path | str]) -> Findings:
         )
     evaluated = list(_read(records, lambda file: Evaluated(read_record(file), file), damaged))
     trained = list(_read(below("run.json"), read_run, damaged))
-    beside = sorted({found.file.parents[1] for found in evaluated})
+    counting = newest(evaluated)
+    beside = dict.fromkeys(found.file.parents[1] for found in counting)
     pictures = [picture for folder in beside for picture in sorted(folder.glob("*.png"))]
-    return Findings(newest(evaluated), trained, damaged, pictures, below("analysis/**/*.png"))
+    return Findings(counting, trained, damaged, pictures, below("analysis/**/*.png"))
 
 
 def with_suites(findings: Findings, suites: Mapping[tuple[str, str], Mapping[str, Any]]) -> Findings:

@@ -10,7 +10,7 @@ from typing import Any
 
 from robustdet.analysis.report.findings import Evaluated, setting
 from robustdet.analysis.report.pareto import Sweep, sweeps
-from robustdet.analysis.table import Table, TableSpec, summary
+from robustdet.analysis.table import Table, TableSpec, attack_titles, summary
 from robustdet.evaluation.record import Record
 from robustdet.evaluation.worst_case import WORST_CASE
 
@@ -69,17 +69,15 @@ class Group:
                 lines.setdefault(found.record.attack, {})[describe(found.record.attack_settings)] = None
         return {attack: "\n".join(each) for attack, each in lines.items()}
 
-    @property
-    def sweeps(self) -> list[Sweep]:
-        return sweeps(self.evaluated)
+    def sweeps(self, specs: Sequence[TableSpec]) -> list[Sweep]:
+        return sweeps(self.evaluated, attack_titles(specs))
 
     def average_precision(self, specs: Sequence[TableSpec]) -> Table:
         """AP of every experiment under every attack, beside the paper's where the paper has this very setting."""
         fitting = [spec for spec in specs if self.fits(spec)]
-        return self._named(summary(self.records, fitting, f"AP ({self.rule}) on {self.split}"))
+        return self._named(summary(self.records, specs, f"AP ({self.rule}) on {self.split}", fitting))
 
-    @property
-    def each_checkpoint(self) -> Table | None:
+    def each_checkpoint(self, specs: Sequence[TableSpec] = ()) -> Table | None:
         """AP of every checkpoint by itself; None where each experiment has but one."""
         if len(self.checkpoints) == len({checkpoint.experiment for checkpoint in self.checkpoints}):
             return None
@@ -88,9 +86,9 @@ class Group:
             for checkpoint in self.checkpoints
             for found in checkpoint.evaluated
         ]
-        return self._named(summary(records, title=f"AP ({self.rule}) of each checkpoint on {self.split}"))
+        return self._named(summary(records, specs, f"AP ({self.rule}) of each checkpoint on {self.split}", []))
 
-    def per_class(self, checkpoint: Checkpoint) -> Table:
+    def per_class(self, checkpoint: Checkpoint, specs: Sequence[TableSpec] = ()) -> Table:
         """AP of each class: classes down, attacks across. A class without objects has no row."""
         records = [
             replace(_of_weights(found.record, name), map=value)
@@ -98,9 +96,9 @@ class Group:
             for name, value in found.record.per_class.items()
             if value is not None
         ]
-        table = summary(records, title=f"AP ({self.rule}) of each class on {self.split}, {checkpoint.name}")
-        attacks_down = bool(records) and table.columns[0] != records[0].attack  # as `summary` lays out many attacks
-        return self._named(_transposed(table) if attacks_down else table)
+        table = summary(records, specs, f"AP ({self.rule}) of each class on {self.split}, {checkpoint.name}", [])
+        classes_across = bool(records) and table.columns[0] == records[0].run.experiment  # as `summary` lays out many
+        return self._named(_transposed(table) if classes_across else table)
 
     def _named(self, table: Table) -> Table:
         """With suite and protocol in its title: no number may be without."""
@@ -123,7 +121,7 @@ def group(evaluated: Iterable[Evaluated], specs: Sequence[TableSpec] = ()) -> li
 
     def order(found: Evaluated) -> tuple[bool, int, str, int, str, str]:
         run, attack = found.record.run, found.record.attack
-        attacks = [CLEAN, *(attack for spec in specs if spec.suite == run.suite for attack in spec.columns)]
+        attacks = [CLEAN, *(attack for spec in specs for attack in spec.columns)]
         return (
             attack == WORST_CASE,
             _place(attack, attacks),

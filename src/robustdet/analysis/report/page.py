@@ -30,15 +30,15 @@ def render(report: Report, flags: str, title: str = "robustdet") -> str:
     )
     filters = (embedded, downloads, text_uri, scatter, flag_of)
     environment.filters |= {function.__name__: function for function in filters}
+    environment.filters["named"] = lambda attack: report.titles.get(attack, attack)
     explained = explanations(flags)
-    names = {block.name for block in explained if isinstance(block, Explanation)}
+    environment.globals["report"] = report  # macros see it
     return environment.get_template("page.html.j2").render(
-        report=report,
         title=title,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         explained=explained,
-        unexplained=[name for name in report.raised if name not in names],
+        explanation={block.name: block for block in explained if isinstance(block, Explanation)},
     )
 
 

@@ -42,8 +42,11 @@ class Sweep:
     points: list[Point]  # by clean AP
 
 
-def sweeps(evaluated: Iterable[Evaluated]) -> list[Sweep]:
-    """Each experiment that has checkpoints of different loss weights; all of one split, suite and protocol."""
+def sweeps(evaluated: Iterable[Evaluated], titles: Mapping[str, str]) -> list[Sweep]:
+    """Each experiment that has checkpoints of different loss weights; all of one split, suite and protocol.
+
+    ``titles`` are those of attacks that do not go by their own name.
+    """
     experiments: dict[str, dict[str, dict[str, Evaluated]]] = defaultdict(lambda: defaultdict(dict))
     for found in evaluated:
         experiments[found.record.run.experiment][found.checkpoint][found.record.attack] = found
@@ -53,7 +56,8 @@ def sweeps(evaluated: Iterable[Evaluated]) -> list[Sweep]:
         shared = set.intersection(*(set(by_attack) for by_attack in complete)) - {"clean"} if complete else set()
         attacks = {WORST_CASE} & shared or shared
         if attacks:
-            robust = "worst case" if WORST_CASE in attacks else f"lowest of {', '.join(sorted(attacks))}"
+            names = ", ".join(sorted(titles.get(attack, attack) for attack in attacks))
+            robust = "worst case" if WORST_CASE in attacks else f"lowest of {names}"
             made += _sweep(experiment, robust, [_candidate(by_attack, attacks) for by_attack in complete])
     return made
 
