@@ -109,6 +109,22 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
 
 
+def test_a_metric_is_added_as_the_page_says(tmp_path: Path):
+    said = follow("add_a_metric", tmp_path)
+    passed = re.search(r"(\d+) passed", said)
+    assert passed, said
+    assert int(passed[1]) == 6
+    assert said.count("Store:") == 2
+    assert "f1_0.5 under attack" in said
+    assert "2 of 2 images of each of 3 rows were there already" in said
+    suite = tmp_path / "outputs" / "measured" / "evaluation" / "quick"
+    rules = {
+        json.loads(file.read_text(encoding="utf-8"))["ap_rule"]: file.parent.parent
+        for file in suite.rglob("records/clean.json")
+    }
+    assert rules == {"area": suite, "f1_0.5": suite / "f1_0.5"}
+
+
 @pytest.mark.parametrize("page", ["add_an_attack", "add_a_method", "api", "dependencies"])
 def test_the_readme_leads_to_the_page(page: str):
     assert f"docs/{page}.md" in (ROOT / "README.md").read_text(encoding="utf-8")
