@@ -23,14 +23,21 @@ ROOT = Path(__file__).parent.parent
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```bash\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FEW_IMAGES = [field for field in FEW if field.startswith("data.source.")]
+FEW_UPDATES = [
+    *(field for field in FEW if field not in FEW_IMAGES),
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+]
 SMALLER = {
-    "src.train": [*FEW, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer=cpu"],
-    "src.evaluate": [*(field for field in FEW if field.startswith("data.")), "suite.max_images=2", "trainer=cpu"],
+    "src.train": [*FEW_IMAGES, *FEW_UPDATES, "trainer=cpu"],
+    "src.evaluate": [*(field for field in FEW if field.startswith("data.")), "suite.max_images=2", "pictures=0", "trainer=cpu"],
 }
 DRIVER = """
 import json, runpy, sys
 
 for module, *arguments in json.loads(sys.argv[1]):  # all in one process: imports are most of what they cost
+    print("python -m", module, *arguments, flush=True)
     sys.argv[1:] = arguments
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -40,18 +47,35 @@ for module, *arguments in json.loads(sys.argv[1]):  # all in one process: import
 """
 
 
-def follow(page: str, folder: Path) -> str:
-    """Writes the page's files into a copy of the repository and runs its commands there; what they printed."""
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+def copied(folder: Path) -> Path:
+    """A copy of the repository, as far as a page needs it."""
     for name in ("src", "conf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def written(page: str, folder: Path) -> list[list[str]]:
+    """Writes the page's files into ``folder``; its commands, computing less."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     for path, content in FILE.findall(text):
         assert not (folder / path).exists(), f"{page} edits {path}, which is there already"
         (folder / path).write_text(content, encoding="utf-8")
     commands = [shlex.split(command.replace("\\\n", " ")) for command in COMMAND.findall(text)]
     assert all(command[:2] == ["python", "-m"] for command in commands)
-    return run([[module, *arguments, *SMALLER.get(module, [])] for _, _, module, *arguments in commands], folder)
+    return [smaller(module, arguments) for _, _, module, *arguments in commands]
+
+
+def smaller(module: str, arguments: list[str]) -> list[str]:
+    fields = SMALLER.get(module, [])
+    if any("boxes_csv" in argument or "outputs/drawn" in argument for argument in arguments):
+        fields = [field for field in fields if field not in FEW_IMAGES]  # which it has no numbers of
+    return [module, *arguments, *fields]
+
+
+def follow(page: str, folder: Path) -> str:
+    """Writes the page's files into a copy of the repository and runs its commands there; what they printed."""
+    return run(written(page, copied(folder)), folder)
 
 
 def run(commands: list[list[str]], folder: Path) -> str:
@@ -109,15 +133,49 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
 
 
-def test_a_metric_is_added_as_the_page_says(tmp_path: Path):
-    said = follow("add_a_metric", tmp_path)
-    passed = re.search(r"(\d+) passed", said)
-    assert passed, said
-    assert int(passed[1]) == 6
-    assert said.count("Store:") == 2
-    assert "f1_0.5 under attack" in said
-    assert "2 of 2 images of each of 3 rows were there already" in said
-    suite = tmp_path / "outputs" / "measured" / "evaluation" / "quick"
+LATER = ("add_a_detector", "add_a_data_set", "add_a_metric")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A copy of the repository where all of ``LATER`` were followed in one process; what was printed, by page."""
+    folder = copied(tmp_path_factory.mktemp("pages"))
+    commands = {page: written(page, folder) for page in LATER}
+    once = [command for page in LATER for command in commands[page]]
+    for command in [command for command in once if command[0] == "pytest"][1:]:
+        command.append("--jaxtyping-packages=")  # what is imported is checked already
+    said = re.split(r"^python -m .*$", run(once, folder), flags=re.MULTILINE)[1:]
+    parts = iter(said)
+    return folder, {page: "".join(next(parts) for _ in commands[page]) for page in LATER}
+
+
+def passed(said: str) -> int:
+    assert not re.search(r"\d+ (failed|error)", said), said
+    found = re.search(r"(\d+) passed", said)
+    assert found, said
+    return int(found[1])
+
+
+def test_a_detector_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_detector"]) == 9
+    assert {"clean", "pgd_cls", "pgd_loc"} <= records(folder / "outputs" / "mobile_ssd").keys()
+
+
+def test_a_data_set_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_data_set"]) == 3
+    found = records(folder / "outputs" / "drawn")
+    assert {"clean", "pgd_cls", "pgd_loc"} <= found.keys()
+    assert found["clean"]["run"]["split"] == "drawn: test.csv"
+
+
+def test_a_metric_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_metric"]) == 6
+    assert "f1_0.5 under attack" in said["add_a_metric"]
+    assert "2 of 2 images of each of 3 rows were there already" in said["add_a_metric"]
+    suite = folder / "outputs" / "measured" / "evaluation" / "quick"
     rules = {
         json.loads(file.read_text(encoding="utf-8"))["ap_rule"]: file.parent.parent
         for file in suite.rglob("records/clean.json")
