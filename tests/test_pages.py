@@ -1,7 +1,7 @@
 """The pages that lead a stranger through something are followed word by word, in a copy of the repository.
 
 A page's file blocks have their path on a line of its own above them; each ``bash`` block is a command. Nothing is
-changed but how much is computed.
+changed but how much is computed. Commands in all other pages are composed (`tests.page_commands`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.launchers.commands import FEW
+from tests.page_commands import PAGES, Command, NoSuchThingError, blocks, commands, verify
+from tests.source_texts import is_printed
 
 ROOT = Path(__file__).parent.parent
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,7 +33,12 @@ FEW_UPDATES = [
 ]
 SMALLER = {
     "src.train": [*FEW_IMAGES, *FEW_UPDATES, "trainer=cpu"],
-    "src.evaluate": [*(field for field in FEW if field.startswith("data.")), "suite.max_images=2", "pictures=0", "trainer=cpu"],
+    "src.evaluate": [
+        *(field for field in FEW if field.startswith("data.")),
+        "suite.max_images=2",
+        "pictures=0",
+        "trainer=cpu",
+    ],
 }
 DRIVER = """
 import json, runpy, sys
@@ -183,9 +190,72 @@ def test_a_metric_is_added_as_the_page_says(together: tuple[Path, dict[str, str]
     assert rules == {"area": suite, "f1_0.5": suite / "f1_0.5"}
 
 
-@pytest.mark.parametrize("page", ["add_an_attack", "add_a_method", "api", "dependencies"])
-def test_the_readme_leads_to_the_page(page: str):
-    assert f"docs/{page}.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+FOLLOWED = {"add_an_attack", "add_a_method", *LATER}
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
+def test_the_readme_leads_to_the_page(page: Path):
+    assert f"]({page.relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_in_it_would_work(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert page.stem in FOLLOWED or "bash" not in dict(blocks(text)), f"nobody follows the bash blocks of {page.name}"
+    for command in commands(page.name, text):
+        verify(command)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("python -m src.train experiment=voc_cfr los.gamma=0.3", "los"),
+        ("python -m src.train experiment=voc_cfr loss.gamma=much", "expected a number"),
+        ("python -m src.train -m experiment=voc_cfr,voc_nothing", "voc_nothing"),
+        ("python -m src.evaluate ckpt_path=A.ckpt suite=stronger", "stronger"),
+        ("python -m src.trian experiment=voc_cfr", "src.trian"),
+        ("python -m benchmarks --quickly", "2"),
+        ("make everything", "everything"),
+        ("pip install .", "not marked with `# needs network`"),
+        ("srun python -m src.train experiment=voc_cfr", "not marked with `# needs SLURM`"),
+        ("srun python -m src.train experiment=voc_cfr trainer.gpus=8  # needs SLURM", "gpus"),
+        ("curl https://example.org", "no test knows 'curl'"),
+        ("make test  # needs luck", "luck"),
+    ],
+)
+def test_a_command_that_would_not_work_is_found(text: str, message: str):
+    (command,) = commands("a page", f"Do this:\n\n```sh\n{text}\n```\n")
+    with pytest.raises(NoSuchThingError, match=re.escape(message)):
+        verify(command)
+
+
+def test_a_command_in_a_block_of_another_kind_is_found():
+    for language in ("", "text", "console"):
+        with pytest.raises(NoSuchThingError):
+            list(commands("a page", f"```{language}\npython -m src.train experiment=voc_cfr\n```\n"))
+    for block in ("loss.gamma=0.3 | 0.6    weights", "schedule=fuller    anew"):
+        (command,) = commands("a page", f"```overrides\n{block}\n```\n")
+        assert command == Command("a page", block.partition("    ")[0], overrides_only=True)
+        with pytest.raises(NoSuchThingError):
+            verify(command)
+
+
+def test_errors_are_quoted_as_they_are_printed():
+    rows = [
+        line.split(" | ")[0]
+        for line in (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
+    quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row)]
+    assert len(quotes) > 40
+    assert not [quote for quote in quotes if not is_printed(quote)]
+    assert not is_printed("the flux compensator is empty")
 
 
 def test_the_public_functions_do_as_the_page_says(tmp_path: Path):
