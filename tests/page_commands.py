@@ -8,6 +8,7 @@ alternatives. ``bash`` blocks are followed word by word elsewhere.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from unittest.mock import patch
 
+import yaml
 from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
@@ -82,6 +84,32 @@ def commands(name: str, page: str) -> Iterator[Command]:
                     marks = re.findall(r"needs ((?:[\w&]+(?:, )?)+)", comment)
                     needs = frozenset(word for mark in marks for word in mark.split(", "))
                     yield Command(name, " ".join(text.split()), needs)
+
+
+def settings() -> set[str]:
+    """Every key that some yaml in `conf` sets, as the command line names it, and every group."""
+    found = {str(folder.relative_to(CONF)) for folder in CONF.rglob("*") if folder.is_dir()}
+    for file in CONF.rglob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        group = "" if "@package _global_" in text or file.parent == CONF else str(file.parent.relative_to(CONF))
+        found |= set(_keys_below(yaml.safe_load(text), group.replace(os.sep, ".")))
+    return found
+
+
+def _keys_below(node: object, path: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key != "defaults":
+            child = f"{path}.{key}" if path else str(key)
+            yield child
+            yield from _keys_below(value, child)
+
+
+def settings_in_text(page: str) -> Iterator[tuple[str, str]]:
+    """Keys of the ``key=…`` in the page's inline code, with that code; but for those that a ``+`` or an ``@`` adds."""
+    for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL)):
+        if "(" not in code:  # a call, with arguments of its own
+            for key in re.findall(r"(?<![\w./@+…-])([a-z][\w./]*)=(?![\s=])", code):
+                yield re.sub(r"^suite\.attacks\.\w+\.", "attack.", key), code
 
 
 def verify(command: Command) -> None:

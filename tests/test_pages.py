@@ -18,7 +18,16 @@ from pathlib import Path
 import pytest
 
 from tests.launchers.commands import FEW
-from tests.page_commands import PAGES, Command, NoSuchThingError, blocks, commands, verify
+from tests.page_commands import (
+    PAGES,
+    Command,
+    NoSuchThingError,
+    blocks,
+    commands,
+    settings,
+    settings_in_text,
+    verify,
+)
 from tests.source_texts import is_printed
 
 ROOT = Path(__file__).parent.parent
@@ -210,6 +219,17 @@ def test_every_command_in_it_would_work(page: Path):
     assert page.stem in FOLLOWED or "bash" not in dict(blocks(text)), f"nobody follows the bash blocks of {page.name}"
     for command in commands(page.name, text):
         verify(command)
+
+
+NO_SETTINGS = {"encoding", "key", "metric.iou"}  # Python's, any, and one of a yaml that the page adds
+
+
+def test_every_setting_that_a_text_names_exists():
+    known = settings() | NO_SETTINGS
+    assert {"data", "loss.gamma", "trainer.devices", "hydra.launcher.n_jobs", "analysis.batch_size"} <= known
+    for page in PAGES:
+        for key, code in settings_in_text(page.read_text(encoding="utf-8")):
+            assert key in known or key.startswith("hydra"), f"{page.name}: no yaml in conf sets {key}, of `{code}`"
 
 
 @pytest.mark.parametrize(
