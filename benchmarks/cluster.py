@@ -153,11 +153,15 @@ def in_a_fresh_process(case: Case) -> Cost:
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--case", help="measure this one alone and print it as JSON")
     parser.add_argument("--teraflops", type=float, default=Cluster.teraflops, help="sustained, of one GPU")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     if args.case:
         print(json.dumps(asdict(measure(Case(**json.loads(args.case))))))
         return

@@ -1,7 +1,7 @@
 """The pages that lead a stranger through something are followed word by word, in a copy of the repository.
 
 A page's file blocks have their path on a line of its own above them; each ``bash`` block is a command. Nothing is
-changed but how much is computed.
+changed but how much is computed. Commands in all other pages are composed (`tests.page_commands`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,42 @@ from pathlib import Path
 import pytest
 
 from tests.launchers.commands import FEW
+from tests.page_commands import (
+    PAGES,
+    Command,
+    NoSuchThingError,
+    blocks,
+    commands,
+    settings,
+    settings_in_text,
+    verify,
+)
+from tests.source_texts import is_printed
 
 ROOT = Path(__file__).parent.parent
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```bash\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FEW_IMAGES = [field for field in FEW if field.startswith("data.source.")]
+FEW_UPDATES = [
+    *(field for field in FEW if field not in FEW_IMAGES),
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+]
 SMALLER = {
-    "src.train": [*FEW, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer=cpu"],
-    "src.evaluate": [*(field for field in FEW if field.startswith("data.")), "suite.max_images=2", "trainer=cpu"],
+    "src.train": [*FEW_IMAGES, *FEW_UPDATES, "trainer=cpu"],
+    "src.evaluate": [
+        *(field for field in FEW if field.startswith("data.")),
+        "suite.max_images=2",
+        "pictures=0",
+        "trainer=cpu",
+    ],
 }
 DRIVER = """
 import json, runpy, sys
 
 for module, *arguments in json.loads(sys.argv[1]):  # all in one process: imports are most of what they cost
+    print("python -m", module, *arguments, flush=True)
     sys.argv[1:] = arguments
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -40,18 +63,35 @@ for module, *arguments in json.loads(sys.argv[1]):  # all in one process: import
 """
 
 
-def follow(page: str, folder: Path) -> str:
-    """Writes the page's files into a copy of the repository and runs its commands there; what they printed."""
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+def copied(folder: Path) -> Path:
+    """A copy of the repository, as far as a page needs it."""
     for name in ("src", "conf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def written(page: str, folder: Path) -> list[list[str]]:
+    """Writes the page's files into ``folder``; its commands, computing less."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     for path, content in FILE.findall(text):
         assert not (folder / path).exists(), f"{page} edits {path}, which is there already"
         (folder / path).write_text(content, encoding="utf-8")
     commands = [shlex.split(command.replace("\\\n", " ")) for command in COMMAND.findall(text)]
     assert all(command[:2] == ["python", "-m"] for command in commands)
-    return run([[module, *arguments, *SMALLER.get(module, [])] for _, _, module, *arguments in commands], folder)
+    return [smaller(module, arguments) for _, _, module, *arguments in commands]
+
+
+def smaller(module: str, arguments: list[str]) -> list[str]:
+    fields = SMALLER.get(module, [])
+    if any("boxes_csv" in argument or "outputs/drawn" in argument for argument in arguments):
+        fields = [field for field in fields if field not in FEW_IMAGES]  # which it has no numbers of
+    return [module, *arguments, *fields]
+
+
+def follow(page: str, folder: Path) -> str:
+    """Writes the page's files into a copy of the repository and runs its commands there; what they printed."""
+    return run(written(page, copied(folder)), folder)
 
 
 def run(commands: list[list[str]], folder: Path) -> str:
@@ -109,9 +149,133 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["add_an_attack", "add_a_method", "api", "dependencies"])
-def test_the_readme_leads_to_the_page(page: str):
-    assert f"docs/{page}.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+LATER = ("add_a_detector", "add_a_data_set", "add_a_metric")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A copy of the repository where all of ``LATER`` were followed in one process; what was printed, by page."""
+    folder = copied(tmp_path_factory.mktemp("pages"))
+    commands = {page: written(page, folder) for page in LATER}
+    once = [command for page in LATER for command in commands[page]]
+    for command in [command for command in once if command[0] == "pytest"][1:]:
+        command.append("--jaxtyping-packages=")  # what is imported is checked already
+    said = re.split(r"^python -m .*$", run(once, folder), flags=re.MULTILINE)[1:]
+    parts = iter(said)
+    return folder, {page: "".join(next(parts) for _ in commands[page]) for page in LATER}
+
+
+def passed(said: str) -> int:
+    assert not re.search(r"\d+ (failed|error)", said), said
+    found = re.search(r"(\d+) passed", said)
+    assert found, said
+    return int(found[1])
+
+
+def test_a_detector_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_detector"]) == 9
+    assert {"clean", "pgd_cls", "pgd_loc"} <= records(folder / "outputs" / "mobile_ssd").keys()
+
+
+def test_a_data_set_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_data_set"]) == 3
+    found = records(folder / "outputs" / "drawn")
+    assert {"clean", "pgd_cls", "pgd_loc"} <= found.keys()
+    assert found["clean"]["run"]["split"] == "drawn: test.csv"
+
+
+def test_a_metric_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_metric"]) == 6
+    assert "f1_0.5 under attack" in said["add_a_metric"]
+    assert "2 of 2 images of each of 3 rows were there already" in said["add_a_metric"]
+    suite = folder / "outputs" / "measured" / "evaluation" / "quick"
+    rules = {
+        json.loads(file.read_text(encoding="utf-8"))["ap_rule"]: file.parent.parent
+        for file in suite.rglob("records/clean.json")
+    }
+    assert rules == {"area": suite, "f1_0.5": suite / "f1_0.5"}
+
+
+FOLLOWED = {"add_an_attack", "add_a_method", *LATER}
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
+def test_the_readme_leads_to_the_page(page: Path):
+    assert f"]({page.relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_in_it_would_work(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert page.stem in FOLLOWED or "bash" not in dict(blocks(text)), f"nobody follows the bash blocks of {page.name}"
+    for command in commands(page.name, text):
+        verify(command)
+
+
+NO_SETTINGS = {"encoding", "key", "metric.iou"}  # Python's, any, and one of a yaml that the page adds
+
+
+def test_every_setting_that_a_text_names_exists():
+    known = settings() | NO_SETTINGS
+    assert {"data", "loss.gamma", "trainer.devices", "hydra.launcher.n_jobs", "analysis.batch_size"} <= known
+    for page in PAGES:
+        for key, code in settings_in_text(page.read_text(encoding="utf-8")):
+            assert key in known or key.startswith("hydra"), f"{page.name}: no yaml in conf sets {key}, of `{code}`"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("python -m src.train experiment=voc_cfr los.gamma=0.3", "los"),
+        ("python -m src.train experiment=voc_cfr loss.gamma=much", "expected a number"),
+        ("python -m src.train -m experiment=voc_cfr,voc_nothing", "voc_nothing"),
+        ("python -m src.evaluate ckpt_path=A.ckpt suite=stronger", "stronger"),
+        ("python -m src.trian experiment=voc_cfr", "src.trian"),
+        ("python -m benchmarks --quickly", "2"),
+        ("make everything", "everything"),
+        ("pip install .", "not marked with `# needs network`"),
+        ("srun python -m src.train experiment=voc_cfr", "not marked with `# needs SLURM`"),
+        ("srun python -m src.train experiment=voc_cfr trainer.gpus=8  # needs SLURM", "gpus"),
+        ("curl https://example.org", "no test knows 'curl'"),
+        ("make test  # needs luck", "luck"),
+    ],
+)
+def test_a_command_that_would_not_work_is_found(text: str, message: str):
+    (command,) = commands("a page", f"Do this:\n\n```sh\n{text}\n```\n")
+    with pytest.raises(NoSuchThingError, match=re.escape(message)):
+        verify(command)
+
+
+def test_a_command_in_a_block_of_another_kind_is_found():
+    for language in ("", "text", "console"):
+        with pytest.raises(NoSuchThingError):
+            list(commands("a page", f"```{language}\npython -m src.train experiment=voc_cfr\n```\n"))
+    for block in ("loss.gamma=0.3 | 0.6    weights", "schedule=fuller    anew"):
+        (command,) = commands("a page", f"```overrides\n{block}\n```\n")
+        assert command == Command("a page", block.partition("    ")[0], overrides_only=True)
+        with pytest.raises(NoSuchThingError):
+            verify(command)
+
+
+def test_errors_are_quoted_as_they_are_printed():
+    rows = [
+        line.split(" | ")[0]
+        for line in (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
+    quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row)]
+    assert len(quotes) > 40
+    assert not [quote for quote in quotes if not is_printed(quote)]
+    assert not is_printed("the flux compensator is empty")
 
 
 def test_the_public_functions_do_as_the_page_says(tmp_path: Path):

@@ -85,7 +85,7 @@ GROUP_MEMBERS = [
 
 @pytest.mark.parametrize(("group", "member"), GROUP_MEMBERS)
 def test_every_member_of_a_group_composes(group: str, member: str):
-    root = {"suite": "evaluate", "analysis": "analyze"}.get(group, "train")
+    root = {"suite": "evaluate", "metric": "evaluate", "analysis": "analyze"}.get(group, "train")
     overrides = [f"{group}={member}", "paths.run=run"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(root, overrides, return_hydra_config=True)

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robustdet.analysis.figures.study import Study, require_detectors, save
-from robustdet.cli.building import build_trainer, prepare
+from robustdet.cli.building import build_metric, build_trainer, prepare
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
 
@@ -39,7 +39,7 @@ def build_study(cfg: DictConfig, found: Mapping[str, Trained]) -> Study:
         size=len(batches.dataset),  # type: ignore[arg-type]
         split=data.test_split,
         class_names=data.classes,
-        metric=instantiate(cfg.protocol.metrics[data.metric], num_classes=len(data.classes)),
+        metric=build_metric(cfg, data),
         seed=cfg.seed,
         device=device,
     )

@@ -25,6 +25,7 @@ from robustdet.cli.quiet import quieten, silence_of_lightning
 from robustdet.cli.stopping import stop_when_told
 from robustdet.cli.sweeps import processes
 from robustdet.data.datamodule import DetectionDataModule
+from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
@@ -111,6 +112,12 @@ def without_start(model: DictConfig, superseded: Sequence[str] = (BACKBONE, TRUN
         if OmegaConf.select(bare, key) is not None:
             OmegaConf.update(bare, key, None)
     return bare
+
+
+def build_metric(cfg: DictConfig, data: DetectionDataModule) -> Metric:
+    """``cfg.metric`` where the command chooses one, else the data set's own under ``cfg.protocol``."""
+    chosen = cfg.get("metric") or cfg.protocol.metrics[data.metric]
+    return instantiate(chosen, num_classes=len(data.classes))
 
 
 def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:

@@ -55,8 +55,8 @@ COMMON = {
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives", "larger_batch"},
-    "evaluate": COMMON | {"warm_start", "validation", "suite", "pictures", "fresh"},
-    "analyze": COMMON | {"warm_start", "validation", "analysis"},
+    "evaluate": COMMON | {"warm_start", "validation", "suite", "metric", "pictures", "fresh"},
+    "analyze": COMMON | {"warm_start", "validation", "analysis", "metric"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
     "report": {"folders", "output", "title"},
 }

@@ -22,9 +22,18 @@ from rich.console import Console
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.suite_settings import with_differences
-from robustdet.analysis.table import attack_titles, summary
+from robustdet.analysis.table import TableSpec, attack_titles, summary
 from robustdet.attacks.base import require_attack
-from robustdet.cli.building import Experiment, build_trainer, logging_of, plain, prepare, suites_of, table_specs
+from robustdet.cli.building import (
+    Experiment,
+    build_metric,
+    build_trainer,
+    logging_of,
+    plain,
+    prepare,
+    suites_of,
+    table_specs,
+)
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
@@ -196,7 +205,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
     names = ", ".join([*suite.attacks, *suite.waiting])
     say(f"{cfg.name}: suite {cfg.suite.name} ({names}) on {run.split}; writing to {folder}")
-    metric = instantiate(cfg.protocol.metrics[data.metric], num_classes=experiment.num_classes)
+    metric = build_metric(cfg, data)
     with logging_of(trainer, cfg):
         try:
             trainer.test(EvaluationModule(experiment.model, suite, cfg.suite.max_images), data, verbose=False)
@@ -210,9 +219,14 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
             return []
         environment = describe_environment(device, judged_in(trainer.precision))
         records = suite.records(metric, run, environment, data.classes)
+        if cfg.get("metric"):  # beside those of the data set's own metric
+            folder /= records[0].ap_rule
         write_records(records, folder / "records")
         log_records(trainer.loggers, records)
-    show_table(records)
+    if cfg.get("metric"):  # the paper has no numbers of it
+        show_table(records, f"{records[0].ap_rule} under attack", specs=())
+    else:
+        show_table(records)
     print(spent(records))
     print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
     if cfg.pictures:
@@ -248,10 +262,14 @@ def from_the_store(stored: Mapping[str, int], images: int) -> str:
     return f"Store:    {each} were there already; fresh=true measures them again"
 
 
-def show_table(records: Sequence[Record], title: str = "Average precision under attack") -> None:
-    """Prints the records as a table, with the paper's numbers where the paper has them."""
+def show_table(
+    records: Sequence[Record],
+    title: str = "Average precision under attack",
+    specs: Sequence[TableSpec] | None = None,
+) -> None:
+    """Prints the records as a table, with the paper's numbers where ``specs`` (by default its tables) have them."""
     marked = with_differences(records, suites_of(records))
-    Console().print(to_rich(summary(marked, table_specs(), title)))
+    Console().print(to_rich(summary(marked, table_specs() if specs is None else specs, title)))
 
 
 def draw_pictures(
