@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import VOCDetection
 
-from robustdet.data.dataset import read_image
+from robustdet.data.pixels import read_pixels
 from robustdet.data.voc import VOC, VOC_CLASSES
 
 CAT, DOG = ("cat", (1, 1, 60, 40), 0), ("dog", (5, 6, 20, 30), 1)
@@ -62,7 +62,7 @@ def test_agrees_with_torchvisions_reader(devkit: Path) -> None:
     (devkit / "VOC2007").rename(devkit / "VOCdevkit" / "VOC2007")
     (image, tree), *_ = VOCDetection(devkit, year="2007", image_set="trainval")
     ours = (VOC(devkit, train=[[2007, "trainval"]]).annotations("train") or [])[0]
-    np.testing.assert_array_equal(read_image(ours), np.asarray(image))
+    np.testing.assert_array_equal(read_pixels(ours.image_path, 300, ours.size)[0], np.asarray(image))
     theirs = [[int(o["bndbox"][e]) for e in ("xmin", "ymin", "xmax", "ymax")] for o in tree["annotation"]["object"]]
     np.testing.assert_array_equal(ours.boxes + np.array([1, 1, 0, 0]), theirs)
 
@@ -115,8 +115,13 @@ def test_boxes_without_area_are_dropped_and_told(bare: Path, voc_image, caplog: 
     assert annotation.boxes.tolist() == [[1, 1, 9, 9], [4, 4, 9, 9]]
     assert annotation.difficult.tolist() == [False, True]
     assert annotation.dropped == 2
-    assert [record.args[1:3] for record in caplog.records] == [(1, "d"), (2, "d")]
-    assert f"{bare / 'Annotations' / 'd.xml'}: object 1 of image d is dropped: no area in 60 x 40" in caplog.text
+    for index, written in [
+        (1, "'xmin': '30', 'ymin': '20', 'xmax': '30'"),
+        (2, "'xmin': '4', 'ymin': '4', 'xmax': '8'"),
+    ]:
+        found = f"{bare / 'Annotations' / 'd.xml'}: object {index} of image d: its box is {{{written}"
+        assert found in caplog.text
+    assert caplog.text.count("expected an area within 0..60 x 0..40 pixels: it is dropped") == 2
 
 
 def test_boxes_beyond_the_image_are_clipped(bare: Path, voc_image) -> None:
@@ -127,7 +132,8 @@ def test_boxes_beyond_the_image_are_clipped(bare: Path, voc_image) -> None:
 
 def test_an_unknown_class_names_file_object_and_the_nearest(bare: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"a\.xml: object 0 is a 'WBC', no class here\. Did you mean 'WBD'\? Known: RBC, WBD"
+        ValueError,
+        match=r"a\.xml: object 0 of image a: <name> is the text 'WBC'; expected a class. Did you mean 'WBD'\? Known",
     ):
         VOC(bare, classes=["RBC", "WBD"]).annotations("train")
 
@@ -151,10 +157,16 @@ def damage_name(root: Path) -> None:
     ("damage", "message"),
     [
         (damage_xml, r"a\.xml is no well-formed XML \(cut short\?\)"),
-        (damage_box, r"a\.xml: object 1 has no readable <bndbox>: .*'xmax': 'wide'"),
-        (damage_name, r"a\.xml: object 1 has no <name>"),
-        (lambda root: (root / "Annotations" / "a.xml").unlink(), r"Image a has no annotation: .*a\.xml is missing"),
-        (lambda root: (root / "JPEGImages" / "a.jpg").unlink(), r"a\.xml: no image .*JPEGImages/a with one of \.jpg"),
+        (damage_box, r"a\.xml: object 1 of image a: <bndbox> is .*'xmax': 'wide'.*; expected four numbers"),
+        (damage_name, r"a\.xml: object 1 of image a: <name> is missing; expected the name of a class"),
+        (
+            lambda root: (root / "Annotations" / "a.xml").unlink(),
+            r"Annotations/a\.xml is missing: image a has no annotation",
+        ),
+        (
+            lambda root: (root / "JPEGImages" / "a.jpg").unlink(),
+            r"a\.xml has no image: no .*JPEGImages/a with one of \.jpg",
+        ),
         (
             lambda root: (root / "ImageSets/Main/train.txt").write_text("\n", encoding="utf-8"),
             r"train\.txt lists no image",
@@ -176,12 +188,12 @@ def test_damaged_images_are_named_when_read(bare: Path, voc_image) -> None:
     content = annotation.image_path.read_bytes()
     annotation.image_path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image"):
-        read_image(annotation)
+        read_pixels(annotation.image_path, 300, annotation.size)[0]
     (bare / "JPEGImages" / "b.jpg").replace(annotation.image_path)
-    assert read_image(annotation).shape == (40, 60, 3)
+    assert read_pixels(annotation.image_path, 300, annotation.size)[0].shape == (40, 60, 3)
     voc_image(bare, "a", [], "other", size=(60, 40))
     with pytest.raises(ValueError, match=r"a\.jpg is 40 x 60 pixels, its annotation says 60 x 40"):
-        read_image(annotation)
+        read_pixels(annotation.image_path, 300, annotation.size)[0]
 
 
 def test_missing_data_says_what_was_looked_for_and_how_to_get_it(tmp_path: Path, devkit: Path) -> None:
