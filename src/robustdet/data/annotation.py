@@ -131,9 +131,8 @@ def least_side(extent: int) -> float:
     return max(0.01, extent * 2.0**-18)
 
 
-def are_fractions(edges: Iterable[float]) -> bool:
+def are_fractions(*edges: float) -> bool:
     """Whether edges as they are written are fractions of the image: in 0..1, and not the corner pixel's 0 and 1."""
-    edges = list(edges)
     return all(0 <= edge <= 1 for edge in edges) and any(edge not in (0, 1) for edge in edges)
 
 

@@ -94,25 +94,29 @@ class COCOFile:
             found.append(annotate(path, str(key), size, objects[key], self.file, problems))
         return found
 
-    def _images(self, problems: Problems) -> tuple[dict[int | str, Record], list[int | str]]:
+    def _images(self, problems: Problems) -> tuple[dict[int | str, Record], set[int | str]]:
         """Sound records by id; and the ids of all, for objects of the others are no orphans."""
         found: dict[int | str, Record] = {}
-        texts: dict[str, int | str] = {}  # 3 and "3" are two ids and would be one image_id
+        ids: set[int | str] = set()
+        names: set[str] = set()  # 3 and "3" are two ids and would be one image_id
         for index, record in enumerate(self.content["images"]):
             place = f"image record {index}"
             if not isinstance(record, dict):
                 problems.add(self.file, place, "it", record, "an object with fields")
-            elif not _is_id(key := record.get("id")):
+                continue
+            key = record.get("id")
+            if not _is_id(key):
                 problems.add(self.file, place, "id", key, "a whole number or a text")
-            elif str(key) in texts:
+                continue
+            if str(key) in names:
                 problems.add(self.file, place, "id", key, "an id of its own, and another image has it")
             elif wrong := [side for side in ("height", "width") if not _is_side(record.get(side))]:
                 problems.add(self.file, f"image {key}", wrong[0], record[wrong[0]], "a number of pixels, 0 if unknown")
             else:
                 found[key] = record
-            if isinstance(record, dict) and _is_id(record.get("id")):
-                texts[str(record["id"])] = record["id"]
-        return found, list(texts.values())
+            ids.add(key)
+            names.add(str(key))
+        return found, ids
 
     def _add(
         self,
@@ -147,14 +151,13 @@ class COCOFile:
             problems.add(self.file, place, "category_id", category, f"one of {', '.join(map(str, labels))}")
         elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             problems.add(self.file, place, "bbox", box, NUMBERS)
-        elif are_fractions((box[0], box[1], box[0] + box[2], box[1] + box[3])):
+        elif are_fractions(*_corners(box)):
             problems.add(self.file, place, "bbox", box, f"{NUMBERS}, and these are fractions of the image")
         elif wrong := [mark for mark in ("iscrowd", "difficult") if record.get(mark, 0) not in (0, 1)]:
             problems.add(self.file, place, wrong[0], record[wrong[0]], "0 or 1")
         else:
-            x, y, width, height = map(float, box)
             marks = (bool(record.get(mark, 0)) for mark in ("difficult", "iscrowd"))
-            return Object(place, {"bbox": box}, (x, y, x + width, y + height), labels[category], *marks)
+            return Object(place, {"bbox": box}, _corners(box), labels[category], *marks)
         return None
 
     def _path(self, record: Record, present: Files) -> Path:
@@ -174,6 +177,11 @@ class COCOFile:
 
 
 _LVIS = ["LVIS, which names some of the objects of an image only"]
+
+
+def _corners(box: list[Any]) -> tuple[float, float, float, float]:
+    x, y, width, height = map(float, box)
+    return x, y, x + width, y + height
 
 
 def _size(record: Record) -> tuple[int, int] | None:

@@ -148,8 +148,10 @@ def _from_16_bits(path: Path, file: Image.Image) -> Image.Image:
 def _upright(path: Path, file: Image.Image, annotated: Size | None) -> tuple[Size, Image.Transpose | None]:
     """Size of the upright image, and the turn that makes it so."""
     orientation = file.getexif().get(ORIENTATION, 1)
-    stored = (file.height, file.width)
-    size = stored[::-1] if orientation in QUARTER_TURNS else stored
+    turns = file.format != "TIFF"  # of which Pillow gives the size and the pixels upright already
+    size = (file.height, file.width)
+    other = size[::-1] if orientation in QUARTER_TURNS else size
+    stored, size = (size, other) if turns else (other, size)
     if annotated is not None and tuple(annotated) != size:
         height, width = annotated
         found = f"is {size[1]} x {size[0]} pixels, its annotation says {width} x {height}"
@@ -160,7 +162,7 @@ def _upright(path: Path, file: Image.Image, annotated: Size | None) -> tuple[Siz
                 "boxes in the upright image: turn them too, or take the EXIF data away",
             )
         raise Fault(path, found, "the same size in both")
-    return size, TURNS.get(orientation)
+    return size, TURNS.get(orientation) if turns else None
 
 
 def _has_end(path: Path, kind: str | None) -> bool:

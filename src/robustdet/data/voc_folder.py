@@ -77,9 +77,9 @@ class VOCFolder:
         except Fault as fault:
             problems.report(fault.problem)
             return None
-        elements = list(enumerate(root.findall("object")))
         objects = [
-            _object(obj, f"object {index} of image {image_id}", file, classes, problems) for index, obj in elements
+            _object(element, f"object {index} of image {image_id}", file, classes, problems)
+            for index, element in enumerate(root.findall("object"))
         ]
         return annotate(image, image_id, size, objects, file, problems)
 
@@ -102,7 +102,7 @@ class VOCFolder:
         if not found:
             wanted = self.path / "JPEGImages" / image_id
             raise Fault(
-                file, f"has no image: no {wanted} with one of {', '.join(SUFFIXES)}.", _nearest(image_id, self.images)
+                file, f"has no image: no {wanted} with one of {', '.join(SUFFIXES)}", _nearest(image_id, self.images)
             )
         other = self.images.named(inside) or self.images.with_stem(inside)
         if said and stem not in (said, said.rpartition(".")[0]):
@@ -163,7 +163,7 @@ def _object(
         except ValueError:
             problems.add(file, record, "<bndbox>", written, "four numbers")
             return None
-        if are_fractions((xmin, ymin, xmax, ymax)):
+        if are_fractions(xmin, ymin, xmax, ymax):
             problems.add(file, record, "<bndbox>", written, "pixels, and these are fractions of the image")
             return None
         # as published: a point or a line has no area, and is not the one pixel that VOC's rule would make
