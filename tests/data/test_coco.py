@@ -158,7 +158,7 @@ PERSON = {"id": 1, "name": "person"}
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (record(0, image_id="139"), r"annotation 1: image_id is the text '139'; expected the id of .* such as 1?39"),
+        (record(0, image_id="139"), r"annotation 1: image_id is the text '139'; expected the id .* \(image 139, an"),
         (record(0, image_id=4), r"annotation 1: image_id is 4; expected the id of an image of this file"),
         (without("annotations", 0, "image_id"), r"annotation 1: image_id is missing"),
         (record(0, category_id="90"), r"annotation 1 \(object 0 of image 139\): category_id is the text '90'.* 44, 90"),

@@ -94,10 +94,10 @@ class COCOFile:
             found.append(annotate(path, str(key), size, objects[key], self.file, problems))
         return found
 
-    def _images(self, problems: Problems) -> tuple[dict[int | str, Record], set[int | str]]:
+    def _images(self, problems: Problems) -> tuple[dict[int | str, Record], list[int | str]]:
         """Sound records by id; and the ids of all, for objects of the others are no orphans."""
         found: dict[int | str, Record] = {}
-        ids: set[int | str] = set()
+        ids: dict[int | str, None] = {}
         names: set[str] = set()  # 3 and "3" are two ids and would be one image_id
         for index, record in enumerate(self.content["images"]):
             place = f"image record {index}"
@@ -114,9 +114,9 @@ class COCOFile:
                 problems.add(self.file, f"image {key}", wrong[0], record[wrong[0]], "a number of pixels, 0 if unknown")
             else:
                 found[key] = record
-            ids.add(key)
+            ids[key] = None
             names.add(str(key))
-        return found, ids
+        return found, list(ids)
 
     def _add(
         self,
@@ -134,7 +134,11 @@ class COCOFile:
         key, image = record.get("id"), record.get("image_id")
         place = f"annotation {key if _is_id(key) else f'record {index}'}"
         if not _is_id(image) or image not in objects:
-            expected = f"the id of an image of this file, such as {next(iter(objects), None)!r}"
+            other = _other_type(image)
+            near = (
+                f"image {other!r}, another type, is one" if other in objects else f"such as {next(iter(objects), '')!r}"
+            )
+            expected = f"the id of an image of this file ({near})"
             return problems.add(self.file, place, "image_id", image, expected)
         place = f"{place} (object {len(objects[image])} of image {image})"
         objects[image].append(self._object(place, record, labels, seen, problems))
@@ -196,6 +200,13 @@ def _is_whole(value: Any) -> TypeGuard[int]:
 
 def _is_id(value: Any) -> TypeGuard[int | str]:
     return _is_whole(value) or isinstance(value, str)
+
+
+def _other_type(key: Any) -> int | str | None:
+    """The same id as a text, or as a number."""
+    if isinstance(key, str):
+        return int(key) if key.isascii() and key.isdigit() and len(key) < 20 else None
+    return str(key) if _is_whole(key) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -19,7 +19,7 @@ from robustdet.data.annotation import Annotation, DataSource, Split
 from robustdet.data.augmentation import Augmentation
 from robustdet.data.checking import available_cores, with_sound_images
 from robustdet.data.dataset import DetectionDataset, collate
-from robustdet.data.problems import Fault, Policy, Problem, Problems
+from robustdet.data.problems import Fault, Problem, Problems
 from robustdet.data.sampler import EpochSampler, InOrder, ResumableLoader
 from robustdet.errors import InputError, RobustdetError
 from robustdet.types import Batch
@@ -63,7 +63,7 @@ class DetectionDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         val_share: float = 0.0,
-        on_problem: Policy = "error",
+        on_problem: str = "error",
         check: bool = False,
     ) -> None:
         super().__init__()

@@ -10,13 +10,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from robustdet.errors import InputError
 
 log = logging.getLogger(__name__)
 
-Policy = Literal["error", "skip"]
 SHOWN = 5  # faults that an error message or a log has in full; `data.check=true` lists them all
 
 
@@ -57,7 +55,7 @@ class Problems:
     ``policy`` "error" makes `settle` raise; "skip" leaves out the objects and images that have a fault.
     """
 
-    policy: Policy = "error"
+    policy: str = "error"
     met: dict[Problem, None] = field(default_factory=dict)
     settled: int = 0  # how many of them `settle` has told
 
