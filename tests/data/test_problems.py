@@ -117,6 +117,14 @@ def test_a_check_lists_everything_in_a_table_and_in_a_file(
     assert "4 problems, 2 notices" in capsys.readouterr().out
 
 
+def test_an_image_in_two_splits_is_a_notice(tmp_path: Path, voc_image) -> None:
+    for split in ("train", "test"):
+        voc_image(tmp_path, "same", [GOOD], split)
+    (notice,) = module_of(tmp_path).problems()
+    assert notice.notice
+    assert str(notice).endswith("its split is the text 'test'; expected one split, and it is in train too")
+
+
 def test_a_check_of_sound_data_says_so_and_nobody_is_checked_unasked(
     tmp_path: Path, voc_image, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,13 +102,14 @@ def annotate(
     has_area = np.all(clipped[:, 2:] - clipped[:, :2] >= [least_side(width), least_side(height)], axis=1)
     in_order = np.all(np.isfinite(edges), axis=1) & np.all(edges[:, 2:] >= edges[:, :2], axis=1)
     inside = f"within 0..{width} x 0..{height} pixels"
-    for one, area, order in zip(sound, has_area, in_order, strict=True):
-        if not order:
-            problems.add(source, one.record, "its box", one.written, "numbers, the lower edge before the upper")
-        elif not area:
-            problems.add(source, one.record, "its box", one.written, f"an area {inside}: it is dropped", notice=True)
     kept = has_area & in_order
-    for index in np.flatnonzero(kept & (np.abs(edges - clipped) > TOLERANCE).any(axis=1)):
+    for index in np.flatnonzero(~kept):
+        one = sound[index]
+        if in_order[index]:
+            problems.add(source, one.record, "its box", one.written, f"an area {inside}: it is dropped", notice=True)
+        else:
+            problems.add(source, one.record, "its box", one.written, "numbers, the lower edge before the upper")
+    for index in np.flatnonzero(kept & np.any(np.abs(edges - clipped) > TOLERANCE, axis=1)):
         one = sound[index]
         problems.add(source, one.record, "its box", one.written, f"edges {inside}: it is clipped", notice=True)
     return Annotation(

@@ -128,12 +128,20 @@ class DetectionDataModule(LightningDataModule):
             log.info("%s: measuring on %s", self.test_split, _summary(test))
 
     def problems(self) -> Problems:
-        """Everything that is wrong with all splits, notices too; every image is decoded."""
+        """Everything that is wrong with all splits, notices too; every image is decoded.
+
+        An image that is in two splits is a notice: some data sets are made so, and most are not.
+        """
         self.source.prepare()
         found = Problems("skip")
+        splits: dict[Path, str] = {}
         for split in get_args(Split):
             try:
-                self._read(split, found, decode=True)
+                for one in self._read(split, found, decode=True) or []:
+                    first = splits.setdefault(one.image_path, split)
+                    if first != split:
+                        expected = f"one split, and it is in {first} too"
+                        found.add(one.image_path, f"image {one.image_id}", "its split", split, expected, notice=True)
             except Fault as fault:
                 found.report(fault.problem)
             except RobustdetError as error:
