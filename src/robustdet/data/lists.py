@@ -24,7 +24,7 @@ LAST_SUFFIX = re.compile(rf"^(.+)\.(?:{_SUFFIX})$", re.IGNORECASE)
 def listed(file: Path, known: Container[str], problems: Problems) -> list[str]:
     """The names in ``file``, in its order. One is that of ``known`` which a line can mean; a line may have only one.
 
-    A line that means none is taken for its first word, for whoever looks for the files to say what is missing.
+    Of a line that means none the shortest reading is taken, for whoever looks for its files to say what is missing.
     """
     found: dict[str, int] = {}
     lines = [line.strip() for line in text_of(file).splitlines()]
