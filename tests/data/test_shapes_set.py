@@ -9,7 +9,7 @@ import pytest
 from robustdet.data import shapes_set
 from robustdet.data.annotation import Split
 from robustdet.data.coco import COCO
-from robustdet.data.dataset import read_image
+from robustdet.data.pixels import read_pixels
 from robustdet.data.shapes import draw_scene
 from robustdet.data.shapes_set import MANIFEST, Shapes
 
@@ -27,7 +27,7 @@ def test_both_layouts_hold_what_was_drawn(shapes: Shapes, split: Split, number: 
     assert coco_source.classes == shapes.classes
     for index, (voc, coco) in enumerate(zip(as_voc, as_coco, strict=True)):
         scene = draw_scene(np.random.default_rng([3, number, index]), 48)
-        np.testing.assert_array_equal(read_image(voc), scene.image)
+        np.testing.assert_array_equal(read_pixels(voc.image_path, 300, voc.size)[0], scene.image)
         for annotation in (voc, coco):
             assert annotation.image_path == shapes.folder / "JPEGImages" / f"{split}_{index:05d}.png"
             assert annotation.size == (48, 48)

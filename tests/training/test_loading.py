@@ -37,6 +37,19 @@ def test_a_module_is_built_from_its_checkpoint(compose: Callable[..., DictConfig
     assert DetectionModule.load_from_checkpoint(checkpoint, validation=None).validation is None
 
 
+@pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
+@pytest.mark.parametrize("way", ["warm_start.ckpt_path", "ckpt_path"])
+def test_weights_of_other_classes_are_no_start(compose: Callable[..., DictConfig], tmp_path: Path, way: str):
+    settings = [*FEW, "experiment=shapes_std", "trainer.max_steps=1", "logger=none"]
+    content = torch.load(train(compose("train", *settings)), weights_only=True)
+    names = content["classes"]
+    theirs = tmp_path / "theirs.ckpt"
+    torch.save({**content, "classes": names[::-1]}, theirs)
+    text = rf"knows the classes {', '.join(names[::-1])}; the data shapes have {', '.join(names)}: they must be the"
+    with pytest.raises(ValueError, match=text):
+        train(compose("train", *settings, "seed=1", f"{way}={theirs}", f"paths.run={tmp_path / 'second'}"))
+
+
 @pytest.mark.parametrize(
     "target",
     ["os.system", "robustdet.training.wandb_run.os.system", "robustdet.training.levers.ExitStack", "torch.load"],

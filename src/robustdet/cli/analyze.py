@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from robustdet.analysis.figures.study import Study, require_detectors, save
 from robustdet.cli.building import build_metric, build_trainer, prepare
+from robustdet.cli.data_check import check_data
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
 
@@ -49,6 +50,7 @@ def analyze(cfg: DictConfig, name: str) -> list[Path]:
     """Writes the figure of `cfg.analysis` under this name; returns the files."""
     prepare(cfg)
     found = checkpoints(cfg)
+    check_data(cfg, analysis_folder(cfg, found))
     study = build_study(cfg, found)
     require_detectors(study)
     findings = instantiate(cfg.analysis)(study)

@@ -34,6 +34,7 @@ from robustdet.cli.building import (
     suites_of,
     table_specs,
 )
+from robustdet.cli.data_check import check_data
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
@@ -45,7 +46,7 @@ from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
 from robustdet.progress import ProgressBar
-from robustdet.runs.first_process import say
+from robustdet.runs.first_process import is_first, say
 from robustdet.runs.run import Run
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch
@@ -175,6 +176,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     one = chosen_checkpoint(cfg)
     cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
     cfg.suite = without_ladder(cfg.suite)
+    if is_first():
+        check_data(cfg, evaluation_folder(cfg))
     data = instantiate(cfg.data)
     experiment = Experiment(data, subject(one.name, one, data).model)
     data.setup("test")

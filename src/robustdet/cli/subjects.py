@@ -19,6 +19,7 @@ from robustdet.cli.building import without_start
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
+from robustdet.interop.classes import require_same_classes
 from robustdet.runs.run import CONFIG, Run
 
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
@@ -106,6 +107,7 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
             own.protocol = one.cfg.protocol
         if cfg.name == NO_EXPERIMENT and "data" not in given:
             own.data = one.cfg.data
+            own.data.check = False  # that was for the training
             if "paths.data" in given and Path(own.data.root).is_relative_to(one.cfg.paths.data):
                 own.data.root = str(Path(cfg.paths.data) / Path(own.data.root).relative_to(one.cfg.paths.data))
             for key in given:
@@ -166,8 +168,4 @@ def require_classes(one: Trained, classes: Sequence[str] | None, data: Detection
     """
     if classes is None and one.own:
         classes = instantiate(one.cfg.data).classes
-    if classes is not None and list(classes) != list(data.classes):
-        raise ValueError(
-            f"{one.path} knows the classes {', '.join(classes)}; the data {data.name} have {', '.join(data.classes)}: "
-            "they must be the same, in the same order"
-        )
+    require_same_classes(classes, data.classes, str(one.path), data.name)

@@ -14,6 +14,7 @@ from torch import nn
 from robustdet.cli.building import BACKBONE, TRUNK, Experiment, build
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.interop.classes import require_same_classes
 from robustdet.runs.run import CONFIG, Run
 
 
@@ -31,12 +32,8 @@ def trained_detector(ckpt_path: str | Path) -> nn.Module:
 def require_same_task(ckpt_path: str | Path, victim: Experiment) -> None:
     """Raises ValueError where the surrogate knows other classes than the victim, or takes images of another size."""
     cfg = config_of(ckpt_path)
-    ours, classes = victim.data.classes, instantiate(cfg.data).classes
-    if classes != ours:
-        text = (
-            f"{len(classes)} classes ({', '.join(classes[:3])}, …), the victim {len(ours)} ({', '.join(ours[:3])}, …)"
-        )
-        raise ValueError(f"the surrogate {ckpt_path} knows {text}: they must be the same, in the same order")
+    classes = load_checkpoint(ckpt_path).classes or instantiate(cfg.data).classes
+    require_same_classes(classes, victim.data.classes, f"the surrogate {ckpt_path}", victim.data.name)
     size = cfg.model.input_size
     if size != victim.model.input_size:
         text = f"images of {size} pixels, the victim of {victim.model.input_size}"

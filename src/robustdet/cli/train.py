@@ -24,6 +24,7 @@ from robustdet.cli.building import (
     prepare,
 )
 from robustdet.cli.clean_stage import clean_checkpoint
+from robustdet.cli.data_check import check_data
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
@@ -31,6 +32,7 @@ from robustdet.cli.start import RANDOM, origin, require_discriminator, require_w
 from robustdet.cli.sweeps import objectives
 from robustdet.detection.weights import is_vgg16
 from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.interop.classes import require_same_classes
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
 
@@ -50,6 +52,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
         first = FirstProcess(trainer)
+        first.says(lambda: check_data(cfg, Path(cfg.paths.run)))
     with ExitStack() as held:
         plan = Plan(**first.says(lambda: asdict(planned(cfg, held))))
         return _train(cfg, plan, overrides, first)
@@ -66,7 +69,9 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     prepare(cfg)
     experiment = build(cfg, superseded)
     if start is not None:
-        experiment.model.warm_start(load_checkpoint(start).state_dict)
+        clean = load_checkpoint(start)
+        require_same_classes(clean.classes, experiment.data.classes, str(start), experiment.data.name)
+        experiment.model.warm_start(clean.state_dict)
     module = build_module(cfg, experiment)
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")

@@ -1,6 +1,5 @@
-"""COCO's layout: folders of images and ``annotations/instances_<split>.json``; any json in that format with its images.
+"""COCO as a data source: folders of images and ``annotations/instances_<split>.json``, or any json in that format.
 
-COCO's boxes are (x, y, width, height) with 0-based edges; here (x, y, x + width, y + height), clipped to the image.
 Its 80 category ids have gaps; labels are 1..C in the order of the ids.
 
 T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
@@ -8,66 +7,16 @@ T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from robustdet.data.annotation import Annotation, Split, annotate, unknown
+from robustdet.data.annotation import Annotation, Split, unknown
+from robustdet.data.coco_file import COCOFile
 from robustdet.data.download import COCO_ARCHIVES, fetch
-
-
-class COCOFile:
-    """One annotation file and its folder of images."""
-
-    def __init__(self, file: Path, images: Path) -> None:
-        self.file = file
-        self.images = images
-
-    @cached_property
-    def content(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.file.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{self.file} is no well-formed json (cut short?): {error}") from error
-        for part in ("images", "annotations", "categories"):
-            if not isinstance(content, dict) or not isinstance(content.get(part), list):
-                raise ValueError(f"{self.file} has no list of {part!r}: it is no COCO instances file.")
-        if not content["images"]:
-            raise ValueError(f"{self.file} lists no image.")
-        return content
-
-    @cached_property
-    def categories(self) -> dict[int, str]:
-        """Category id to name, by id: the n-th is label n, counted from 1."""
-        return {
-            entry["id"]: entry["name"] for entry in sorted(self.content["categories"], key=lambda entry: entry["id"])
-        }
-
-    def annotations(self) -> list[Annotation]:
-        """All images, those without objects too, in the file's order. Errors name the file and the record."""
-        labels = {category: label for label, category in enumerate(self.categories, start=1)}
-        objects = defaultdict(list)
-        for record in self.content["annotations"]:
-            if record["category_id"] not in labels:
-                known = ", ".join(map(str, labels))
-                raise ValueError(
-                    f"{self.file}: annotation {record['id']} of image {record['image_id']} has category "
-                    f"{record['category_id']}, which is none of {known}."
-                )
-            x, y, width, height = map(float, record["bbox"])
-            crowd, difficult = bool(record.get("iscrowd", 0)), bool(record.get("difficult", 0))
-            box = (x, y, x + width, y + height)
-            objects[record["image_id"]].append((box, labels[record["category_id"]], difficult, crowd))
-        present = {file.name for file in self.images.iterdir()}
-        return [self._annotation(image, objects.get(image["id"], []), present) for image in self.content["images"]]
-
-    def _annotation(self, image: dict[str, Any], objects: list[Any], present: set[str]) -> Annotation:
-        path = self.images / image["file_name"]
-        if image["file_name"] not in present and not path.is_file():
-            raise FileNotFoundError(f"{self.file}: image {image['id']} is missing, {path} does not exist.")
-        return annotate(path, str(image["id"]), (image["height"], image["width"]), objects, self.file)
+from robustdet.data.files import one_form
+from robustdet.data.problems import Problems
+from robustdet.errors import InputError, MissingFileError
 
 
 class COCO:
@@ -83,6 +32,8 @@ class COCO:
             here: numbers are measured on it, never chosen by it.
         skip_unannotated: leave out images that the json file lists without any annotation, from every split. Then no
             false positive on them counts, as in the published RobustDet code; ``test_split`` says so.
+        classes: names of the labels 1..C; None is the categories in the order of their ids. A detector's own (an error
+            shows them) measure it on a file that has some of them only, or in another order.
     """
 
     metric: Literal["voc", "coco", "area"] = "coco"
@@ -95,26 +46,29 @@ class COCO:
         val: tuple[str, str] | list[str] | None = None,
         test: tuple[str, str] | list[str] | None = ("annotations/instances_val2017.json", "val2017"),
         skip_unannotated: bool = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
         self.name = self.root.resolve().name
         self.download = download
         self.skip_unannotated = skip_unannotated
+        self._classes = None if classes is None else [one_form(str(name)) for name in classes]
         chosen = {"train": train, "val": val, "test": test}
         self.files = {
             split: COCOFile(self.root / pair[0], self.root / pair[1]) for split, pair in chosen.items() if pair
         }
         if not self.files:
-            raise ValueError(f"{self.name}: neither train nor val nor test is given.")
+            raise InputError(f"{self.name}: neither train nor val nor test is given.")
 
     @property
     def category_ids(self) -> list[int]:
         """COCO's id of label n at place n - 1, for result files."""
-        return list(self._any_file.categories)
+        ids = {name: key for key, name in self._any_file.categories.items()}
+        return [ids[name] for name in self.classes]
 
     @property
     def classes(self) -> list[str]:
-        return list(self._any_file.categories.values())
+        return list(self._any_file.categories.values()) if self._classes is None else self._classes
 
     @property
     def test_split(self) -> str:
@@ -133,7 +87,7 @@ class COCO:
             for name in self._needed_archives(missing):
                 fetch(COCO_ARCHIVES[name], self.root)
         elif missing:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"No COCO data in {self.root}: {', '.join(map(str, missing))} missing. "
                 f"data.root=PATH names another folder, data.download=true fetches COCO 2017 (19 GB)."
             )
@@ -141,19 +95,37 @@ class COCO:
     def _needed_archives(self, missing: list[Path]) -> list[str]:
         needed = {"annotations" if path.suffix == ".json" else path.name for path in missing}
         for name in needed - set(COCO_ARCHIVES):
-            raise ValueError(f"No archive has {self.root / name}.{unknown(name, COCO_ARCHIVES)}")
+            raise InputError(f"No archive has {self.root / name}.{unknown(name, COCO_ARCHIVES)}")
         return sorted(needed | {name for name, archive in COCO_ARCHIVES.items() if archive.is_unfinished(self.root)})
 
-    def annotations(self, split: Split) -> list[Annotation] | None:
+    def annotations(self, split: Split, problems: Problems | None = None) -> list[Annotation] | None:
         if split not in self.files:
             return None
         file = self.files[split]
-        if file.categories != self._any_file.categories:
-            raise ValueError(f"{file.file} and {self._any_file.file} have different categories.")
-        annotations = file.annotations()
+        self._require_classes(file)
+        told = Problems() if problems is None else problems
+        annotations = file.annotations(self.classes, told)
+        if problems is None:
+            told.settle()
         if not self.skip_unannotated:
             return annotations
         annotated = [annotation for annotation in annotations if annotation.is_annotated]
         if not annotated:
-            raise ValueError(f"{file.file} annotates none of its {len(annotations)} images.")
+            raise InputError(f"{file.file} annotates none of its {len(annotations)} images.")
         return annotated
+
+    def _require_classes(self, file: COCOFile) -> None:
+        """Raise InputError where a file has a class that has no label, or, unless they are given, lacks one."""
+        names, classes = list(file.categories.values()), self.classes
+        if set(names) == set(classes) or (self._classes is not None and set(names) < set(classes)):
+            return
+        whose = self._any_file.file if self._classes is None else "data.source.classes"
+        alone = [
+            f"{where} alone has {', '.join(one for one in mine if one not in others)}"
+            for where, mine, others in ((file.file, names, classes), (whose, classes, names))
+            if set(mine) - set(others)
+        ]
+        raise InputError(
+            f"{file.file} and {whose} have different categories: {'; '.join(alone)}. "
+            "data.source.classes='[a,b,…]' says what the labels are where a file has some of them only."
+        )

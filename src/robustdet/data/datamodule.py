@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from robustdet.data.annotation import Annotation, DataSource
+from robustdet.data.annotation import Annotation, DataSource, Split
 from robustdet.data.augmentation import Augmentation
+from robustdet.data.checking import available_cores, with_sound_images
 from robustdet.data.dataset import DetectionDataset, collate
+from robustdet.data.problems import Fault, Problem, Problems
 from robustdet.data.sampler import EpochSampler, InOrder, ResumableLoader
+from robustdet.errors import InputError, RobustdetError
 from robustdet.types import Batch
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,10 @@ class DetectionDataModule(LightningDataModule):
         seed: of order and augmentation.
         val_share: where the source has no validation split, this share of the training images is set apart to
             monitor on, by a hash of the image id; 0 sets none apart.
+        on_problem: what a fault of the data does (`robustdet.data.problems`). "error" ends the run before it begins;
+            "skip" leaves out the objects and images that have one, counted in the log and in ``test_split``, for which
+            it decodes every image at the start.
+        check: whether the commands list all problems before they begin (`robustdet.cli.data_check`).
     """
 
     def __init__(
@@ -57,10 +63,12 @@ class DetectionDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         val_share: float = 0.0,
+        on_problem: str = "error",
+        check: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= val_share < 1:
-            raise ValueError(f"val_share is a share of the training images, 0 <= val_share < 1, not {val_share}.")
+            raise InputError(f"val_share is a share of the training images, 0 <= val_share < 1, not {val_share}.")
         self.source = source(root=root, download=download)
         self.name: str = self.source.name
         self.image_size = image_size
@@ -70,7 +78,10 @@ class DetectionDataModule(LightningDataModule):
         self.num_workers = min(num_workers, available_cores())
         self.seed = seed
         self.val_share = val_share
+        self.check = check
+        self.on_problem = Problems(on_problem).policy
         self._sets: dict[str, DetectionDataset] = {}
+        self._left_out = ""  # of the test split
 
     @property
     def metric(self) -> Literal["voc", "coco", "area"]:
@@ -79,7 +90,7 @@ class DetectionDataModule(LightningDataModule):
 
     @property
     def test_split(self) -> str:
-        return self.source.test_split
+        return self.source.test_split + self._left_out
 
     @property
     def classes(self) -> list[str]:
@@ -97,18 +108,53 @@ class DetectionDataModule(LightningDataModule):
             train, val = self._training_and_validation()
             learnable = [annotation for annotation in train if annotation.is_learnable]
             if not learnable:
-                raise ValueError(f"{self.name}: none of the {len(train)} training images has an object to learn.")
+                raise InputError(f"{self.name}: none of the {len(train)} training images has an object to learn.")
             self._sets["train"] = DetectionDataset(learnable, self.image_size, self.augmentation, self.seed)
             self._sets["val"] = DetectionDataset(val, self.image_size)
             log.info("%s: training on %s", self.name, _summary(learnable))
             log.info("%s: left out of training %s", self.name, _summary([a for a in train if not a.is_learnable]))
             log.info("%s: monitoring on %s", self.name, _summary(val))
         if stage in (None, "test", "predict") and "test" not in self._sets:
-            test = self.source.annotations("test")
+            problems = Problems(self.on_problem)
+            test = self._read("test", problems)
+            problems.settle()
             if test is None:
-                raise ValueError(f"{self.name} has no test split.")
+                raise InputError(f"{self.name} has no test split.")
+            if not test:
+                raise InputError(f"{self.test_split}: none of its images is without a fault.")
+            if problems.faults:
+                self._left_out = f", less what has a fault ({len(problems.faults)})"
             self._sets["test"] = DetectionDataset(test, self.image_size)
             log.info("%s: measuring on %s", self.test_split, _summary(test))
+
+    def problems(self) -> Problems:
+        """Everything that is wrong with all splits, notices too; every image is decoded.
+
+        An image that is in two splits is a notice: some data sets are made so, and most are not.
+        """
+        self.source.prepare()
+        found = Problems("skip")
+        splits: dict[Path, str] = {}
+        for split in get_args(Split):
+            try:
+                for one in self._read(split, found, decode=True) or []:
+                    first = splits.setdefault(one.image_path, split)
+                    if first != split:
+                        expected = f"one split, and it is in {first} too"
+                        found.add(one.image_path, f"image {one.image_id}", "its split", split, expected, notice=True)
+            except Fault as fault:
+                found.report(fault.problem)
+            except RobustdetError as error:
+                found.report(Problem(self.name, f"split {split}", "", f"cannot be read: {error}", "a readable split"))
+        return found
+
+    def _read(self, split: Split, problems: Problems, decode: bool | None = None) -> list[Annotation] | None:
+        """The sound images of a split, of which files are decoded where faults are to be left out."""
+        annotations = self.source.annotations(split, problems)
+        if annotations is not None:
+            decoded = self.on_problem == "skip" if decode is None else decode
+            annotations = with_sound_images(annotations, problems, decoded)
+        return annotations
 
     def content(self) -> str:
         """Hex digest of what is learnt from: names of classes; of each training image its id, size, objects and file.
@@ -128,14 +174,14 @@ class DetectionDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         if len(self._sets["train"]) < self.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: {len(self._sets['train'])} training images do not fill one batch of {self.batch_size}."
             )
         processes = self.trainer.world_size if self.trainer else 1
         if self.batch_size % processes:
             below = self.batch_size - self.batch_size % processes
             sizes = [size for size in (below, below + processes) if size]
-            raise ValueError(
+            raise InputError(
                 f"data.batch_size={self.batch_size} is of all {processes} processes together and does not divide by "
                 f"them: data.batch_size={' or '.join(map(str, sizes))} does, and so do "
                 f"{', '.join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)} processes"
@@ -150,8 +196,10 @@ class DetectionDataModule(LightningDataModule):
         return self._loader("test", self.eval_batch_size, shuffle=False)
 
     def _training_and_validation(self) -> tuple[list[Annotation], Sequence[Annotation]]:
-        train = self.source.annotations("train") or []
-        val = self.source.annotations("val")
+        problems = Problems(self.on_problem)
+        train = self._read("train", problems) or []
+        val = self._read("val", problems)
+        problems.settle()
         if val is not None:
             return train, val
         held_out = {a.image_id for a in train if hash_share(a.image_id) < self.val_share}
@@ -190,13 +238,8 @@ def _file_digest(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _summary(annotations: Sequence[Annotation]) -> str:
-    """Such as "205 images, 2804 objects (0 difficult, 0 crowd), 1 without area dropped"."""
+    """Such as "205 images, 2804 objects (0 difficult, 0 crowd), 1 dropped"."""
     objects, difficult, crowd, dropped = (
         sum(int(count(annotation)) for annotation in annotations)
         for count in (
@@ -207,7 +250,7 @@ def _summary(annotations: Sequence[Annotation]) -> str:
         )
     )
     text = f"{len(annotations)} images, {objects} objects ({difficult} difficult, {crowd} crowd)"
-    return f"{text}, {dropped} without area dropped" if dropped else text
+    return f"{text}, {dropped} dropped" if dropped else text
 
 
 def hash_share(image_id: str) -> float:

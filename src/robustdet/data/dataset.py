@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustdet.data.annotation import Annotation
 from robustdet.data.augmentation import Augmentation
+from robustdet.data.pixels import read_pixels, stretched
 from robustdet.types import Batch, Target
 
 Sample = tuple[UInt8[Tensor, "3 S S"] | Float32[Tensor, "3 S S"], Target]
@@ -49,16 +47,17 @@ class DetectionDataset(Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         annotation = self.annotations[index]
-        image = read_image(annotation)
+        image, size = read_pixels(annotation.image_path, self.image_size, annotation.size)
         boxes, kept = annotation.boxes, np.arange(len(annotation.boxes))
+        if image.shape[:2] != size:  # a large photograph, reduced
+            boxes = boxes * scale(size, image.shape[:2])
         if self.augmentation is not None:
             rng = sample_rng(self.seed, epoch, annotation.image_id)
-            image, boxes, kept = self.augmentation(image, annotation, rng)
-        height, width = image.shape[:2]
+            image, boxes, kept = self.augmentation(image, replace(annotation, boxes=boxes, size=image.shape[:2]), rng)
+        boxes = boxes * scale(image.shape[:2], (self.image_size, self.image_size))
         image = stretched(image, self.image_size)
-        scale = np.array([self.image_size / width, self.image_size / height] * 2, dtype=np.float32)
         target = Target(
-            boxes=torch.from_numpy(boxes * scale),
+            boxes=torch.from_numpy(boxes),
             labels=torch.from_numpy(annotation.labels[kept]),
             difficult=torch.from_numpy(annotation.difficult[kept]),
             crowd=torch.from_numpy(annotation.crowd[kept]),
@@ -68,34 +67,9 @@ class DetectionDataset(Dataset[Sample]):
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
 
 
-def stretched(
-    image: UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"], size: int
-) -> UInt8[np.ndarray, "S S 3"] | Float32[np.ndarray, "S S 3"]:
-    """``image`` with ``size`` x ``size`` pixels: bilinear, and not antialiased where it gets smaller."""
-    if image.shape[:2] == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def decoded(path: Path, upright: bool = False) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB as it is stored, or ``upright``, turned as its EXIF data say. Raises ValueError naming what is no image."""
-    try:
-        with Image.open(path) as file:
-            return np.array((ImageOps.exif_transpose(file) if upright else file).convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:  # Pillow's errors and a missing file's alike
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-
-
-def read_image(annotation: Annotation) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode an image to RGB. An error names the file: unreadable, cut short, or of another size than annotated."""
-    path: Path = annotation.image_path
-    image = decoded(path)
-    if image.shape[:2] != annotation.size:
-        height, width = annotation.size
-        raise ValueError(
-            f"{path} is {image.shape[1]} x {image.shape[0]} pixels, its annotation says {width} x {height}."
-        )
-    return image
+def scale(size: tuple[int, int], new: tuple[int, int]) -> Float32[np.ndarray, "4"]:
+    """What boxes of an image of this (height, width) are multiplied by when the image is stretched to another."""
+    return np.array([new[1] / size[1], new[0] / size[0]] * 2, dtype=np.float32)
 
 
 def sample_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:

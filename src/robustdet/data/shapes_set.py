@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from robustdet.data.annotation import Annotation, Split
+from robustdet.data.problems import Problems
 from robustdet.data.shapes import FORMS, Scene, draw_scene
 from robustdet.data.voc import VOC
 from robustdet.progress import ProgressBar
@@ -87,8 +88,8 @@ class Shapes:
         if not (self.folder / MANIFEST).is_file():
             draw_set(self.settings, self.folder)
 
-    def annotations(self, split: Split) -> list[Annotation] | None:
-        return self._reader.annotations(split)
+    def annotations(self, split: Split, problems: Problems | None = None) -> list[Annotation] | None:
+        return self._reader.annotations(split, problems)
 
 
 def draw_set(settings: ShapesSettings, folder: Path) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 
 LEARNT = ("model", "method", "optimizer", "scheduler", "seed", "larger_batch")
 # Where data are and how they are read: their content counts.
-OF_DATA = {"_target_", "_convert_", "source", "root", "val_share", "num_workers", "eval_batch_size", "download"}
+OF_DATA = {
+    "_target_", "_convert_", "source", "root", "val_share", "num_workers", "eval_batch_size", "download", "on_problem",
+    "check",
+}  # fmt: skip
 # Lightning's settings of when it looks at the validation split: they count where something stops or steers by that.
 OF_LOOKS = {"val_check_interval", "check_val_every_n_epoch", "limit_val_batches", "num_sanity_val_steps"}
 # Lightning's settings of where a run works and of what it shows. All others count, those to come too.

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustdet.attacks.randomness import image_generators
+from robustdet.interop.classes import require_same_classes
 from robustdet.ranks import averaged, objects_at_rank_zero
 from robustdet.training.rebuilding import rebuilt
 from robustdet.training.validation import Validation
@@ -119,6 +120,9 @@ class DetectionModule(pl.LightningModule):
         if self._trainer is None:  # nobody goes on with the run: load_from_checkpoint
             self.hparams.update(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}))
             return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            require_same_classes(checkpoint.get("classes"), data.classes, "the checkpoint to go on from", data.name)
         processes = checkpoint["processes"]
         if len(processes) != self.trainer.world_size:
             raise ValueError(
