@@ -14,6 +14,7 @@ from robustdet.analysis.figures.study import Study, require_detectors, save
 from robustdet.cli.building import build_trainer, prepare
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
+from robustdet.errors import InputError
 
 
 def analysis_folder(cfg: DictConfig, found: Mapping[str, Trained]) -> Path:
@@ -63,5 +64,5 @@ def analyze(cfg: DictConfig, name: str) -> list[Path]:
 def main(cfg: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task
     if cfg.name == NO_EXPERIMENT and any(override.startswith("data") for override in overrides):
-        raise ValueError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
+        raise InputError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
     analyze(cfg, HydraConfig.get().runtime.choices["analysis"])

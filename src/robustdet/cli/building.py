@@ -25,6 +25,7 @@ from robustdet.cli.quiet import quieten, silence_of_lightning
 from robustdet.cli.stopping import stop_when_told
 from robustdet.cli.sweeps import processes
 from robustdet.data.datamodule import DetectionDataModule
+from robustdet.errors import InputError
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
 from robustdet.training.module import DetectionModule
@@ -58,7 +59,7 @@ def prepare(cfg: DictConfig) -> None:
 
 def require_seed(seed: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(
+        raise InputError(
             f"seed={'null' if seed is None else seed}: expected a whole number from 0 to 2**32 - 1. Weights, order, "
             "augmentation and attacks are drawn from it, and a run is found again by it; for another run, take another"
         )
@@ -74,12 +75,12 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer:
     quieten()
     interval, several = cfg.trainer.get("val_check_interval"), processes(cfg.trainer)
     if several is not None and not isinstance(interval, int | float | None):
-        raise ValueError(
+        raise InputError(
             f"trainer.val_check_interval={interval} is a time, and with {several} each process has a clock of its own: "
             "they would wait for each other for ever. Give a number of batches"
         )
     if str(cfg.trainer.get("precision")) == "16-true":
-        raise ValueError(
+        raise InputError(
             "trainer.precision=16-true has no scaling of the loss, and losses here overflow half precision at once: "
             "train with 16-mixed, bf16-mixed or bf16-true"
         )
@@ -89,7 +90,7 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer:
             return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
     except Exception as error:
         reason = error.__cause__ or error  # Hydra's own error is about its machinery
-        raise ValueError(f"trainer: {reason}") from error
+        raise InputError(f"trainer: {reason}") from error
 
 
 def build(cfg: DictConfig) -> Experiment:

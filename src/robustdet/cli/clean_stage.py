@@ -20,6 +20,7 @@ from robustdet.cli.composition import composed
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
 from robustdet.data.datamodule import file_digest
+from robustdet.errors import MissingFileError, StateError
 from robustdet.runs.first_process import FirstProcess, is_first, say
 from robustdet.runs.identity import OF_PLACE, identity, recipe
 from robustdet.runs.run import Run, behind_ended, finished
@@ -67,7 +68,7 @@ def _identify(cfg: DictConfig, contents: dict[str, str]) -> Identity:
 def warm_start_file(cfg: DictConfig) -> Path:
     path = Path(cfg.warm_start.ckpt_path)
     if not path.is_file():
-        raise FileNotFoundError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
+        raise MissingFileError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
     return path
 
 
@@ -130,7 +131,7 @@ def clean_checkpoint(
         run = Run.around(trained)
         trial = cfg.trainer.get("fast_dev_run")  # of this run, too
         if not (trial or run is None or run.is_complete):
-            raise RuntimeError(
+            raise StateError(
                 f"the clean stage {described.name} is not what its config says, and nothing starts from it: "
                 f"{(run.ended or {}).get('incomplete')} ({trained})"
             )

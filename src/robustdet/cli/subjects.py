@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from robustdet.analysis.figures.study import Subject
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
+from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.runs.run import CONFIG, Run
 
@@ -51,7 +52,7 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     """
     given = OmegaConf.to_container(cfg.ckpt_path) if OmegaConf.is_config(cfg.ckpt_path) else cfg.ckpt_path
     if not given:
-        raise ValueError("ckpt_path is needed: outputs/…/final.ckpt, or several, quoted: 'ckpt_path=[A.ckpt,B.ckpt]'")
+        raise InputError("ckpt_path is needed: outputs/…/final.ckpt, or several, quoted: 'ckpt_path=[A.ckpt,B.ckpt]'")
     if isinstance(given, Mapping):
         return {str(label): trained(Path(path), cfg) for label, path in given.items()}
     found = [trained(Path(path), cfg) for path in (given if isinstance(given, list) else [given])]
@@ -59,20 +60,20 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     labels = [one.name if counts[one.name] == 1 else f"{one.name} {(one.run or one.path).name}" for one in found]
     for label, count in Counter(labels).items():
         if count > 1:
-            raise ValueError(f"{count} checkpoints are called {label!r}: name them, as in 'ckpt_path={{A:…,B:…}}'")
+            raise InputError(f"{count} checkpoints are called {label!r}: name them, as in 'ckpt_path={{A:…,B:…}}'")
     return dict(zip(labels, found, strict=True))
 
 
 def trained(path: Path, cfg: DictConfig) -> Trained:
     if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={path} does not exist; expected a checkpoint file")
+        raise MissingFileError(f"ckpt_path={path} does not exist; expected a checkpoint file")
     path = path.resolve()
     run = Run.around(path)
     if run is not None:
         return Trained(path, OmegaConf.create(run.config), own=True)
     if cfg.name == NO_EXPERIMENT:
         config = path.parent.parent / CONFIG
-        raise ValueError(f"there is no {config} that says what {path} is: give experiment=… as well")
+        raise InputError(f"there is no {config} that says what {path} is: give experiment=… as well")
     return Trained(path, cfg, own=False)
 
 
@@ -93,7 +94,7 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
         ours, theirs = _value(cfg, key), _value(one.cfg, key)
         if ours != theirs:
             what = {"name": "experiment", "protocol.name": "protocol"}.get(key, key)
-            raise ValueError(
+            raise InputError(
                 f"{one.path} was trained with {what}={theirs}, as {one.run}/config.yaml says, and this command says "
                 f"{what}={ours}: leave it out, the run's own counts"
             )
@@ -128,7 +129,7 @@ def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
     """The detector with its weights, in evaluation mode. Raises ValueError when it is not made for these data."""
     size = one.cfg.model.input_size
     if size != data.image_size:
-        raise ValueError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
+        raise InputError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
     checkpoint = load_checkpoint(one.path)
     require_classes(one, checkpoint.classes, data)
     return Subject(label, _built(one, checkpoint, data.classes))
@@ -146,7 +147,7 @@ def without_data(one: Trained, cfg: DictConfig) -> tuple[Any, list[str]]:
         try:
             classes = data_of(cfg, {one.name: one}).classes
         except (OSError, ValueError) as error:
-            raise ValueError(f"{says}, and they cannot be read from its data: {error}") from error
+            raise InputError(f"{says}, and they cannot be read from its data: {error}") from error
         print(f"{says}: they are read from its data")
     return _built(one, checkpoint, classes), classes
 
@@ -166,7 +167,7 @@ def require_classes(one: Trained, classes: Sequence[str] | None, data: Detection
     if classes is None and one.own:
         classes = instantiate(one.cfg.data).classes
     if classes is not None and list(classes) != list(data.classes):
-        raise ValueError(
+        raise InputError(
             f"{one.path} knows the classes {', '.join(classes)}; the data {data.name} have {', '.join(data.classes)}: "
             "they must be the same, in the same order"
         )

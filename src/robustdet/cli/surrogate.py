@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robustdet.cli.building import Experiment, build
+from robustdet.errors import InputError, MissingFileError
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.runs.run import CONFIG, Run
@@ -36,20 +37,20 @@ def require_same_task(ckpt_path: str | Path, victim: Experiment) -> None:
         text = (
             f"{len(classes)} classes ({', '.join(classes[:3])}, …), the victim {len(ours)} ({', '.join(ours[:3])}, …)"
         )
-        raise ValueError(f"the surrogate {ckpt_path} knows {text}: they must be the same, in the same order")
+        raise InputError(f"the surrogate {ckpt_path} knows {text}: they must be the same, in the same order")
     size = cfg.model.input_size
     if size != victim.model.input_size:
         text = f"images of {size} pixels, the victim of {victim.model.input_size}"
-        raise ValueError(f"the surrogate {ckpt_path} takes {text}")
+        raise InputError(f"the surrogate {ckpt_path} takes {text}")
 
 
 def config_of(ckpt_path: str | Path) -> DictConfig:
     path = Path(ckpt_path)
     if not path.is_file():
-        raise FileNotFoundError(f"the surrogate {ckpt_path} does not exist")
+        raise MissingFileError(f"the surrogate {ckpt_path} does not exist")
     run = Run.around(path)
     if run is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the surrogate {ckpt_path} needs {path.resolve().parent.parent / CONFIG}, which does not exist"
         )
     return OmegaConf.create(run.config)

@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustdet.errors import InputError, TransferError
 from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
@@ -89,13 +90,13 @@ def _transfer(url: str, part: Path) -> None:
                     bar.advance(len(chunk) / MB, len(chunk) / MB)
         size = part.stat().st_size
         if total is not None and size != total:
-            raise ConnectionError(f"the transfer ended after {size} of {total} bytes")
+            raise TransferError(f"the transfer ended after {size} of {total} bytes")
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send: the part is the whole file
             return
-        raise ConnectionError(f"{url}: {error}") from error
+        raise TransferError(f"{url}: {error}") from error
     except OSError as error:
-        raise ConnectionError(
+        raise TransferError(
             f"{url}: {error}. What has arrived is kept in {part}; the same command goes on from there."
         ) from error
 
@@ -108,7 +109,7 @@ def _check(file: Path, md5: str) -> None:
             bar.advance(len(chunk) / MB, len(chunk) / MB)
     if digest.hexdigest() != md5:
         wrong = file.replace(file.with_name(file.name + ".wrong"))
-        raise ValueError(
+        raise InputError(
             f"{file} is not the published archive: its MD5 sum is {digest.hexdigest()}, expected {md5}. "
             f"It was moved to {wrong}; run the command again to fetch it anew."
         )
@@ -123,7 +124,7 @@ def unpack(file: Path, folder: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{file} holds {name!r}, which would be written outside {folder}.")
+                raise InputError(f"{file} holds {name!r}, which would be written outside {folder}.")
         with ProgressBar(f"Unpacking {file.name}", len(archive.namelist()), "files") as bar:
             for name in archive.namelist():
                 archive.extract(name, folder)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from robustdet.detection.normalisation import Normalisation
+from robustdet.errors import InputError, MissingFileError
 from robustdet.types import Images
 
 RESNET18_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -69,14 +70,14 @@ def resnet18_trunk(num_kernels: int, weights: str | Path | None = None) -> nn.Mo
     network = resnet18(weights=None)
     if weights is not None:
         if not Path(weights).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no ResNet-18 weights at {weights}: download {RESNET18_WEIGHTS} to there, "
                 "or ask for a random start with weights=null"
             )
         try:
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except RuntimeError as error:
-            raise ValueError(f"{weights} does not hold torchvision's ResNet-18: {error}") from error
+            raise InputError(f"{weights} does not hold torchvision's ResNet-18: {error}") from error
     network.fc = nn.Linear(network.fc.in_features, num_kernels)
     return network
 

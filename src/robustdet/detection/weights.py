@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustdet.detection.layers import PlannedLayers
+from robustdet.errors import InputError, MissingFileError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def load_imagenet(backbone: PlannedLayers, path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no backbone weights at {path}.\n{HOW_TO_GET}")
+        raise MissingFileError(f"no backbone weights at {path}.\n{HOW_TO_GET}")
     file = torch.load(path, map_location="cpu", weights_only=True)
     state = _named_as_ours(file, path)
     wanted = backbone.state_dict()
@@ -56,7 +57,7 @@ def _named_as_ours(file: Mapping[str, Tensor], path: Path) -> State:
         return {f"layers.{name}": tensor for name, tensor in file.items()}
     features = {f"layers.{name[9:]}": tensor for name, tensor in file.items() if name.startswith("features.")}
     if not features:
-        raise ValueError(
+        raise InputError(
             f"{path} holds no VGG16: expected tensors named features.0.weight (torchvision) or 0.weight (ssd.pytorch), "
             f"found {sorted(file)[:3]}.\n{HOW_TO_GET}"
         )
@@ -84,4 +85,4 @@ def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sourc
         if name in state and state[name].shape != tensor.shape
     ]
     if problems:
-        raise ValueError(f"{source} does not fit this network:\n  " + "\n  ".join(problems))
+        raise InputError(f"{source} does not fit this network:\n  " + "\n  ".join(problems))

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from robustdet.errors import InputError
 from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.objects import ObjectCounts
 
@@ -145,13 +146,13 @@ def read_record(path: Path | str) -> Record:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
+        raise InputError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     partial = content.pop("partial", None)
     record = _parse(Record, content, f"{path}: ")
     if partial is not record.partial:
-        raise ValueError(
+        raise InputError(
             f"{path}: key 'partial' is {partial}, but there are {record.num_images} of {record.run.split_size} images"
         )
     return record
@@ -180,7 +181,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return value
     name = getattr(get_origin(kind) or kind, "__name__", kind)
     expected = "an object" if name == "dict" or is_dataclass(kind) else f"a {name}"
-    raise ValueError(f"{_key(where)} should be {expected}, got {value!r}")
+    raise InputError(f"{_key(where)} should be {expected}, got {value!r}")
 
 
 def _parse_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
@@ -188,10 +189,10 @@ def _parse_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     required = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
     for name in required:
         if name not in value:
-            raise ValueError(f"{_key(where + name + '.')} is missing")
+            raise InputError(f"{_key(where + name + '.')} is missing")
     for name in value:
         if name not in {item.name for item in fields(kind)}:
-            raise ValueError(f"{_key(where + name + '.')} is unknown")
+            raise InputError(f"{_key(where + name + '.')} is unknown")
     return kind(**{name: _parse(hints[name], item, f"{where}{name}.") for name, item in value.items()})
 
 

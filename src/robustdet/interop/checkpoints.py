@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.names import FROM_AUTHORS, FROM_TORCHVISION, TO_AUTHORS, Rule, rename
 
 State: TypeAlias = dict[str, Tensor]
@@ -46,17 +47,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise MissingFileError(f"no checkpoint at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint that is safe to read (tensors and plain values): {error}") from error
+        raise InputError(f"{path} is no checkpoint that is safe to read (tensors and plain values): {error}") from error
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected tensors by name")
+        raise InputError(f"{path} holds a {type(content).__name__}, expected tensors by name")
     for belongs, read in DIALECTS:
         if belongs(content):
             return read(content)
-    raise ValueError(
+    raise InputError(
         f"{path} is no SSD: expected backbone.layers.0.weight (ours), vgg.0.weight (the authors, ssd.pytorch) or "
         f"backbone.scale_weight (torchvision), found {sorted(map(str, content))[:3]}"
     )

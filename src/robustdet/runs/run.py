@@ -23,11 +23,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from robustdet.errors import InputError, MissingFileError, StateError
+
 CONFIG, ENDED, BEGUN, LOCK = "config.yaml", "run.json", "unfinished.json", ".lock"
 FIELDS = {ENDED: ("experiment", "checkpoint"), BEGUN: ("experiment",)}  # texts; older versions knew no identity
 
 
-class RunAtWorkError(RuntimeError):
+class RunAtWorkError(StateError):
     """Another process works in the folder of this run."""
 
 
@@ -69,9 +71,9 @@ class Run:
         try:
             settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{file} cannot be read, which says what this run was told: {error}") from error
+            raise InputError(f"{file} cannot be read, which says what this run was told: {error}") from error
         if not isinstance(settings, dict) or "model" not in settings:
-            raise ValueError(f"{file} is no config of a run: it says nothing of a model")
+            raise InputError(f"{file} is no config of a run: it says nothing of a model")
         return settings
 
     @property
@@ -183,7 +185,7 @@ def unfinished(outputs: str | Path, identity: str, experiment: str) -> Run:
         if run.begun["experiment"] == experiment:  # type: ignore[index]
             others.append(str(run.folder))
     hint = f"; with other settings there are {', '.join(others)}" if others else ""
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"ckpt_path=last: no unfinished run of {experiment} with these settings under {outputs}{hint}"
     )
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustdet.attacks.randomness import image_generators
+from robustdet.errors import InputError, NumericalError
 from robustdet.ranks import averaged, objects_at_rank_zero
 from robustdet.training.rebuilding import rebuilt
 from robustdet.training.validation import Validation
@@ -68,7 +69,7 @@ class DetectionModule(pl.LightningModule):
             parts = {name: float(value.detach()) for name, value in output.parts.items()}
             ids = [target.image_id for target in batch.targets]
             loss = output.loss.item()
-            raise FloatingPointError(f"the loss is {loss} at step {self.global_step}: {parts}; images {ids}")
+            raise NumericalError(f"the loss is {loss} at step {self.global_step}: {parts}; images {ids}")
         shown = {**output.parts, "loss": output.loss}
         values = averaged(torch.stack([value.detach().float() for value in shown.values()]))  # one message for all
         self.log_dict({f"train/{name}": value for name, value in zip(shown, values, strict=True)})
@@ -121,7 +122,7 @@ class DetectionModule(pl.LightningModule):
             return
         processes = checkpoint["processes"]
         if len(processes) != self.trainer.world_size:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint is of a run in {len(processes)} processes and this one has {self.trainer.world_size}: "
                 "continue it in as many, or start a new run from its weights with warm_start.ckpt_path"
             )

@@ -7,6 +7,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from robustdet.errors import InputError
+
 
 def constant(optimizer: Optimizer) -> LambdaLR:
     """The learning rate stays what it is: the paper's adversarial stage."""
@@ -19,7 +21,7 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
     Raises ``ValueError`` when there is no end to count towards.
     """
     if total_steps <= 0:
-        raise ValueError(f"warmup_cosine needs an end: trainer.max_steps is {total_steps}, expected a positive number")
+        raise InputError(f"warmup_cosine needs an end: trainer.max_steps is {total_steps}, expected a positive number")
     warmup_steps = min(warmup_steps, total_steps)
 
     def factor(step: int) -> float:

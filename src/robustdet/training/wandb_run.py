@@ -10,6 +10,8 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from robustdet.errors import StateError
+
 ID_FILE = "wandb_run.txt"
 NOT_ONLINE = (
     "W&B cannot be reached or does not know you. WANDB_MODE=offline logs to the run's folder, to be uploaded "
@@ -37,11 +39,11 @@ class WandbRun(WandbLogger):
         try:
             return super().experiment
         except wandb.errors.Error as error:
-            raise RuntimeError(f"{error}\n{NOT_ONLINE}") from error
+            raise StateError(f"{error}\n{NOT_ONLINE}") from error
         except RuntimeError as error:
             if "home directory" not in str(error):
                 raise
-            raise RuntimeError(f"{error} {NO_HOME}") from error
+            raise StateError(f"{error} {NO_HOME}") from error
 
     @rank_zero_only
     def finish(self, failed: bool) -> None:

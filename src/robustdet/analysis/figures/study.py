@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from matplotlib.figure import Figure
 
+from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
 from robustdet.types import Batch, Detector
 
@@ -100,6 +101,6 @@ def require_detectors(study: Study) -> None:
     """Raises ValueError naming the first subject that is in training mode or no detector."""
     for subject in study.subjects:
         if not isinstance(subject.model, Detector):
-            raise ValueError(f"{subject.label} is no detector but a {type(subject.model).__name__}")
+            raise InputError(f"{subject.label} is no detector but a {type(subject.model).__name__}")
         if subject.model.training:
-            raise ValueError(f"{subject.label} is in training mode: call .eval() before it is analysed")
+            raise InputError(f"{subject.label} is in training mode: call .eval() before it is analysed")
