@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from robustdet.analysis.prediction import as_target, in_pixels, look
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import evaluate as run_evaluation
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.subjects import trained, without_data
 from robustdet.data.photo import as_input, read_photo
 from robustdet.errors import InputError

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robustdet.analysis.figures.study import Study, require_detectors, save
 from robustdet.cli.building import build_trainer, prepare
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
 from robustdet.errors import InputError

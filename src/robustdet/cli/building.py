@@ -13,13 +13,14 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.cli.composition import CONF, composed
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.quiet import quieten, silence_of_lightning
 from robustdet.cli.stopping import stop_when_told
@@ -28,6 +29,7 @@ from robustdet.data.datamodule import DetectionDataModule
 from robustdet.errors import InputError
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
+from robustdet.training.checkpoint_io import WholeCheckpoints
 from robustdet.training.module import DetectionModule
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.validation import Validation
@@ -84,13 +86,9 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer:
             "trainer.precision=16-true has no scaling of the loss, and losses here overflow half precision at once: "
             "train with 16-mixed, bf16-mixed or bf16-true"
         )
-    try:
-        with silence_of_lightning():
-            bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
-            return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
-    except Exception as error:
-        reason = error.__cause__ or error  # Hydra's own error is about its machinery
-        raise InputError(f"trainer: {reason}") from error
+    with silence_of_lightning():
+        bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
+        return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
 
 
 def build(cfg: DictConfig) -> Experiment:
@@ -147,13 +145,16 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
     asked = cfg.trainer.get("enable_progress_bar")
     if not theirs and asked is None:
         configured.append(TrainingProgress())
-    return instantiate(
+    trainer: pl.Trainer = instantiate(
         cfg.trainer,
         logger=loggers or False,
         callbacks=[*configured, *callbacks],
         enable_progress_bar=theirs if asked is None else asked,
         check_val_every_n_epoch=epochs_between_looks(cfg.trainer),
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that `trainer.plugins` asks for
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
 
 
 def build_loggers(cfg: DictConfig, job: str) -> list[Logger]:

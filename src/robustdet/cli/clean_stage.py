@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.cli.building import plain
 from robustdet.cli.composition import composed
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
 from robustdet.data.datamodule import file_digest

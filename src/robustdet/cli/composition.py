@@ -214,7 +214,10 @@ def expand_homes(node: Any) -> None:
         if OmegaConf.is_config(node[key]):
             expand_homes(node[key])
         elif isinstance(node[key], str) and node[key].startswith("~"):
-            node[key] = os.path.expanduser(node[key])
+            text = node[key]
+            node[key] = os.path.expanduser(text)
+            if node[key].startswith("~"):
+                raise InputError(f"{key}={text}: that home folder is not known. Set HOME, or write the path out")
 
 
 def more_folders() -> list[str]:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from robustdet.analysis.figures.observation import Grouped
 from robustdet.analysis.figures.study import Findings, save
 from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict
 from robustdet.cli.building import build_trainer, prepare
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import checkpoints, without_data
 from robustdet.data.photo import read_photo

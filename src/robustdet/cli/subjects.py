@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.analysis.figures.study import Subject
+from robustdet.cli.instantiating import instantiate
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError, MissingFileError

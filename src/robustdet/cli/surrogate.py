@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robustdet.cli.building import Experiment, build
+from robustdet.cli.instantiating import instantiate
+from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError, MissingFileError
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
@@ -25,7 +26,9 @@ def trained_detector(ckpt_path: str | Path) -> nn.Module:
         FileNotFoundError: no such checkpoint, or no config.yaml in the folder that its ``checkpoints/`` is in.
     """
     detector = build(config_of(ckpt_path)).model
-    detector.load_state_dict(load_checkpoint(ckpt_path).state_dict)
+    state = load_checkpoint(ckpt_path).state_dict
+    require_fit(state, detector.state_dict(), f"the surrogate {ckpt_path}")
+    detector.load_state_dict(state)
     return detector.eval()
 
 

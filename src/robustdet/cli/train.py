@@ -26,9 +26,11 @@ from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
 from robustdet.cli.sweeps import objectives
+from robustdet.errors import NumericalError
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
+from robustdet.training.resuming import require_resumable
 
 
 def logged(trainer: pl.Trainer) -> dict[str, float]:
@@ -60,10 +62,17 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     if start is not None:
         experiment.model.warm_start(load_checkpoint(start).state_dict)
     module = build_module(cfg, experiment)
+    if plan.state is not None:
+        require_resumable(plan.state, module)
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     with logging_of(trainer, cfg):
-        trainer.fit(module, experiment.data, ckpt_path=plan.state)
+        try:
+            trainer.fit(module, experiment.data, ckpt_path=plan.state)
+        except NumericalError as error:
+            good = run.newest_checkpoint
+            before = f"The last state before is in {good}" if good else "No state was saved before"
+            raise NumericalError(f"{error}. {before}") from error
         trainer.save_checkpoint(run.final, weights_only=False)
         metrics = logged(trainer)
         if module.validated != trainer.global_step:  # the last update is between two looks, or was made before

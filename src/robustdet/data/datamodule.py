@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -216,5 +217,7 @@ def hash_share(image_id: str) -> float:
 
 
 def _single_threaded(worker: int) -> None:
-    """The workers share the processor already."""
+    """The workers share the processor already. What a terminal tells all processes is the first one's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torchvision.models import resnet18
 
 from robustdet.detection.normalisation import Normalisation
 from robustdet.errors import InputError, MissingFileError
+from robustdet.files import read_tensors
 from robustdet.types import Images
 
 RESNET18_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -75,8 +75,8 @@ def resnet18_trunk(num_kernels: int, weights: str | Path | None = None) -> nn.Mo
                 "or ask for a random start with weights=null"
             )
         try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except RuntimeError as error:
+            network.load_state_dict(read_tensors(weights))
+        except (RuntimeError, AttributeError, TypeError) as error:
             raise InputError(f"{weights} does not hold torchvision's ResNet-18: {error}") from error
     network.fc = nn.Linear(network.fc.in_features, num_kernels)
     return network

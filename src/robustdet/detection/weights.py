@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from robustdet.detection.layers import PlannedLayers
 from robustdet.errors import InputError, MissingFileError
+from robustdet.files import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def load_imagenet(backbone: PlannedLayers, path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no backbone weights at {path}.\n{HOW_TO_GET}")
-    file = torch.load(path, map_location="cpu", weights_only=True)
+    file = {str(name): tensor for name, tensor in read_tensors(path).items() if isinstance(tensor, Tensor)}
     state = _named_as_ours(file, path)
     wanted = backbone.state_dict()
     random = [] if _is_reduced(file) else [name for name in _FULLY_CONNECTED if name in wanted and name not in state]

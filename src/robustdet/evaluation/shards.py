@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+
+from robustdet.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,8 @@ class Shards:
             )
         }
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        unfinished = self.folder / f"{name}.{os.getpid()}.unfinished"
-        with unfinished.open("wb") as file:
+        with whole(self.folder / f"{name}.npz") as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, keys=np.array(keys), **columns)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.folder / f"{name}.npz")
         self._done.update(keys)
 
     def read(self) -> dict[str, Row]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from robustdet.evaluation.shards import Row, Shards
+from robustdet.files import write_text
 from robustdet.types import Detections
 
 TENSORS, EIGHT_BIT = ("boxes", "scores", "labels"), "8bit."
@@ -73,8 +74,8 @@ def _settings_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> Pa
     """The folder of these settings, made with a readable copy of them if it is new."""
     text = json.dumps(settings, indent=2, sort_keys=True)
     own = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    own.mkdir(parents=True, exist_ok=True)
-    (own / "settings.json").write_text(text + "\n", encoding="utf-8")
+    if not (own / "settings.json").is_file():
+        write_text(own / "settings.json", text + "\n")
     return own
 
 

@@ -24,6 +24,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from robustdet.errors import InputError, MissingFileError, StateError
+from robustdet.files import UNFINISHED, write_text
 
 CONFIG, ENDED, BEGUN, LOCK = "config.yaml", "run.json", "unfinished.json", ".lock"
 FIELDS = {ENDED: ("experiment", "checkpoint"), BEGUN: ("experiment",)}  # texts; older versions knew no identity
@@ -113,14 +114,15 @@ class Run:
         return begun is not None and begun.get("identity") == identity
 
     def begin(self, mark: Mapping[str, Any], config: str) -> None:
-        """Leave the mark of a run that works, and its settings as YAML."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / BEGUN, json.dumps(mark, indent=2) + "\n")
-        _write(self.folder / CONFIG, config)
+        """Leave the mark of a run that works, and its settings as YAML; what a killed process was writing here goes."""
+        for file in self.folder.rglob(f"*.{UNFINISHED}"):
+            file.unlink(missing_ok=True)
+        write_text(self.folder / BEGUN, json.dumps(mark, indent=2) + "\n")
+        write_text(self.folder / CONFIG, config)
 
     def end(self, mark: Mapping[str, Any]) -> None:
         """Leave the mark of a run that has ended."""
-        _write(self.folder / ENDED, json.dumps(mark, indent=2) + "\n")
+        write_text(self.folder / ENDED, json.dumps(mark, indent=2) + "\n")
         (self.folder / BEGUN).unlink(missing_ok=True)
 
     @contextmanager
@@ -143,7 +145,7 @@ class Run:
                 f"{self.folder} is the folder of a run that is at work{_holder(who)}: wait for its end, or stop it"
             ) from None
         try:
-            _write(who, json.dumps({"host": socket.gethostname(), "process": os.getpid()}) + "\n")
+            write_text(who, json.dumps({"host": socket.gethostname(), "process": os.getpid()}) + "\n")
             yield
         finally:
             who.unlink(missing_ok=True)
@@ -202,13 +204,6 @@ def _changed(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all: others may be looking for it."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
 
 
 def _holder(file: Path) -> str:

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.errors import StateError
+from robustdet.files import write_text
 
 ID_FILE = "wandb_run.txt"
 NOT_ONLINE = (
@@ -57,6 +58,5 @@ class WandbRun(WandbLogger):
 def _id_of(folder: Path) -> str:
     file = folder / ID_FILE
     if not file.is_file() and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:8] + "\n", encoding="utf-8")
+        write_text(file, uuid.uuid4().hex[:8] + "\n")
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
+from robustdet.files import whole
 from robustdet.types import Batch, Detector
 
 BITMAP_DPI = 160
@@ -82,11 +83,12 @@ class Analysis(Protocol):
 
 def save(findings: Findings, folder: Path, name: str) -> list[Path]:
     """Write ``folder/name`` .pdf, .png and .csv; the same findings give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     pdf, png, table = (folder / f"{name}.{ending}" for ending in ("pdf", "png", "csv"))
-    findings.figure.savefig(pdf, metadata={"CreationDate": None})
-    findings.figure.savefig(png, dpi=BITMAP_DPI)
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with whole(pdf) as unfinished:
+        findings.figure.savefig(unfinished, metadata={"CreationDate": None}, format="pdf")
+    with whole(png) as unfinished:
+        findings.figure.savefig(unfinished, dpi=BITMAP_DPI, format="png")
+    with whole(table) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(findings.kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _short(value) for key, value in asdict(row).items()} for row in findings.rows)

@@ -14,6 +14,7 @@ from robustdet.analysis.report.findings import Evaluated, Findings
 from robustdet.analysis.report.groups import Group, group, provenance, slug
 from robustdet.analysis.report.pareto import Sweep, training_sweeps
 from robustdet.analysis.table import Table, TableSpec, fill
+from robustdet.files import write_text
 
 WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 COLUMNS = """
@@ -111,11 +112,10 @@ def _retitled(table: Table, setting: str) -> Table:
 
 def write_tables(report: Report, folder: Path) -> list[Path]:
     """``<name>.md``, ``.tex`` and ``.csv`` of every table, and ``records.csv`` with a line a record."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {f"{name}.{kind}": w(table) for name, table in report.tables.items() for kind, w in WRITERS.items()}
     texts["records.csv"] = records_csv(report.findings.evaluated)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
