@@ -26,6 +26,18 @@ def stop_at_ctrl_c() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    if _in_finalizer(frame):
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     sys.exit(128 + number)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Whether an object is being destroyed: Python swallows what is raised there."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

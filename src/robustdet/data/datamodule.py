@@ -21,6 +21,7 @@ from robustdet.data.annotation import Annotation, DataSource
 from robustdet.data.augmentation import Augmentation
 from robustdet.data.dataset import DetectionDataset, collate
 from robustdet.data.sampler import EpochSampler, InOrder, ResumableLoader
+from robustdet.errors import InputError
 from robustdet.types import Batch
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class DetectionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if not 0 <= val_share < 1:
-            raise ValueError(f"val_share is a share of the training images, 0 <= val_share < 1, not {val_share}.")
+            raise InputError(f"val_share is a share of the training images, 0 <= val_share < 1, not {val_share}.")
         self.source = source(root=root, download=download)
         self.name: str = self.source.name
         self.image_size = image_size
@@ -98,7 +99,7 @@ class DetectionDataModule(LightningDataModule):
             train, val = self._training_and_validation()
             learnable = [annotation for annotation in train if annotation.is_learnable]
             if not learnable:
-                raise ValueError(f"{self.name}: none of the {len(train)} training images has an object to learn.")
+                raise InputError(f"{self.name}: none of the {len(train)} training images has an object to learn.")
             self._sets["train"] = DetectionDataset(learnable, self.image_size, self.augmentation, self.seed)
             self._sets["val"] = DetectionDataset(val, self.image_size)
             log.info("%s: training on %s", self.name, _summary(learnable))
@@ -107,7 +108,7 @@ class DetectionDataModule(LightningDataModule):
         if stage in (None, "test", "predict") and "test" not in self._sets:
             test = self.source.annotations("test")
             if test is None:
-                raise ValueError(f"{self.name} has no test split.")
+                raise InputError(f"{self.name} has no test split.")
             self._sets["test"] = DetectionDataset(test, self.image_size)
             log.info("%s: measuring on %s", self.test_split, _summary(test))
 
@@ -129,14 +130,14 @@ class DetectionDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         if len(self._sets["train"]) < self.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: {len(self._sets['train'])} training images do not fill one batch of {self.batch_size}."
             )
         processes = self.trainer.world_size if self.trainer else 1
         if self.batch_size % processes:
             below = self.batch_size - self.batch_size % processes
             sizes = [size for size in (below, below + processes) if size]
-            raise ValueError(
+            raise InputError(
                 f"data.batch_size={self.batch_size} is of all {processes} processes together and does not divide by "
                 f"them: data.batch_size={' or '.join(map(str, sizes))} does, and so do "
                 f"{', '.join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)} processes"

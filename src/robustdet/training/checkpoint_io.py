@@ -20,7 +20,10 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with whole(path) as unfinished, unfinished.open("wb") as file:
-            torch.save(checkpoint, file)  # to a path it does not say why it fails
+            try:
+                torch.save(checkpoint, file)  # to a path it does not say why it fails
+            except RuntimeError as error:  # of closing the archive, after the disk has refused a part of it
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return dict(read_tensors(Path(path)))
