@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.cli.composition import CONF, check, expand_homes
-from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
+from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides, no_names
 from robustdet.cli.stopping import stop_at_ctrl_c
 from robustdet.errors import RobustdetError, StorageError
 from robustdet.files import trouble_of_place
@@ -50,6 +50,8 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
             if taken_apart := braces_expanded(sys.argv[1:]):
                 sys.exit(taken_apart)
             sys.argv[1:] = map(as_text, sys.argv[1:])
+            if unnamed := no_names(sys.argv[1:]):
+                sys.exit(unnamed)
             stop_at_ctrl_c()
             try:
                 return main()

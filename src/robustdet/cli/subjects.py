@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.analysis.figures.study import Subject
 from robustdet.cli.instantiating import instantiate
@@ -70,11 +71,25 @@ def trained(path: Path, cfg: DictConfig) -> Trained:
     path = path.resolve()
     run = Run.around(path)
     if run is not None:
-        return Trained(path, OmegaConf.create(run.config), own=True)
+        return Trained(path, config_of(run), own=True)
     if cfg.name == NO_EXPERIMENT:
         config = path.parent.parent / CONFIG
         raise InputError(f"there is no {config} that says what {path} is: give experiment=… as well")
     return Trained(path, cfg, own=False)
+
+
+def config_of(run: Run) -> DictConfig:
+    """All that the run was told. Raises InputError naming the file where that does not describe a run."""
+    file = run.folder / CONFIG
+    try:
+        config = OmegaConf.create(run.config)
+        OmegaConf.resolve(config)
+    except (OmegaConfBaseException, TypeError) as error:
+        raise InputError(f"{file} is no config: {error}") from error
+    for key in (*LEARNT, "data.root", "protocol.name", "model.input_size", "paths.data"):
+        if OmegaConf.select(config, key) is None and key not in ("loss", "schedule"):
+            raise InputError(f"{file} is no config of a run: it says nothing of {key}")
+    return config
 
 
 def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> DictConfig:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
+from robustdet.cli import subjects
 from robustdet.cli.building import Experiment, build
 from robustdet.cli.instantiating import instantiate
 from robustdet.detection.weights import require_fit
@@ -56,7 +57,7 @@ def config_of(ckpt_path: str | Path) -> DictConfig:
         raise MissingFileError(
             f"the surrogate {ckpt_path} needs {path.resolve().parent.parent / CONFIG}, which does not exist"
         )
-    return OmegaConf.create(run.config)
+    return subjects.config_of(run)
 
 
 def surrogates(fields: Any) -> Iterator[dict[str, Any]]:

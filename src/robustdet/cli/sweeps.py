@@ -42,8 +42,9 @@ def processes(trainer: DictConfig) -> str | None:
 
 
 class Start(Callback):
-    """Before a run: ``~`` is the home folder, and the run's own folder can be written to. Before the first job of ``-m`` the folder of all jobs is decided and
-    made; a search that adapts is refused distributed jobs, and objectives that nothing measures.
+    """Before a run: ``~`` is the home folder, and the run's own folder can be written to. Before the first job of
+    ``-m`` the folder of all jobs is decided and made; a search that adapts is refused distributed jobs, and objectives
+    that nothing measures.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -74,7 +74,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
             before = f"The last state before is in {good}" if good else "No state was saved before"
             raise NumericalError(f"{error}. {before}") from error
         trainer.save_checkpoint(run.final, weights_only=False)
-        metrics = logged(trainer)
+        metrics = module.logged | logged(trainer)
         if module.validated != trainer.global_step:  # the last update is between two looks, or was made before
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustdet.errors import InputError, TransferError
+from robustdet.files import trouble_of_place
 from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
@@ -91,11 +94,15 @@ def _transfer(url: str, part: Path) -> None:
         size = part.stat().st_size
         if total is not None and size != total:
             raise TransferError(f"the transfer ended after {size} of {total} bytes")
+    except http.client.HTTPException as error:
+        raise TransferError(f"{url} broke off: {error}. The same command goes on with {part}.") from error
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send: the part is the whole file
             return
         raise TransferError(f"{url}: {error}") from error
     except OSError as error:
+        if trouble_of_place(error):
+            raise
         raise TransferError(
             f"{url}: {error}. What has arrived is kept in {part}; the same command goes on from there."
         ) from error
@@ -116,7 +123,15 @@ def _check(file: Path, md5: str) -> None:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpack a .tar or .zip; a member that would land outside ``folder`` is an error, before anything is written."""
+    """Unpack a .tar or .zip. Raises InputError for a damaged one, and for a member that would land outside ``folder``,
+    which is not written."""
+    try:
+        _unpack(file, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise InputError(f"{file} cannot be unpacked: {error}") from error
+
+
+def _unpack(file: Path, folder: Path) -> None:
     if file.suffix == ".tar":
         with tarfile.open(file) as tar:
             tar.extractall(folder, filter="data")

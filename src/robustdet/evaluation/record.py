@@ -6,6 +6,7 @@ Tables and figures are made from these files alone, so reading one checks every 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -141,8 +142,8 @@ def read_record(path: Path | str) -> Record:
     Keys that came later have defaults and may be missing: a record once published stays readable.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -158,6 +159,13 @@ def read_record(path: Path | str) -> Record:
 def read_records(folders: Iterable[Path | str]) -> list[Record]:
     """All records anywhere below these folders, in the order of their paths."""
     return [read_record(path) for folder in folders for path in sorted(Path(folder).rglob("records/*.json"))]
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that a record can have")
+    return number
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:

@@ -48,7 +48,7 @@ class OutcomeStore:
     """
 
     def __init__(self, folder: Path, attack: str, settings: Mapping[str, Any], fresh: bool = False) -> None:
-        self._shards = Shards(_settings_folder(folder / "detections", attack, settings), fresh)
+        self._shards = Shards(_settings_folder(folder / "detections", attack, settings), _outcome, fresh)
         self._recalled: dict[str, Outcome] | None = None
 
     @property
@@ -67,7 +67,7 @@ class OutcomeStore:
         return [self._recalled[content] for content in contents]
 
     def read(self) -> dict[str, Outcome]:
-        return {content: _outcome(row) for content, row in self._shards.read().items()}
+        return self._shards.read()
 
 
 def _settings_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> Path:
@@ -92,7 +92,10 @@ def _detections_row(found: Detections, prefix: str) -> Row:
 
 
 def _detections(row: Row, prefix: str) -> Detections:
-    return Detections(*(torch.from_numpy(row[f"{prefix}{name}"].copy()) for name in TENSORS))
+    boxes, scores, labels = (torch.from_numpy(row[f"{prefix}{name}"].copy()) for name in TENSORS)
+    if boxes.shape != (len(scores), 4) or scores.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"{len(scores)} scores with boxes of {list(boxes.shape)} and labels of {list(labels.shape)}")
+    return Detections(boxes, scores, labels)
 
 
 def _array(values: Tensor) -> np.ndarray:

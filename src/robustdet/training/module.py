@@ -56,6 +56,7 @@ class DetectionModule(pl.LightningModule):
         self.classes = list(classes)  # names of the labels 1..C
         self.validation: Validation | None = rebuilt(validation)
         self.validated: int | None = None  # after how many updates it was last looked at, since this process trains
+        self.logged: dict[str, float] = {}  # what was last logged before this process went on
         self._images: list[str] = []  # ids of those that the next update is made of
         self._summed: dict[str, Tensor | None] = {}  # gradients of the update that a checkpoint was saved in
 
@@ -144,6 +145,7 @@ class DetectionModule(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             checkpoint["classes"] = list(data.classes)
+        checkpoint["logged"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         device = self.device.type
         gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         mine = {
@@ -158,6 +160,7 @@ class DetectionModule(pl.LightningModule):
         if self._trainer is None:  # nobody goes on with the run: load_from_checkpoint
             self.hparams.update(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}))
             return
+        self.logged = checkpoint.get("logged", {})
         processes = checkpoint["processes"]
         if len(processes) != self.trainer.world_size:
             raise InputError(

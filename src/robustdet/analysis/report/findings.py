@@ -53,11 +53,15 @@ class Trained:
 
 
 def loss_weights(run: Path) -> dict[str, float]:
-    """γ, β, a, b, c of a training run under their keys; empty where the run's config is not at hand."""
+    """γ, β, a, b, c of a training run under their keys; empty where the run's config is not at hand, or none."""
     config = run / "config.yaml"
-    if not config.is_file():
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
-    loss = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("loss") or {}
+    loss = settings.get("loss") if isinstance(settings, dict) else None
+    if not isinstance(loss, dict):
+        return {}
     return {key: value for key, value in loss.items() if isinstance(value, int | float)}
 
 
@@ -119,7 +123,7 @@ def read_run(file: Path) -> Trained:
         return Trained(
             file.parent, content["experiment"], content["updates"], content.get("pruned", False), content["metrics"]
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"not a finished training run: {error!r}") from error
 
 
