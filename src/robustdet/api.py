@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -20,8 +19,10 @@ from robustdet.analysis.prediction import as_target, in_pixels, look
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import evaluate as run_evaluation
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.subjects import trained, without_data
 from robustdet.data.photo import as_input, read_photo
+from robustdet.errors import InputError
 from robustdet.evaluation.record import Record
 from robustdet.types import Attack, Detections, Images, Targets
 
@@ -86,7 +87,7 @@ def attack(
     chosen: Attack = _attack(name, overrides) if isinstance(name, str) else name
     given = list(_inputs(detector, images))
     if targets is not None and len(targets) != len(given):
-        raise ValueError(f"got {len(given)} images but {len(targets)} targets")
+        raise InputError(f"got {len(given)} images but {len(targets)} targets")
     attacked = []
     for place, (image, size) in enumerate(given):
         if targets is not None:
@@ -94,7 +95,7 @@ def attack(
         else:
             found = look(detector.model, image, threshold).found
             if not len(found.labels):
-                raise ValueError(
+                raise InputError(
                     f"nothing to attack in image {place}: no detection has a score above {threshold:g}; lower it, or "
                     "give the targets"
                 )
@@ -125,12 +126,12 @@ def _inputs(detector: LoadedDetector, images: Pictures) -> Iterable[tuple[Images
     side = detector.model.input_size
     if isinstance(images, Tensor):
         if images.shape[2:] != (side, side):
-            raise ValueError(
+            raise InputError(
                 f"{detector.name} takes images of {side} x {side} pixels, and these have {tuple(images.shape[2:])}: "
                 "give files or bytes, which are resized"
             )
         if not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError("expected images with values in [0, 1]")
+            raise InputError("expected images with values in [0, 1]")
         for image in images:
             yield image[None].to(detector.device), (side, side)
         return

@@ -94,10 +94,10 @@ def test_a_missing_file_says_what_else_there_is(backbone: PlannedLayers, tmp_pat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"<html>404</html>", "cannot be read as a file of weights"),
-        (b"", "cannot be read as a file of weights"),
-        (b"PK\x03\x04 half a file", "cannot be read as a file of weights"),
-        ([1, 2], "is no file of weights: expected tensors by name"),
+        (b"<html>404</html>", "is no checkpoint that is safe to read"),
+        (b"", "is no checkpoint that is safe to read"),
+        (b"PK\x03\x04 half a file", "is no checkpoint that is safe to read"),
+        ([1, 2], "holds a list, expected tensors by name"),
         ({"state_dict": {}}, "is no file of weights: expected tensors by name"),
         ({"conv1.weight": torch.zeros(1)}, r"holds no VGG16: expected tensors named features.0.weight"),
     ],

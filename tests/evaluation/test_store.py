@@ -84,7 +84,7 @@ def test_two_processes_may_share_a_folder_and_repeat_an_image(tmp_path):
 
 
 def test_shards_keep_rows_of_different_lengths_apart(tmp_path):
-    shards = Shards(tmp_path)
+    shards = Shards(tmp_path, dict)
     rows = [{"x": torch.arange(n).numpy()} for n in (0, 3, 0, 2)]
     shards.append(list("abcd"), rows)
     assert {k: v["x"].tolist() for k, v in shards.read().items()} == {"a": [], "b": [0, 1, 2], "c": [], "d": [0, 1]}
@@ -92,11 +92,11 @@ def test_shards_keep_rows_of_different_lengths_apart(tmp_path):
 
 @pytest.mark.parametrize("left", [0, 10, 200])
 def test_a_damaged_file_is_named_and_made_again(tmp_path, caplog, left):
-    Shards(tmp_path).append(["a"], [{"x": torch.arange(3).numpy()}])
-    Shards(tmp_path).append(["b"], [{"x": torch.arange(3).numpy()}])
+    Shards(tmp_path, dict).append(["a"], [{"x": torch.arange(3).numpy()}])
+    Shards(tmp_path, dict).append(["b"], [{"x": torch.arange(3).numpy()}])
     file = sorted(tmp_path.glob("*.npz"))[0]
     file.write_bytes(file.read_bytes()[:left])  # a full disk
-    shards = Shards(tmp_path)
+    shards = Shards(tmp_path, dict)
     assert len(shards.done) == len(shards.read()) == 1
     assert f"{file} is damaged" in caplog.text
     assert not file.exists()

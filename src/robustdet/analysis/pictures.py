@@ -18,6 +18,7 @@ from torch import Tensor
 from robustdet.analysis.figures.style import symbol
 from robustdet.analysis.tags import Tag, Tags
 from robustdet.evaluation.average_precision import pairwise_iou
+from robustdet.files import whole
 from robustdet.types import Detections, Images, Target
 
 # blue, orange, yellow: distinct for colour-blind readers, who find a tick or a cross beside each score as well
@@ -72,8 +73,8 @@ def detection_grid(
         Line2D([], [], color=OBJECT, label="object"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format=Path(path).suffix[1:])
     return Path(path)
 
 

@@ -15,6 +15,7 @@ from robustdet.analysis.figures.style import GREY, styled, symbol
 from robustdet.analysis.pictures import MAGNIFICATION, draw_found, magnified, show
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.errors import InputError
 from robustdet.types import Attack, Detections, Detector, Images, Target
 
 INCHES = 4.2  # of a photograph's longer side
@@ -45,7 +46,7 @@ class PredictedBox:
 def look(detector: Detector, image: Images, threshold: float) -> Prediction:
     raw = detector(image)
     if not bool(raw.cls_logits.isfinite().all() & raw.bbox_regression.isfinite().all()):
-        raise ValueError("the detector's predictions for this image are not finite: its weights are broken")
+        raise InputError("the detector's predictions for this image are not finite: its weights are broken")
     (found,) = detector.detect(raw)
     keep = found.scores > threshold
     return Prediction(image[0], Detections(found.boxes[keep], found.scores[keep], found.labels[keep]))
@@ -69,7 +70,7 @@ def predict(
     if attack is not None:
         found = views[CLEAN].found
         if not len(found.labels):
-            raise ValueError(
+            raise InputError(
                 f"nothing to attack: no detection has a score above {threshold:g}; lower threshold=, or use ~attack"
             )
         target = as_target(found, size)

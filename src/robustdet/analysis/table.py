@@ -9,6 +9,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from robustdet.errors import InputError
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.worst_case import WORST_CASE
 
@@ -89,10 +90,10 @@ def read_spec(content: Mapping[str, Any], source: str) -> TableSpec:
     try:
         spec = TableSpec(**{**content, "rows": [RowSpec(**row) for row in content["rows"]]})
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{source}: not a table: {error}") from error
+        raise InputError(f"{source}: not a table: {error}") from error
     for row in spec.rows:
         if row.paper and len(row.paper) != len(spec.columns):
-            raise ValueError(
+            raise InputError(
                 f"{source}: row {row.title!r} has {len(row.paper)} paper numbers for {len(spec.columns)} columns"
             )
     return spec
@@ -107,7 +108,7 @@ def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
     eligible = [record for record in records if spec.admits(record) and record.run.experiment in experiments]
     splits = sorted({record.run.split for record in eligible})
     if len(splits) > 1:
-        raise ValueError(f"table {spec.name}: a table is of one split, got records of {', '.join(splits)}")
+        raise InputError(f"table {spec.name}: a table is of one split, got records of {', '.join(splits)}")
     footnotes = _Footnotes(spec.columns)
     rows = []
     for row in spec.rows:

@@ -15,6 +15,7 @@ from torch import Tensor
 from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.threat import check_images
 from robustdet.attacks.victim import Alteration, Forward, require_detector, require_detector_victim
+from robustdet.errors import InputError, KindError
 from robustdet.types import Attack, BorrowedVictim, Images, Knowledge, Objective, RawPredictions, Targets, Victim
 
 
@@ -56,7 +57,7 @@ class OneHot:
     def __call__(self, forward: Forward, images: Images, reference: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         num_kernels = reference.shape[1]
         if not 0 <= self.kernel < num_kernels:
-            raise ValueError(f"the victim has kernels 0 to {num_kernels - 1}, the attack wants kernel {self.kernel}")
+            raise InputError(f"the victim has kernels 0 to {num_kernels - 1}, the attack wants kernel {self.kernel}")
         return torch.eye(num_kernels).to(reference)[self.kernel].expand_as(reference)
 
 
@@ -126,7 +127,7 @@ def routing_of(raw: RawPredictions, attack: str) -> Float[Tensor, "B K"]:
     """π of a routed detector's predictions. Raises TypeError, naming the attack, where the detector does not route."""
     routing = getattr(raw, "routing", None)
     if routing is None:
-        raise TypeError(
+        raise KindError(
             f"{attack} needs a victim that routes its images, such as RobustSSD: its predictions "
             f"({type(raw).__name__}) lack routing"
         )

@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from robustdet.attacks.outranking import IOU
 from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.errors import InputError, KindError
 from robustdet.types import BorrowedVictim, Detections, Images, RawPredictions, Target
 
 SATURATED = 1e-6  # scores as near to 0 or 1 as this count as that near: log-odds stay finite
@@ -38,7 +39,7 @@ class APSurrogate:
         self, threshold: float | int = 2.0, width: float | int = 1.5, false_alarms: float | int = 0.01
     ) -> None:
         if not width > 0:
-            raise ValueError(f"expected a positive width, got {width!r}")
+            raise InputError(f"expected a positive width, got {width!r}")
         self.threshold = threshold
         self.width = width
         self.false_alarms = false_alarms
@@ -48,7 +49,7 @@ class APSurrogate:
         raw = detector.predict(images)
         of_images = detector.detector.detect(raw)
         if raw.cls_logits.requires_grad and any(len(one.scores) and not one.scores.requires_grad for one in of_images):
-            raise TypeError(
+            raise KindError(
                 f"{type(self).__name__} needs scores that carry gradients: {type(detector.detector).__name__}.detect "
                 "detaches them, by torch.no_grad() perhaps"
             )

@@ -15,6 +15,7 @@ from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
+from robustdet.errors import InputError
 from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective, Targets, Victim
 
 MOMENTUM = 0.75  # α of the paper: the share of the new step
@@ -44,7 +45,7 @@ class APGD(BaseAttack):
         first_step: PixelFraction | None = None,
     ) -> None:
         if not starts or any(isinstance(start, str) and start not in STARTS for start in starts):
-            raise ValueError(f"expected one start or more out of {', '.join(STARTS)} or an attack, got {list(starts)}")
+            raise InputError(f"expected one start or more out of {', '.join(STARTS)} or an attack, got {list(starts)}")
         self.objective = objective
         self.threat = threat
         self.steps = steps

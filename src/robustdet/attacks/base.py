@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 
 import torch
 
+from robustdet.errors import KindError
 from robustdet.types import (
     Attack,
     Images,
@@ -45,7 +46,7 @@ class BaseAttack(ABC):
         """Raises TypeError for a new ``__call__`` with an inherited ``step``: `replay` would train on the parent."""
         super().__init_subclass__(**kwargs)
         if "__call__" in vars(cls) and "step" not in vars(cls) and hasattr(cls, "step"):
-            raise TypeError(
+            raise KindError(
                 f"{cls.__name__} has a __call__ of its own but its parent's step, which `replay` would train on: "
                 "define step too or, where it remembers something from step to step, derive from BaseAttack"
             )
@@ -61,13 +62,13 @@ def require_attack(attack: Any) -> Attack:
     missing = [field for field in EXPECTED if not hasattr(attack, field)]
     if not callable(attack) or missing:
         lacks = "; ".join(f"{field} ({EXPECTED[field]})" for field in missing) or "__call__"
-        raise TypeError(f"{name} is no attack: it lacks {lacks}. robustdet.attacks.BaseAttack has defaults")
+        raise KindError(f"{name} is no attack: it lacks {lacks}. robustdet.attacks.BaseAttack has defaults")
     if not isinstance(attack.threat, Threat):
-        raise TypeError(f"{name}.threat is {attack.threat!r}; expected {EXPECTED['threat']}")
+        raise KindError(f"{name}.threat is {attack.threat!r}; expected {EXPECTED['threat']}")
     if attack.knowledge not in get_args(Knowledge):
-        raise TypeError(f"{name}.knowledge is {attack.knowledge!r}; expected {EXPECTED['knowledge']}")
+        raise KindError(f"{name}.knowledge is {attack.knowledge!r}; expected {EXPECTED['knowledge']}")
     if attack.objective is not None and not isinstance(attack.objective, Objective | PreparedObjective):
-        raise TypeError(f"{name}.objective is {attack.objective!r}; expected {EXPECTED['objective']}")
+        raise KindError(f"{name}.objective is {attack.objective!r}; expected {EXPECTED['objective']}")
     return cast(Attack, attack)
 
 
@@ -78,7 +79,7 @@ def require_stepwise(attack: Any, user: str) -> StepwiseAttack:
         TypeError: it cannot; the message names both.
     """
     if not hasattr(require_attack(attack), "step"):
-        raise TypeError(
+        raise KindError(
             f"{user} asks its attack for single steps, and {type(attack).__name__} is more than a step repeated: it "
             "has no `step`. Train on it with schedule=full, or take one that steps, such as PGD or MTD"
         )

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustdet.attacks.victim import require_detector
+from robustdet.errors import InputError
 from robustdet.types import BorrowedVictim, Images
 
 
@@ -21,7 +22,7 @@ class ClassWise:
 
     def __init__(self, clip: float = 5.0) -> None:
         if not clip > 0:
-            raise ValueError(f"expected a positive bound for an object's loss, got clip={clip!r}")
+            raise InputError(f"expected a positive bound for an object's loss, got clip={clip!r}")
         self.clip = clip
 
     def __call__(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_detector
+from robustdet.errors import InputError
 from robustdet.types import Attack, BorrowedVictim, Images, Targets, Threat, Victim
 
 
@@ -85,7 +86,7 @@ def wrong_label(true: Int[Tensor, "B P"], draws: Int[Tensor, "B P"], first: int,
     """
     count = end - first
     if count < 2:
-        raise ValueError(f"DAG needs two labels or more to have a wrong one among them; the victim has {count}")
+        raise InputError(f"DAG needs two labels or more to have a wrong one among them; the victim has {count}")
     return first + (true - first + 1 + draws % (count - 1)) % count
 
 

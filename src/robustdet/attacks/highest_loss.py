@@ -10,6 +10,7 @@ import torch
 from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.objectives import prepared, total
 from robustdet.attacks.threat import check_images
+from robustdet.errors import InputError
 from robustdet.types import Attack, Images, Knowledge, Objective, PreparedObjective, Targets, Threat, Victim
 
 
@@ -44,5 +45,5 @@ def _shared_threat(attacks: Mapping[str, Attack]) -> Threat:
     """The ball that all attacks stay in. Raises ValueError naming them when they have none, or different ones."""
     radii = {name: attack.threat.epsilon for name, attack in attacks.items()}
     if len(set(radii.values())) != 1 or None in radii.values():
-        raise ValueError(f"the highest loss is taken over attacks inside one ball, got ε of {radii}")
+        raise InputError(f"the highest loss is taken over attacks inside one ball, got ε of {radii}")
     return next(attack.threat for attack in attacks.values())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.threat import PixelRange, check_images
+from robustdet.errors import InputError, StateError
 from robustdet.types import Images, Knowledge, Targets, Victim
 
 
@@ -24,7 +25,7 @@ class JPEG(BaseAttack):
 
     def __init__(self, quality: int) -> None:
         if not 1 <= quality <= 100:
-            raise ValueError(f"expected a quality from 1 to 100, got {quality!r}")
+            raise InputError(f"expected a quality from 1 to 100, got {quality!r}")
         self.quality = quality
 
     def __call__(
@@ -37,7 +38,7 @@ class JPEG(BaseAttack):
         pixels = (image.detach().cpu().permute(1, 2, 0) * 255).round().byte().numpy()
         written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), self._flags())
         if not written:
-            raise RuntimeError(f"OpenCV wrote no JPEG of an image of {tuple(pixels.shape)} pixels")
+            raise StateError(f"OpenCV wrote no JPEG of an image of {tuple(pixels.shape)} pixels")
         read = cv2.cvtColor(cast(np.ndarray, cv2.imdecode(file, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
         return torch.from_numpy(np.ascontiguousarray(read)).permute(2, 0, 1).to(image) / 255
 

@@ -13,6 +13,7 @@ from robustdet.attacks.objectives import total
 from robustdet.attacks.pgd import StepSize, sign_step
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
+from robustdet.errors import InputError
 from robustdet.types import BorrowedVictim, DetectionLosses, Images, Targets, Victim
 
 ALONE_PIXELS = 200 * 200  # from this size on, a batch of one keeps a CPU as busy as any other batch
@@ -49,7 +50,7 @@ class MTD(BaseAttack):
         one_by_one: bool | None = None,
     ) -> None:
         if choice not in ("image", "batch"):
-            raise ValueError(f"expected a choice per 'image' or per 'batch', got {choice!r}")
+            raise InputError(f"expected a choice per 'image' or per 'batch', got {choice!r}")
         self.objective = total
         self.threat = threat
         self.steps = steps

@@ -9,6 +9,7 @@ import torch
 
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.threat import L2, LInf, PixelFraction, PixelRange, check_images, pixel_fraction
+from robustdet.errors import InputError
 from robustdet.types import Images, Knowledge, Targets, Victim
 
 
@@ -26,7 +27,7 @@ class Noise(BaseAttack):
             draws["sign"] = threat.corner
         if distribution not in draws:
             expected = f"expected a distribution out of {sorted(draws)} in {type(threat).__name__}"
-            raise ValueError(f"{expected}, got {distribution!r}")
+            raise InputError(f"{expected}, got {distribution!r}")
         self.threat = threat
         self._draw = draws[distribution]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.errors import InputError
 from robustdet.types import BorrowedVictim, Images, Objective
 
 IOU = 0.5  # from which on a detection finds an object, as AP counts
@@ -44,7 +45,7 @@ class Outranking:
         self, temperature: float | int = 1.0, level: float | int = -1.0, false_alarms: float | int = 0.6
     ) -> None:
         if not temperature > 0:
-            raise ValueError(f"expected a positive temperature, got {temperature!r}")
+            raise InputError(f"expected a positive temperature, got {temperature!r}")
         self.temperature = temperature
         self.level = level
         self.false_alarms = false_alarms

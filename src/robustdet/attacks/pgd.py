@@ -13,6 +13,7 @@ from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
+from robustdet.errors import InputError
 from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective, Targets, Threat, Victim
 
 StepSize: TypeAlias = PixelFraction | Float[Tensor, "B"]
@@ -38,7 +39,7 @@ class PGD(BaseAttack):
         start: Attack | None = None,
     ) -> None:
         if random_start and start is not None:
-            raise ValueError("an attack starts at a random image or at what another attack makes, not at both")
+            raise InputError("an attack starts at a random image or at what another attack makes, not at both")
         self.objective = objective
         self.threat = threat
         self.steps = steps

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, check_images
+from robustdet.errors import InputError
 from robustdet.types import Images, Knowledge, Objective, PreparedObjective, Targets, Victim
 
 # Of 10 000 queries, after how many the share of the image that a square covers is halved (section 4.1 of the paper)
@@ -35,7 +36,7 @@ class Square(BaseAttack):
         self, objective: Objective | PreparedObjective, threat: LInf, queries: int = 1000, p_init: float = 0.8
     ) -> None:
         if not 0 < p_init <= 1:
-            raise ValueError(f"expected a share of the image in (0, 1], got p_init={p_init!r}")
+            raise InputError(f"expected a share of the image in (0, 1], got p_init={p_init!r}")
         self.objective = objective
         self.threat = threat
         self.queries = queries

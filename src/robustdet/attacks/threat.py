@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdet.errors import InputError
 from robustdet.exact import exact
 from robustdet.types import Images, Targets
 
@@ -25,9 +26,9 @@ def pixel_fraction(value: float | int | str) -> float:
         numerator, slash, denominator = str(value).partition("/")
         fraction = float(Fraction(numerator) / Fraction(denominator if slash else 1))
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
+        raise InputError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
     if not 0 <= fraction <= 1:
-        raise ValueError(f"expected a fraction of the pixel range in [0, 1], such as 8/255, got {value!r}")
+        raise InputError(f"expected a fraction of the pixel range in [0, 1], such as 8/255, got {value!r}")
     return fraction
 
 
@@ -146,11 +147,11 @@ def check_images(images: Images, targets: Targets) -> None:
         ValueError: an image has values outside [0, 1] or NaN, or there are not as many targets as images.
     """
     if len(images) != len(targets):
-        raise ValueError(f"got {len(images)} images but {len(targets)} targets")
+        raise InputError(f"got {len(images)} images but {len(targets)} targets")
     low, high = images.flatten(1).aminmax(dim=1)
     for target, least, most in zip(targets, low.tolist(), high.tolist(), strict=True):
         if not (least >= 0 and most <= 1):
-            raise ValueError(
+            raise InputError(
                 f"image {target.image_id!r} has values from {least:g} to {most:g}: an attack expects RGB in [0, 1]"
             )
 

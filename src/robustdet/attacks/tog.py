@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.errors import InputError
 from robustdet.types import BorrowedVictim, Images, Objective
 
 
@@ -36,7 +37,7 @@ class Mislabelling:
 
     def __init__(self, wrong: Literal["most_likely", "least_likely"] = "most_likely") -> None:
         if wrong not in ("most_likely", "least_likely"):
-            raise ValueError(f"expected the wrong class to be 'most_likely' or 'least_likely', got {wrong!r}")
+            raise InputError(f"expected the wrong class to be 'most_likely' or 'least_likely', got {wrong!r}")
         self.wrong = wrong
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
@@ -61,7 +62,7 @@ def wrong_labels(
         ValueError: there are fewer than two classes to choose from.
     """
     if log_probabilities.shape[-1] < 3:
-        raise ValueError("TOG needs two classes or more to have a wrong one among them; the victim has 1")
+        raise InputError("TOG needs two classes or more to have a wrong one among them; the victim has 1")
     labels, owners = detector.assignment.labels, detector.assignment.objects + 1
     num_objects = max(len(target.learnable.labels) for target in detector.targets)
     place = owners.unsqueeze(-1).expand_as(log_probabilities)

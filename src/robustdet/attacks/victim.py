@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustdet.errors import KindError, StateError
 from robustdet.types import (
     Assignment,
     BorrowedVictim,
@@ -43,7 +44,7 @@ class DetectorVictim:
 
     def __init__(self, detector: Detector, forward: Forward | None = None) -> None:
         if not isinstance(detector, nn.Module):
-            raise TypeError(f"expected a detector that is a torch.nn.Module, got {type(detector).__name__}")
+            raise KindError(f"expected a detector that is a torch.nn.Module, got {type(detector).__name__}")
         self.detector: Detector = detector
         self.forward: Forward = forward or _forward_of(detector)
 
@@ -115,7 +116,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         RuntimeError: called in inference mode, where no gradient exists.
     """
     if torch.is_inference_mode_enabled():
-        raise RuntimeError(
+        raise StateError(
             "an attack needs gradients, and inference mode forbids them: set `inference_mode: false` for the trainer "
             "(pytorch_lightning.Trainer(inference_mode=False)), or use torch.no_grad() instead"
         )
@@ -148,7 +149,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
-class DetachedError(RuntimeError):
+class DetachedError(StateError):
     """What an attack climbs does not depend on the images by differentiable operations: it cannot be made."""
 
 
@@ -173,14 +174,14 @@ def require_detector(model: BorrowedVictim, attack: str) -> BorrowedDetector:
         TypeError: it does not; the message names the attack and what it was given.
     """
     if not isinstance(model, BorrowedDetector):
-        raise TypeError(_needs_a_detector(attack, model))
+        raise KindError(_needs_a_detector(attack, model))
     return model
 
 
 def require_detector_victim(victim: Victim, attack: str) -> DetectorVictim:
     """``victim``, when its forward pass can be altered. Raises TypeError as `require_detector` does."""
     if not isinstance(victim, DetectorVictim):
-        raise TypeError(_needs_a_detector(attack, victim))
+        raise KindError(_needs_a_detector(attack, victim))
     return victim
 
 

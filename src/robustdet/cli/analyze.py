@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robustdet.analysis.figures.study import Study, require_detectors, save
 from robustdet.cli.building import build_metric, build_trainer, prepare
 from robustdet.cli.data_check import check_data
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
+from robustdet.errors import InputError
 
 
 def analysis_folder(cfg: DictConfig, found: Mapping[str, Trained]) -> Path:
@@ -65,5 +66,5 @@ def analyze(cfg: DictConfig, name: str) -> list[Path]:
 def main(cfg: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task
     if cfg.name == NO_EXPERIMENT and any(override.startswith("data") for override in overrides):
-        raise ValueError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
+        raise InputError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
     analyze(cfg, HydraConfig.get().runtime.choices["analysis"])

@@ -13,21 +13,24 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from robustdet.analysis.table import TableSpec, read_spec
 from robustdet.cli.composition import CONF, composed
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.quiet import quieten, silence_of_lightning
 from robustdet.cli.stopping import stop_when_told
 from robustdet.cli.sweeps import processes
 from robustdet.data.datamodule import DetectionDataModule
+from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record
 from robustdet.processor import fast_processor
+from robustdet.training.checkpoint_io import WholeCheckpoints
 from robustdet.training.module import DetectionModule
 from robustdet.training.progress import TrainingProgress
 from robustdet.training.validation import Validation
@@ -61,7 +64,7 @@ def prepare(cfg: DictConfig) -> None:
 
 def require_seed(seed: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(
+        raise InputError(
             f"seed={'null' if seed is None else seed}: expected a whole number from 0 to 2**32 - 1. Weights, order, "
             "augmentation and attacks are drawn from it, and a run is found again by it; for another run, take another"
         )
@@ -77,22 +80,18 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer:
     quieten()
     interval, several = cfg.trainer.get("val_check_interval"), processes(cfg.trainer)
     if several is not None and not isinstance(interval, int | float | None):
-        raise ValueError(
+        raise InputError(
             f"trainer.val_check_interval={interval} is a time, and with {several} each process has a clock of its own: "
             "they would wait for each other for ever. Give a number of batches"
         )
     if str(cfg.trainer.get("precision")) == "16-true":
-        raise ValueError(
+        raise InputError(
             "trainer.precision=16-true has no scaling of the loss, and losses here overflow half precision at once: "
             "train with 16-mixed, bf16-mixed or bf16-true"
         )
-    try:
-        with silence_of_lightning():
-            bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
-            return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
-    except Exception as error:
-        reason = error.__cause__ or error  # Hydra's own error is about its machinery
-        raise ValueError(f"trainer: {reason}") from error
+    with silence_of_lightning():
+        bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
+        return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
 
 
 def build(cfg: DictConfig, superseded: Sequence[str] = ()) -> Experiment:
@@ -165,13 +164,16 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
     asked = cfg.trainer.get("enable_progress_bar")
     if not theirs and asked is None:
         configured.append(TrainingProgress())
-    return instantiate(
+    trainer: pl.Trainer = instantiate(
         cfg.trainer,
         logger=loggers or False,
         callbacks=[*configured, *callbacks],
         enable_progress_bar=theirs if asked is None else asked,
         check_val_every_n_epoch=epochs_between_looks(cfg.trainer),
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that `trainer.plugins` asks for
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
 
 
 def build_loggers(cfg: DictConfig, job: str) -> list[Logger]:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.cli.building import BACKBONE, TRUNK, plain
 from robustdet.cli.composition import composed
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
 from robustdet.data.datamodule import file_digest
+from robustdet.errors import MissingFileError, StateError
 from robustdet.runs.first_process import FirstProcess, is_first, say
 from robustdet.runs.identity import OF_PLACE, identity, recipe
 from robustdet.runs.run import Run, behind_ended, finished
@@ -70,7 +71,7 @@ def _identify(cfg: DictConfig, contents: dict[str, str]) -> Identity:
 def warm_start_file(cfg: DictConfig) -> Path:
     path = Path(cfg.warm_start.ckpt_path)
     if not path.is_file():
-        raise FileNotFoundError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
+        raise MissingFileError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
     return path
 
 
@@ -133,7 +134,7 @@ def clean_checkpoint(
         run = Run.around(trained)
         trial = cfg.trainer.get("fast_dev_run")  # of this run, too
         if not (trial or run is None or run.is_complete):
-            raise RuntimeError(
+            raise StateError(
                 f"the clean stage {described.name} is not what its config says, and nothing starts from it: "
                 f"{(run.ended or {}).get('incomplete')} ({trained})"
             )

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from robustdet.cli.values import KINDS, kind_of, objection
+from robustdet.errors import InputError
 from robustdet.runs.run import behind_ended
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -80,7 +81,7 @@ PLAIN: dict[str, set[str]] = {
 }  # fmt: skip
 
 
-class UnknownKeyError(ValueError):
+class UnknownKeyError(InputError):
     """Keys in the config that nothing reads, and values that cannot be meant: a line each."""
 
 
@@ -213,7 +214,10 @@ def expand_homes(node: Any) -> None:
         if OmegaConf.is_config(node[key]):
             expand_homes(node[key])
         elif isinstance(node[key], str) and node[key].startswith("~"):
-            node[key] = os.path.expanduser(node[key])
+            text = node[key]
+            node[key] = os.path.expanduser(text)
+            if node[key].startswith("~"):
+                raise InputError(f"{key}={text}: that home folder is not known. Set HOME, or write the path out")
 
 
 def more_folders() -> list[str]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -35,10 +33,12 @@ from robustdet.cli.building import (
     table_specs,
 )
 from robustdet.cli.data_check import check_data
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
+from robustdet.errors import InputError, StateError
 from robustdet.evaluation.cascade import Cascade
 from robustdet.evaluation.environment import conditions, describe_environment, file_sha256
 from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
@@ -52,7 +52,7 @@ from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch
 
 
-class IncompleteSuiteError(RuntimeError):
+class IncompleteSuiteError(StateError):
     """Attacks of a suite failed; the others have their records."""
 
 
@@ -76,7 +76,7 @@ def evaluation_folder(cfg: DictConfig) -> Path:
 def chosen_checkpoint(cfg: DictConfig) -> Trained:
     """The one of `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's."""
     if cfg.ckpt_path is None:
-        raise ValueError("ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt")
+        raise InputError("ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt")
     return trained(Path(cfg.ckpt_path), cfg)
 
 
@@ -90,14 +90,14 @@ def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if name is None:
         for key in given:
             if key.startswith("attack."):
-                raise ValueError(
+                raise InputError(
                     f"{key}={given[key]}: of which attack? attack=NAME {key}=… evaluates that one alone, "
                     f"suite.attacks.NAME.{key.partition('.')[2]}=… is of an attack of the suite"
                 )
         return cfg
     for key in given:
         if key == "suite" or "suite.attacks" in key:
-            raise ValueError(
+            raise InputError(
                 f"attack={name} evaluates this attack alone, and {key}={given[key]} says another suite: leave one out. "
                 f"To add it to a suite: +attack@suite.attacks.{name}={name}"
             )
@@ -146,7 +146,7 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, 
     attacks, left_out = {}, {}
     for name, node in cfg.suite.attacks.items():
         if not (node is None or OmegaConf.is_dict(node)):
-            raise ValueError(
+            raise InputError(
                 f"suite.attacks.{name}={node} is a text, expected the fields of an attack: "
                 f"+attack@suite.attacks.{name}={node} takes them from conf/attack/{node}.yaml"
             )
@@ -291,7 +291,4 @@ def draw_pictures(
 
 @launcher("evaluate")
 def main(cfg: DictConfig) -> None:
-    try:
-        evaluate(cfg, HydraConfig.get().overrides.task)
-    except IncompleteSuiteError as error:
-        sys.exit(str(error))
+    evaluate(cfg, HydraConfig.get().overrides.task)

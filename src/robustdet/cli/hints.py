@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,6 +42,19 @@ def braces_expanded(arguments: Iterable[str]) -> str:
         return ""
     inside = ",".join(argument.partition("=")[2] for argument in found)
     return f"ckpt_path is given {len(found)} times: the shell takes braces apart. Quote it: 'ckpt_path={{{inside}}}'"
+
+
+def no_names(arguments: list[str]) -> str:
+    """What to say where a group of conf/ is given a number or null, which Hydra does not expect; else nothing."""
+    for argument in get_args(arguments).overrides:
+        override = _parsed(argument)
+        group = override.key_or_group if override is not None and not override.is_delete() else ""
+        if override is None or not group or not (CONF / group).is_dir() or override.is_sweep_override():
+            continue
+        if not isinstance(override.value(), str | list | dict | QuotedString):
+            members = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+            return f"{argument}: expected one of {', '.join(members)}"
+    return ""
 
 
 def hint_for_overrides(arguments: list[str], root: str) -> str:

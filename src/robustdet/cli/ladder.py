@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from robustdet.errors import InputError
+
 SIZES = ("step_size", "gamma")  # what attacks call the length of a step
 
 
@@ -41,7 +43,7 @@ def rung(name: str, attack: dict[str, Any], steps: int, size: str, start: dict[s
     climb = fields.get("attack", fields)
     length = next((key for key in SIZES if key in climb), None)
     if length is None:
-        raise ValueError(f"suite.ladder.attacks.{name} has no step size: it needs {' or '.join(SIZES)}")
+        raise InputError(f"suite.ladder.attacks.{name} has no step size: it needs {' or '.join(SIZES)}")
     climb |= {"steps": steps, length: size}
     if "random_start" in climb:
         climb["random_start"] = False

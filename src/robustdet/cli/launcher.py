@@ -14,9 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from robustdet.cli.composition import CONF, UnknownKeyError, check, expand_homes
-from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
-from robustdet.errors import RobustdetError
+from robustdet.cli.composition import CONF, check, expand_homes
+from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides, no_names
+from robustdet.cli.stopping import stop_at_ctrl_c
+from robustdet.errors import RobustdetError, StorageError
+from robustdet.files import trouble_of_place
 
 
 def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -32,16 +34,12 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
         def checked(cfg: DictConfig) -> Any:
             nonlocal composed
             composed = True
-            expand_homes(cfg)
             try:
+                expand_homes(cfg)
                 check(cfg, root)
-            except UnknownKeyError as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # one job of many: its sweeper decides
-                sys.exit(str(error))
-            try:
-                return task(cfg)
+                return _plainly(task, cfg)
             except RobustdetError as error:
+                # one job of many: its sweeper decides
                 if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
                 sys.exit(str(error))
@@ -52,6 +50,9 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
             if taken_apart := braces_expanded(sys.argv[1:]):
                 sys.exit(taken_apart)
             sys.argv[1:] = map(as_text, sys.argv[1:])
+            if unnamed := no_names(sys.argv[1:]):
+                sys.exit(unnamed)
+            stop_at_ctrl_c()
             try:
                 return main()
             except SystemExit as stop:
@@ -62,6 +63,17 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
         return command
 
     return decorate
+
+
+def _plainly(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """What the task returns; what a disk refuses is said as an error of this project's own."""
+    try:
+        return task(cfg)
+    except OSError as error:
+        trouble = None if isinstance(error, RobustdetError) else trouble_of_place(error)
+        if trouble is None:
+            raise
+        raise StorageError(f"{trouble}: choose another paths.outputs or paths.run, or make room there") from error
 
 
 def _hint(root: str) -> str:

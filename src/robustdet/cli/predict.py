@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from robustdet.analysis.figures.observation import Grouped
 from robustdet.analysis.figures.study import Findings, save
 from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict
 from robustdet.cli.building import build_trainer, prepare
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import checkpoints, without_data
 from robustdet.data.photo import read_photo
+from robustdet.errors import InputError
 
 
 def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
@@ -26,7 +27,7 @@ def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
     prepare(cfg)
     found = checkpoints(cfg)
     if len(found) != 1:
-        raise ValueError(f"src.predict looks with one detector, got {len(found)}: {', '.join(found)}")
+        raise InputError(f"src.predict looks with one detector, got {len(found)}: {', '.join(found)}")
     ((label, one),) = found.items()
     photos = [Path(photo) for photo in (cfg.image if isinstance(cfg.image, ListConfig) else [cfg.image])]
     require_names(photos)
@@ -52,7 +53,7 @@ def require_names(photos: Sequence[Path]) -> None:
     """Raises ValueError naming photographs whose pictures would overwrite each other's, being called alike."""
     for name, alike in Grouped(photos, lambda photo: photo.stem).items():
         if len(alike) > 1:
-            raise ValueError(
+            raise InputError(
                 f"image: what is found in {' and '.join(map(str, alike))} would be written to the same files, "
                 f"{name}.pdf, .png and .csv: look at them one by one, each with a paths.run of its own"
             )

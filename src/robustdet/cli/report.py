@@ -13,6 +13,7 @@ from robustdet.analysis.report.page import render
 from robustdet.cli.building import suites_of, table_specs
 from robustdet.cli.composition import HOME
 from robustdet.cli.launcher import launcher
+from robustdet.files import write_text
 
 FLAGS = HOME / "docs" / "flags.md"
 
@@ -27,7 +28,7 @@ def report(cfg: DictConfig) -> Path:
     output = Path(cfg.output)
     tables = write_tables(made, output / "tables")
     page = output / "report.html"
-    page.write_text(render(made, FLAGS.read_text(encoding="utf-8"), cfg.title), encoding="utf-8")
+    write_text(page, render(made, FLAGS.read_text(encoding="utf-8"), cfg.title))
     print(f"{len(findings.evaluated)} records. Page: {page}; tables: {len(tables)} files in {output / 'tables'}")
     return page
 

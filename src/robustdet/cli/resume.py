@@ -15,6 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from robustdet.cli.clean_stage import Identity, identify
+from robustdet.errors import MissingFileError, OccupiedError
 from robustdet.runs.first_process import say
 from robustdet.runs.run import ENDED, Run, unfinished
 
@@ -50,7 +51,7 @@ def planned(cfg: DictConfig, held: ExitStack) -> Plan:
     elif cfg.ckpt_path is not None and not (own.is_unfinished(what.run) and own.newest_checkpoint):
         state = Path(cfg.ckpt_path)
         if not state.is_file():
-            raise FileNotFoundError(f"ckpt_path={state} does not exist; expected a checkpoint file, or last")
+            raise MissingFileError(f"ckpt_path={state} does not exist; expected a checkpoint file, or last")
         around = Run(state.resolve().parent.parent)
         run, foreign = (around, None) if around.is_unfinished(what.run) else (own, str(state))
     else:
@@ -76,11 +77,11 @@ def _plan(what: Identity, run: Run, state: Path | None, foreign: str | None) -> 
 def refuse_used(run: Run, identity: str) -> None:
     """FileExistsError where another run has been: its checkpoints, curves and record would be mixed with this one's."""
     if (run.folder / ENDED).is_file():
-        raise FileExistsError(f"{run.folder} holds a finished run, which is not overwritten: choose another paths.run")
+        raise OccupiedError(f"{run.folder} holds a finished run, which is not overwritten: choose another paths.run")
     if run.begun is not None and not run.is_unfinished(identity):
         name = run.begun["experiment"]
-        raise FileExistsError(
+        raise OccupiedError(
             f"{run.folder} holds an unfinished run of {name} with other settings: choose another paths.run"
         )
     if run.begun is None and run.newest_checkpoint:
-        raise FileExistsError(f"{run.folder} holds checkpoints of an unknown run: choose another paths.run")
+        raise OccupiedError(f"{run.folder} holds checkpoints of an unknown run: choose another paths.run")

@@ -1,11 +1,13 @@
-"""A command that is told to go (SIGTERM) ends as an error does, so that files are closed and what was done is said.
+"""A command that is told to go (SIGTERM, Ctrl-C) ends as an error does: files are closed, what was done is said.
 
-Its exit code is the signal's, 143: `train && evaluate` does not go on, and a sweep stops. While weights are learnt,
-`robustdet.training.preemption` hears the signal instead and saves the state first.
+Its exit code is the signal's, 143 or 130: `train && evaluate` does not go on, and a sweep stops. A second Ctrl-C does
+not wait for that. While weights are learnt, `robustdet.training.preemption` hears the signals instead and saves the
+state first.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -18,5 +20,24 @@ def stop_when_told() -> None:
         signal.signal(signal.SIGTERM, _stop)
 
 
+def stop_at_ctrl_c() -> None:
+    """The same for SIGINT and SystemExit(130); a second one ends the process where it is."""
+    signal.signal(signal.SIGINT, _stop)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
+    if _in_finalizer(frame):
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     sys.exit(128 + number)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Whether an object is being destroyed: Python swallows what is raised there."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

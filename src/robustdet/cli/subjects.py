@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.analysis.figures.study import Subject
 from robustdet.cli.building import without_start
+from robustdet.cli.instantiating import instantiate
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
+from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.run import CONFIG, Run
@@ -53,7 +55,7 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     """
     given = OmegaConf.to_container(cfg.ckpt_path) if OmegaConf.is_config(cfg.ckpt_path) else cfg.ckpt_path
     if not given:
-        raise ValueError("ckpt_path is needed: outputs/…/final.ckpt, or several, quoted: 'ckpt_path=[A.ckpt,B.ckpt]'")
+        raise InputError("ckpt_path is needed: outputs/…/final.ckpt, or several, quoted: 'ckpt_path=[A.ckpt,B.ckpt]'")
     if isinstance(given, Mapping):
         return {str(label): trained(Path(path), cfg) for label, path in given.items()}
     found = [trained(Path(path), cfg) for path in (given if isinstance(given, list) else [given])]
@@ -61,21 +63,35 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     labels = [one.name if counts[one.name] == 1 else f"{one.name} {(one.run or one.path).name}" for one in found]
     for label, count in Counter(labels).items():
         if count > 1:
-            raise ValueError(f"{count} checkpoints are called {label!r}: name them, as in 'ckpt_path={{A:…,B:…}}'")
+            raise InputError(f"{count} checkpoints are called {label!r}: name them, as in 'ckpt_path={{A:…,B:…}}'")
     return dict(zip(labels, found, strict=True))
 
 
 def trained(path: Path, cfg: DictConfig) -> Trained:
     if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={path} does not exist; expected a checkpoint file")
+        raise MissingFileError(f"ckpt_path={path} does not exist; expected a checkpoint file")
     path = path.resolve()
     run = Run.around(path)
     if run is not None:
-        return Trained(path, OmegaConf.create(run.config), own=True)
+        return Trained(path, config_of(run), own=True)
     if cfg.name == NO_EXPERIMENT:
         config = path.parent.parent / CONFIG
-        raise ValueError(f"there is no {config} that says what {path} is: give experiment=… as well")
+        raise InputError(f"there is no {config} that says what {path} is: give experiment=… as well")
     return Trained(path, cfg, own=False)
+
+
+def config_of(run: Run) -> DictConfig:
+    """All that the run was told. Raises InputError naming the file where that does not describe a run."""
+    file = run.folder / CONFIG
+    try:
+        config = OmegaConf.create(run.config)
+        OmegaConf.resolve(config)
+    except (OmegaConfBaseException, TypeError) as error:
+        raise InputError(f"{file} is no config: {error}") from error
+    for key in (*LEARNT, "data.root", "protocol.name", "model.input_size", "paths.data"):
+        if OmegaConf.select(config, key) is None and key not in ("loss", "schedule"):
+            raise InputError(f"{file} is no config of a run: it says nothing of {key}")
+    return config
 
 
 def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> DictConfig:
@@ -95,7 +111,7 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
         ours, theirs = _value(cfg, key), _value(one.cfg, key)
         if ours != theirs:
             what = {"name": "experiment", "protocol.name": "protocol"}.get(key, key)
-            raise ValueError(
+            raise InputError(
                 f"{one.path} was trained with {what}={theirs}, as {one.run}/config.yaml says, and this command says "
                 f"{what}={ours}: leave it out, the run's own counts"
             )
@@ -131,7 +147,7 @@ def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
     """The detector with its weights, in evaluation mode. Raises ValueError when it is not made for these data."""
     size = one.cfg.model.input_size
     if size != data.image_size:
-        raise ValueError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
+        raise InputError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
     checkpoint = load_checkpoint(one.path)
     require_classes(one, checkpoint.classes, data)
     return Subject(label, _built(one, checkpoint, data.classes))
@@ -149,7 +165,7 @@ def without_data(one: Trained, cfg: DictConfig) -> tuple[Any, list[str]]:
         try:
             classes = data_of(cfg, {one.name: one}).classes
         except (OSError, ValueError) as error:
-            raise ValueError(f"{says}, and they cannot be read from its data: {error}") from error
+            raise InputError(f"{says}, and they cannot be read from its data: {error}") from error
         print(f"{says}: they are read from its data")
     return _built(one, checkpoint, classes), classes
 

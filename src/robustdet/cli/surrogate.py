@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
+from robustdet.cli import subjects
 from robustdet.cli.building import BACKBONE, TRUNK, Experiment, build
+from robustdet.cli.instantiating import instantiate
+from robustdet.detection.weights import require_fit
+from robustdet.errors import InputError, MissingFileError
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
@@ -25,7 +28,9 @@ def trained_detector(ckpt_path: str | Path) -> nn.Module:
         FileNotFoundError: no such checkpoint, or no config.yaml in the folder that its ``checkpoints/`` is in.
     """
     detector = build(config_of(ckpt_path), superseded=(BACKBONE, TRUNK)).model
-    detector.load_state_dict(load_checkpoint(ckpt_path).state_dict)
+    state = load_checkpoint(ckpt_path).state_dict
+    require_fit(state, detector.state_dict(), f"the surrogate {ckpt_path}")
+    detector.load_state_dict(state)
     return detector.eval()
 
 
@@ -37,19 +42,19 @@ def require_same_task(ckpt_path: str | Path, victim: Experiment) -> None:
     size = cfg.model.input_size
     if size != victim.model.input_size:
         text = f"images of {size} pixels, the victim of {victim.model.input_size}"
-        raise ValueError(f"the surrogate {ckpt_path} takes {text}")
+        raise InputError(f"the surrogate {ckpt_path} takes {text}")
 
 
 def config_of(ckpt_path: str | Path) -> DictConfig:
     path = Path(ckpt_path)
     if not path.is_file():
-        raise FileNotFoundError(f"the surrogate {ckpt_path} does not exist")
+        raise MissingFileError(f"the surrogate {ckpt_path} does not exist")
     run = Run.around(path)
     if run is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the surrogate {ckpt_path} needs {path.resolve().parent.parent / CONFIG}, which does not exist"
         )
-    return OmegaConf.create(run.config)
+    return subjects.config_of(run)
 
 
 def surrogates(fields: Any) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,9 @@ from omegaconf import DictConfig, read_write
 
 from robustdet.cli.composition import expand_homes, quoted
 from robustdet.cli.stopping import stop_when_told
+from robustdet.files import trouble_of_place, whole
 
+ROOM = 1 << 16  # bytes; what Hydra writes before a command begins is less
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -40,12 +42,14 @@ def processes(trainer: DictConfig) -> str | None:
 
 
 class Start(Callback):
-    """Before a run: ``~`` is the home folder. Before the first job of ``-m`` the folder of all jobs is decided and
-    made; a search that adapts is refused distributed jobs, and objectives that nothing measures.
+    """Before a run: ``~`` is the home folder, and the run's own folder can be written to. Before the first job of
+    ``-m`` the folder of all jobs is decided and made; a search that adapts is refused distributed jobs, and objectives
+    that nothing measures.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         expand_homes(config)
+        require_room(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         expand_homes(config)
@@ -58,7 +62,18 @@ class Start(Callback):
         folder = Path(config.hydra.sweep.dir)
         with read_write(config.hydra):  # jobs are composed anew, each with a name of its own: they get this folder
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
-        folder.parent.mkdir(parents=True, exist_ok=True)  # a study's database lies there
+        require_room(folder.parent)  # a study's database lies there
+
+
+def require_room(folder: Path) -> None:
+    """Makes the folder, in which something can be written; else the command ends here, and says why."""
+    try:
+        with whole(folder / "room") as probe:
+            probe.write_bytes(bytes(ROOM))
+        (folder / "room").unlink(missing_ok=True)
+    except OSError as error:
+        trouble = trouble_of_place(error)
+        sys.exit(f"{trouble or error}: choose another paths.outputs or hydra.run.dir, or make room there")
 
 
 def require_one_process(trainer: DictConfig, sweeper: str) -> None:

@@ -31,10 +31,12 @@ from robustdet.cli.resume import Plan, planned
 from robustdet.cli.start import RANDOM, origin, require_discriminator, require_weights
 from robustdet.cli.sweeps import objectives
 from robustdet.detection.weights import is_vgg16
+from robustdet.errors import NumericalError
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
+from robustdet.training.resuming import require_resumable
 
 
 def logged(trainer: pl.Trainer) -> dict[str, float]:
@@ -73,15 +75,22 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
         require_same_classes(clean.classes, experiment.data.classes, str(start), experiment.data.name)
         experiment.model.warm_start(clean.state_dict)
     module = build_module(cfg, experiment)
+    if plan.state is not None:
+        require_resumable(plan.state, module)
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
     if superseded == () and cfg.model.get(BACKBONE) is None and is_vgg16(experiment.model.backbone):
         say(RANDOM)
     with logging_of(trainer, cfg):
-        trainer.fit(module, experiment.data, ckpt_path=plan.state)
+        try:
+            trainer.fit(module, experiment.data, ckpt_path=plan.state)
+        except NumericalError as error:
+            good = run.newest_checkpoint
+            before = f"The last state before is in {good}" if good else "No state was saved before"
+            raise NumericalError(f"{error}. {before}") from error
         trainer.save_checkpoint(run.final, weights_only=False)
-        metrics = logged(trainer)
+        metrics = module.logged | logged(trainer)
         if module.validated != trainer.global_step:  # the last update is between two looks, or was made before
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from robustdet.errors import InputError
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would otherwise ask the network for its version
 
 import albumentations as A
@@ -183,7 +185,7 @@ class IoUCrop(A.DualTransform):
     ) -> None:
         super().__init__(p=p)
         if None not in min_ious:
-            raise ValueError(
+            raise InputError(
                 f"min_ious needs null, the whole image, among its modes or may never end: {list(min_ious)}."
             )
         self.min_ious = tuple(min_ious)

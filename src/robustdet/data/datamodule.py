@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -221,7 +225,7 @@ class DetectionDataModule(LightningDataModule):
             drop_last=drop_last,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_single_threaded,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator().manual_seed(self.seed),  # else the global one would be drawn from
         )
 
@@ -258,6 +262,17 @@ def hash_share(image_id: str) -> float:
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") / 2**64
 
 
-def _single_threaded(worker: int) -> None:
-    """The workers share the processor already."""
+def _begin_worker(worker: int) -> None:
+    """The workers share the processor already. What a terminal tells all processes is the first one's affair, but they
+    end with it."""
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
+
+
+def _end_with(parent: int) -> None:
+    """Torch's workers look for their parent too, but one that is writing a batch into its pipe then waits for ever."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)

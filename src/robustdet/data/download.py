@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustdet.errors import InputError, TransferError
+from robustdet.files import trouble_of_place
 from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
@@ -89,13 +93,17 @@ def _transfer(url: str, part: Path) -> None:
                     bar.advance(len(chunk) / MB, len(chunk) / MB)
         size = part.stat().st_size
         if total is not None and size != total:
-            raise ConnectionError(f"the transfer ended after {size} of {total} bytes")
+            raise TransferError(f"the transfer ended after {size} of {total} bytes")
+    except http.client.HTTPException as error:
+        raise TransferError(f"{url} broke off: {error}. The same command goes on with {part}.") from error
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send: the part is the whole file
             return
-        raise ConnectionError(f"{url}: {error}") from error
+        raise TransferError(f"{url}: {error}") from error
     except OSError as error:
-        raise ConnectionError(
+        if trouble_of_place(error):
+            raise
+        raise TransferError(
             f"{url}: {error}. What has arrived is kept in {part}; the same command goes on from there."
         ) from error
 
@@ -108,14 +116,22 @@ def _check(file: Path, md5: str) -> None:
             bar.advance(len(chunk) / MB, len(chunk) / MB)
     if digest.hexdigest() != md5:
         wrong = file.replace(file.with_name(file.name + ".wrong"))
-        raise ValueError(
+        raise InputError(
             f"{file} is not the published archive: its MD5 sum is {digest.hexdigest()}, expected {md5}. "
             f"It was moved to {wrong}; run the command again to fetch it anew."
         )
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpack a .tar or .zip; a member that would land outside ``folder`` is an error, before anything is written."""
+    """Unpack a .tar or .zip. Raises InputError for a damaged one, and for a member that would land outside ``folder``,
+    which is not written."""
+    try:
+        _unpack(file, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise InputError(f"{file} cannot be unpacked: {error}") from error
+
+
+def _unpack(file: Path, folder: Path) -> None:
     if file.suffix == ".tar":
         with tarfile.open(file) as tar:
             tar.extractall(folder, filter="data")
@@ -123,7 +139,7 @@ def unpack(file: Path, folder: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{file} holds {name!r}, which would be written outside {folder}.")
+                raise InputError(f"{file} holds {name!r}, which would be written outside {folder}.")
         with ProgressBar(f"Unpacking {file.name}", len(archive.namelist()), "files") as bar:
             for name in archive.namelist():
                 archive.extract(name, folder)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from robustdet.data.dataset import Loaded
+from robustdet.errors import RobustdetError, StateError
 from robustdet.types import Batch
 
 
@@ -61,12 +62,27 @@ class ResumableLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.delivered = self.sampler.skipped // self.batch_size
-        for batch in super().__iter__():
-            self.delivered += 1
-            yield batch.batch() if isinstance(batch, Loaded) else batch  # pinned ones are batches already
+        try:
+            for batch in super().__iter__():
+                self.delivered += 1
+                yield batch.batch() if isinstance(batch, Loaded) else batch  # pinned ones are batches already
+        except RobustdetError as error:
+            raise type(error)(_own_text(error)) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise StateError(
+                f"a process that reads images has died: {error}. Less data.num_workers need less memory; "
+                "data.num_workers=0 reads in this process, and shows what is wrong"
+            ) from error
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.sampler.epoch, "delivered": self.delivered}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.sampler.seen = (state["epoch"], state["delivered"] * self.batch_size)
+
+
+def _own_text(error: RobustdetError) -> str:
+    """Without the traceback that torch puts before it in a worker."""
+    return str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2].strip()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustdet.errors import InputError
 from robustdet.ranks import own_rows, world_size
 from robustdet.types import Images
 
@@ -84,7 +85,7 @@ class Decoder(nn.Sequential):
     def __init__(self, channels: int, stride: int = 8) -> None:
         doublings = stride.bit_length() - 1
         if stride < 2 or stride != 1 << doublings:
-            raise ValueError(f"the decoder needs a stride that is a power of two and at least 2, not {stride}")
+            raise InputError(f"the decoder needs a stride that is a power of two and at least 2, not {stride}")
         widths = [max(channels >> halvings, 8) for halvings in range(doublings + 2)]
         widths[0] = channels
         layers = [*block(nn.Conv2d(channels, channels, 3, padding=1))]

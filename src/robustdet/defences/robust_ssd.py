@@ -20,6 +20,7 @@ from robustdet.defences.cfr import CFR, PIXEL_MAX, Decoder, GaussianConv, sample
 from robustdet.defences.non_finite import first_non_finite_layer, zero_nan
 from robustdet.detection.ssd import SSD
 from robustdet.detection.weights import require_fit
+from robustdet.errors import InputError, NumericalError
 from robustdet.types import Images, RawPredictions
 
 
@@ -93,7 +94,7 @@ class RobustSSD(SSD):
         if self.training and not torch.compiler.is_compiling() and not _finite(raw.cls_logits, raw.bbox_regression):
             layer = first_non_finite_layer(self, lambda: self._predictions(images, generator, routing))
             culprit = f"first in layer {layer}" if _finite(images) else "and so are the images"
-            raise FloatingPointError(f"predictions are not finite, {culprit}")
+            raise NumericalError(f"predictions are not finite, {culprit}")
         return raw
 
     def _predictions(
@@ -126,7 +127,7 @@ class RobustSSD(SSD):
     def reconstruct(self, z: Float[Tensor, "B c h w"]) -> Images:
         """What the decoder makes of features at the tap, on the scale of [0, 1]. Raises ValueError without CFR."""
         if self.decoder is None:
-            raise ValueError("this RobustSSD was built without CFR and has no decoder")
+            raise InputError("this RobustSSD was built without CFR and has no decoder")
         pixels = self.decoder.decode(z, (self.input_size, self.input_size))
         return (pixels + self.normalisation.mean) / PIXEL_MAX
 
@@ -155,7 +156,7 @@ def insert_cfr(layers: nn.Sequential, cfr: CFR) -> Decoder:
     """Replace the convolution at the tap by a `GaussianConv`; returns the decoder that fits it."""
     conv = layers[cfr.tap]
     if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"CFR replaces a convolution, but layer {cfr.tap} of the backbone is {conv}")
+        raise InputError(f"CFR replaces a convolution, but layer {cfr.tap} of the backbone is {conv}")
     layers[cfr.tap] = GaussianConv(conv, log_variance_like(conv), cfr.log_variance_max)
     layers[cfr.tap + 1] = nn.ReLU()  # not in place: the mean before it is wanted as well
     return Decoder(conv.out_channels, math.prod(_stride(layer) for layer in [*layers[: cfr.tap], conv]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustdet.defences.aa_conv import AAConv2d
 from robustdet.defences.triplet_loss import entropy, jensen_shannon
+from robustdet.errors import InputError
 
 
 def routing_diagnostics(routing: Float[Tensor, "B K"], attacked: Bool[Tensor, "B"]) -> dict[str, Tensor]:
@@ -46,5 +47,5 @@ def kernel_divergence(model: nn.Module) -> float:
             mean = module.weight.mean(dim=0, keepdim=True)
             values.append((module.weight - mean).flatten(1).norm(dim=1).mean() / mean.norm().clamp(min=1e-12))
     if not values:
-        raise ValueError(f"{type(model).__name__} has no adversarially-aware convolution")
+        raise InputError(f"{type(model).__name__} has no adversarially-aware convolution")
     return float(torch.stack(values).mean())

@@ -17,6 +17,7 @@ from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.errors import InputError
 from robustdet.types import Assignment, Attack, Batch, Detector, Images
 
 
@@ -95,7 +96,7 @@ class Replay:
 
     def __init__(self, attack: Attack, updates_per_source: int, step_sizes: Sequence[PixelFraction]) -> None:
         if updates_per_source < 1:
-            raise ValueError(f"updates_per_source is {updates_per_source}, expected 1 or more")
+            raise InputError(f"updates_per_source is {updates_per_source}, expected 1 or more")
         self.attack = require_stepwise(attack, "the schedule `replay`")
         self.updates_per_source = updates_per_source
         self.step_sizes = [pixel_fraction(size) for size in step_sizes]

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdet.errors import InputError
+
 
 @dataclass(frozen=True)
 class DefaultBoxes:
@@ -31,9 +33,9 @@ class DefaultBoxes:
     def __post_init__(self) -> None:
         maps = len(self.aspect_ratios)
         if len(self.scales) != maps + 1:
-            raise ValueError(f"{maps} feature maps need {maps + 1} scales, one more than maps; got {len(self.scales)}")
+            raise InputError(f"{maps} feature maps need {maps + 1} scales, one more than maps; got {len(self.scales)}")
         if self.steps is not None and len(self.steps) != maps:
-            raise ValueError(f"{maps} feature maps need {maps} steps, got {len(self.steps)}")
+            raise InputError(f"{maps} feature maps need {maps} steps, got {len(self.steps)}")
 
     @property
     def boxes_per_cell(self) -> list[int]:
@@ -42,7 +44,7 @@ class DefaultBoxes:
     def __call__(self, input_size: int, map_sizes: Sequence[int]) -> Float[Tensor, "P 4"]:
         """All boxes as cxcywh fractions, for images of ``input_size`` pixels that give maps of these sizes (cells)."""
         if len(map_sizes) != len(self.aspect_ratios):
-            raise ValueError(
+            raise InputError(
                 f"the network has {len(map_sizes)} feature maps, of {list(map_sizes)} cells, "
                 f"but aspect_ratios speak of {len(self.aspect_ratios)}"
             )

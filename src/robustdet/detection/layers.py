@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustdet.errors import InputError
+
 _CONVOLUTION = re.compile(
     r"(?P<channels>\d+)(?:k(?P<k>\d+))?(?:s(?P<s>\d+))?(?:d(?P<d>\d+))?(?:p(?P<p>\d+))?(?P<source>\^)?"
 )
@@ -68,7 +70,7 @@ _POOLS = {
 def _convolution(token: str, in_channels: int, width: float | int, plan: str) -> tuple[nn.Conv2d, bool]:
     parsed = _CONVOLUTION.fullmatch(token)
     if parsed is None:
-        raise ValueError(
+        raise InputError(
             f"unknown layer {token!r} in the plan {plan!r}; expected one like 64, 512s2^, 1024d6, M, C or P"
         )
     kernel, stride, dilation = int(parsed["k"] or 3), int(parsed["s"] or 1), int(parsed["d"] or 1)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robustdet.detection.boxes import encode, pairwise_iou, to_xyxy
+from robustdet.errors import InputError
 from robustdet.types import Assignment, Targets
 
 POSITIVE_IOU = 0.5
@@ -64,7 +65,7 @@ def check_boxes(targets: Targets) -> None:
     for target in targets:
         for index, (left, top, right, bottom) in enumerate(target.boxes.tolist()):
             if not (0 < right - left < float("inf") and 0 < bottom - top < float("inf")):
-                raise ValueError(
+                raise InputError(
                     f"image {target.image_id!r}: box {index} is degenerate: {[left, top, right, bottom]}; "
                     "expected finite xyxy pixels with right > left and bottom > top"
                 )

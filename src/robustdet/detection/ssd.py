@@ -18,6 +18,7 @@ from robustdet.detection.multibox_loss import MultiBoxLoss
 from robustdet.detection.normalisation import Normalisation
 from robustdet.detection.post_processing import PostProcessing
 from robustdet.detection.weights import load_imagenet, require_fit
+from robustdet.errors import InputError
 from robustdet.types import Assignment, BoxLosses, DetectionLosses, Detections, Images, RawPredictions, Targets
 
 
@@ -67,7 +68,7 @@ class SSD(nn.Module):
         self.post_processing = post_processing
 
         if extras.in_channels != backbone.out_channels:
-            raise ValueError(
+            raise InputError(
                 f"extras.in_channels is {extras.in_channels}, but the backbone ends with {backbone.out_channels}"
             )
         channels = [*backbone.sources.values(), *extras.sources.values()]
@@ -134,12 +135,12 @@ class SSD(nn.Module):
         GPU wait for its host.
         """
         if images.shape[1:] != (3, self.input_size, self.input_size):
-            raise ValueError(
+            raise InputError(
                 f"expected images of shape [B, 3, {self.input_size}, {self.input_size}], got {list(images.shape)}"
             )
         if self._range_checked or torch.compiler.is_compiling():
             return
         low, high = images.aminmax()
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"expected RGB images with values in [0, 1], got [{float(low):g}, {float(high):g}]")
+            raise InputError(f"expected RGB images with values in [0, 1], got [{float(low):g}, {float(high):g}]")
         self._range_checked = True

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 from torchvision.models import VGG16_Weights
 
 from robustdet.detection.layers import PlannedLayers
 from robustdet.detection.pretrained import located
 from robustdet.errors import InputError
+from robustdet.files import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +55,11 @@ def is_vgg16(backbone: PlannedLayers) -> bool:
 
 
 def tensors_in(path: Path) -> State:
-    """Raises InputError that names the file where it holds no dict of tensors by name; runs no code that is in it."""
-    try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its parsers do
-        raise InputError(f"{path} cannot be read as a file of weights: {error}") from error
-    if not isinstance(file, dict) or not all(isinstance(tensor, Tensor) for tensor in file.values()):
+    """Raises InputError that names the file where it holds anything but tensors by name."""
+    file = read_tensors(path)
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in file.items()):
         raise InputError(f"{path} is no file of weights: expected tensors by name")
-    return file
+    return dict(file)
 
 
 _FULLY_CONNECTED = ("layers.31.weight", "layers.31.bias", "layers.33.weight", "layers.33.bias")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetachedError, DetectorVictim
+from robustdet.errors import StateError
 from robustdet.evaluation.cost import counted_forwards
 from robustdet.evaluation.measuring import VERSION, measure, predictions
 from robustdet.evaluation.perturbation import TOLERANCE
@@ -26,7 +27,7 @@ from robustdet.types import Attack, Batch, Detector, Images, Targets, Victim
 NAMED = 5  # images that an error names; of more it says how many
 
 
-class AttackFailedError(RuntimeError):
+class AttackFailedError(StateError):
     """An attack has no result: it raised an error, or what it made is no image that it may make."""
 
 

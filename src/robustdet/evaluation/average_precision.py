@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from robustdet.errors import InputError
 from robustdet.types import Detections, Target
 
 Rule = Literal["voc07", "area"]
@@ -105,7 +106,7 @@ def mean_over_classes(per_class: list[float | None]) -> float:
     """Mean over the classes that have an AP; ValueError when none has."""
     known = [ap for ap in per_class if ap is not None]
     if not known:
-        raise ValueError(f"none of the {len(per_class)} classes has an object to find: there is no average precision")
+        raise InputError(f"none of the {len(per_class)} classes has an object to find: there is no average precision")
     return float(np.mean(known))
 
 
@@ -118,11 +119,11 @@ def check_images_and_labels(
         (detections.keys() - targets.keys(), "target"),
     ):
         if missing:
-            raise ValueError(f"image {min(missing)!r} has no {kind} ({len(missing)} such images)")
+            raise InputError(f"image {min(missing)!r} has no {kind} ({len(missing)} such images)")
     for image_id, target in targets.items():
         for kind, labels in (("target", target.labels), ("detection", detections[image_id].labels)):
             if len(labels) and not (int(labels.min()) >= 1 and int(labels.max()) <= num_classes):
-                raise ValueError(
+                raise InputError(
                     f"image {image_id!r}: {kind} labels {sorted(set(labels.tolist()))} are not all in 1..{num_classes}"
                 )
 

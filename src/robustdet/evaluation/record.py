@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robustdet.errors import InputError
 from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.objects import ObjectCounts
+from robustdet.files import write_text
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,8 @@ class Record:
 def write_record(record: Record, folder: Path | str) -> Path:
     """Write ``folder/<attack>.json``, replacing an older one, all or nothing."""
     path = Path(folder) / f"{record.attack}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(
-        json.dumps({"partial": record.partial, **asdict(record)}, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    unfinished.replace(path)
+    text = json.dumps({"partial": record.partial, **asdict(record)}, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
     return path
 
 

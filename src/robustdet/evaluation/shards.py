@@ -9,34 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
+
+from robustdet.files import trouble_of_place, whole
 
 log = logging.getLogger(__name__)
 
 Row = Mapping[str, np.ndarray]
-Found = TypeVar("Found")
+Parsed = TypeVar("Parsed")
 
 
-class Shards:
+class Shards(Generic[Parsed]):
     """Rows by key. A row maps names to arrays whose first dimension may differ from row to row.
 
-    ``fresh`` throws away what is stored.
+    ``parse`` makes of a row what ``read`` returns; a file with a row that it cannot take is a damaged one. ``fresh``
+    throws away what is stored.
     """
 
-    def __init__(self, folder: Path, fresh: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, parse: Callable[[Row], Parsed], fresh: bool = False) -> None:
+        self.folder, self.parse = folder, parse
         folder.mkdir(parents=True, exist_ok=True)
         if fresh:
             for file in self._files():
                 file.unlink(missing_ok=True)  # another process of this run may have been faster
-        self._done = {key for keys in self._whole(_keys) for key in keys}
+        self._done = set(self.read())  # all of each file, for damage may be anywhere in it
 
     @property
     def done(self) -> frozenset[str]:
@@ -54,43 +54,37 @@ class Shards:
             )
         }
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        unfinished = self.folder / f"{name}.{os.getpid()}.unfinished"
-        with unfinished.open("wb") as file:
+        with whole(self.folder / f"{name}.npz") as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, keys=np.array(keys), **columns)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.folder / f"{name}.npz")
         self._done.update(keys)
 
-    def read(self) -> dict[str, Row]:
+    def read(self) -> dict[str, Parsed]:
         """All rows by key, those of other processes included, in sorted order."""
-        rows: dict[str, Row] = {}
-        for found in self._whole(_rows):
-            rows.update(found)
-        return dict(sorted(rows.items()))
-
-    def _whole(self, read: Callable[[Path], Found]) -> Iterator[Found]:
-        """What is read of each file that is not damaged."""
+        rows: dict[str, Parsed] = {}
         for file in self._files():
             try:
-                yield read(file)
-            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+                rows |= {key: self.parse(row) for key, row in _rows(file).items()}
+            except FileNotFoundError:  # another process has thrown it away
+                continue
+            except Exception as error:  # a damaged file can make its reader stumble anywhere
+                if isinstance(error, OSError) and trouble_of_place(error):
+                    raise
                 log.warning("%s is damaged (%s) and thrown away: what it held is made again", file, error)
                 file.unlink(missing_ok=True)
+        return dict(sorted(rows.items()))
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.npz"))
-
-
-def _keys(file: Path) -> list[str]:
-    with file.open("rb") as opened, np.load(opened) as shard:
-        return shard["keys"].tolist()
 
 
 def _rows(file: Path) -> dict[str, Row]:
     with file.open("rb") as opened, np.load(opened) as shard:
         columns = {name: shard[name] for name in shard.files}
     names = [name.removeprefix("values/") for name in columns if name.startswith("values/")]
+    for name in names:
+        lengths, values = columns[f"lengths/{name}"], columns[f"values/{name}"]
+        if len(lengths) != len(columns["keys"]) or lengths.min(initial=0) < 0 or lengths.sum() != len(values):
+            raise ValueError(f"{name} has {len(values)} values, of which {len(lengths)} lengths count {lengths.sum()}")
     parts = {name: np.split(columns[f"values/{name}"], columns[f"lengths/{name}"].cumsum()[:-1]) for name in names}
     keys = columns["keys"].tolist()
     return {key: {name: parts[name][index] for name in names} for index, key in enumerate(keys)}

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from robustdet.evaluation.shards import Row, Shards
+from robustdet.files import write_text
 from robustdet.types import Detections
 
 TENSORS, EIGHT_BIT = ("boxes", "scores", "labels"), "8bit."
@@ -47,7 +48,7 @@ class OutcomeStore:
     """
 
     def __init__(self, folder: Path, attack: str, settings: Mapping[str, Any], fresh: bool = False) -> None:
-        self._shards = Shards(_settings_folder(folder / "detections", attack, settings), fresh)
+        self._shards = Shards(_settings_folder(folder / "detections", attack, settings), _outcome, fresh)
         self._recalled: dict[str, Outcome] | None = None
 
     @property
@@ -66,15 +67,15 @@ class OutcomeStore:
         return [self._recalled[content] for content in contents]
 
     def read(self) -> dict[str, Outcome]:
-        return {content: _outcome(row) for content, row in self._shards.read().items()}
+        return self._shards.read()
 
 
 def _settings_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> Path:
     """The folder of these settings, made with a readable copy of them if it is new."""
     text = json.dumps(settings, indent=2, sort_keys=True)
     own = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    own.mkdir(parents=True, exist_ok=True)
-    (own / "settings.json").write_text(text + "\n", encoding="utf-8")
+    if not (own / "settings.json").is_file():
+        write_text(own / "settings.json", text + "\n")
     return own
 
 
@@ -91,7 +92,10 @@ def _detections_row(found: Detections, prefix: str) -> Row:
 
 
 def _detections(row: Row, prefix: str) -> Detections:
-    return Detections(*(torch.from_numpy(row[f"{prefix}{name}"].copy()) for name in TENSORS))
+    boxes, scores, labels = (torch.from_numpy(row[f"{prefix}{name}"].copy()) for name in TENSORS)
+    if boxes.shape != (len(scores), 4) or scores.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"{len(scores)} scores with boxes of {list(boxes.shape)} and labels of {list(labels.shape)}")
+    return Detections(boxes, scores, labels)
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -16,6 +16,8 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_only
 
+from robustdet.errors import StateError
+
 WORDS = "ROBUSTDET_WORDS"  # environment variable: what the first process has said so far, as a JSON list
 
 
@@ -65,5 +67,5 @@ class FirstProcess:
         if error is not None:
             raise error
         if why is not None:
-            raise RuntimeError(f"the first process of this run failed: {why}")
+            raise StateError(f"the first process of this run failed: {why}")
         return word

@@ -23,11 +23,14 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from robustdet.errors import InputError, MissingFileError, StateError
+from robustdet.files import UNFINISHED, write_text
+
 CONFIG, ENDED, BEGUN, LOCK = "config.yaml", "run.json", "unfinished.json", ".lock"
 FIELDS = {ENDED: ("experiment", "checkpoint"), BEGUN: ("experiment",)}  # texts; older versions knew no identity
 
 
-class RunAtWorkError(RuntimeError):
+class RunAtWorkError(StateError):
     """Another process works in the folder of this run."""
 
 
@@ -69,9 +72,9 @@ class Run:
         try:
             settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{file} cannot be read, which says what this run was told: {error}") from error
+            raise InputError(f"{file} cannot be read, which says what this run was told: {error}") from error
         if not isinstance(settings, dict) or "model" not in settings:
-            raise ValueError(f"{file} is no config of a run: it says nothing of a model")
+            raise InputError(f"{file} is no config of a run: it says nothing of a model")
         return settings
 
     @property
@@ -111,14 +114,15 @@ class Run:
         return begun is not None and begun.get("identity") == identity
 
     def begin(self, mark: Mapping[str, Any], config: str) -> None:
-        """Leave the mark of a run that works, and its settings as YAML."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / BEGUN, json.dumps(mark, indent=2) + "\n")
-        _write(self.folder / CONFIG, config)
+        """Leave the mark of a run that works, and its settings as YAML; what a killed process was writing here goes."""
+        for file in self.folder.rglob(f"*.{UNFINISHED}"):
+            file.unlink(missing_ok=True)
+        write_text(self.folder / BEGUN, json.dumps(mark, indent=2) + "\n")
+        write_text(self.folder / CONFIG, config)
 
     def end(self, mark: Mapping[str, Any]) -> None:
         """Leave the mark of a run that has ended."""
-        _write(self.folder / ENDED, json.dumps(mark, indent=2) + "\n")
+        write_text(self.folder / ENDED, json.dumps(mark, indent=2) + "\n")
         (self.folder / BEGUN).unlink(missing_ok=True)
 
     @contextmanager
@@ -141,7 +145,7 @@ class Run:
                 f"{self.folder} is the folder of a run that is at work{_holder(who)}: wait for its end, or stop it"
             ) from None
         try:
-            _write(who, json.dumps({"host": socket.gethostname(), "process": os.getpid()}) + "\n")
+            write_text(who, json.dumps({"host": socket.gethostname(), "process": os.getpid()}) + "\n")
             yield
         finally:
             who.unlink(missing_ok=True)
@@ -183,7 +187,7 @@ def unfinished(outputs: str | Path, identity: str, experiment: str) -> Run:
         if run.begun["experiment"] == experiment:  # type: ignore[index]
             others.append(str(run.folder))
     hint = f"; with other settings there are {', '.join(others)}" if others else ""
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"ckpt_path=last: no unfinished run of {experiment} with these settings under {outputs}{hint}"
     )
 
@@ -200,13 +204,6 @@ def _changed(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all: others may be looking for it."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
 
 
 def _holder(file: Path) -> str:

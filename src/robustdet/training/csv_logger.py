@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from argparse import Namespace
+from collections.abc import Iterable
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers.csv_logs import CSVLogger, ExperimentWriter
+
+from robustdet.files import whole
 
 
 class AppendingCSVLogger(CSVLogger):
@@ -46,16 +51,23 @@ class _AppendingWriter(ExperimentWriter):
 
     def _keep_before(self, step: int, metrics: dict[str, Any]) -> None:
         def is_before(row: dict[str, str]) -> bool:
-            if not (row.get("step") or "").isdigit():  # a killed run may have left half a line
+            if None in row or not (row.get("step") or "").isdigit():  # of a file that was damaged since
                 return False
             repeated = any(row.get(name) for name in metrics if name != "epoch")
             return int(row["step"]) < step or (int(row["step"]) == step and not repeated)
 
+        text = Path(self.metrics_file_path).read_text(encoding="utf-8", errors="replace")
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        self.metrics_keys = list(reader.fieldnames or [])
+        self._write(takewhile(is_before, reader))
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """The base class has the file empty for a moment, in which a kill would lose the curves."""
         with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            self.metrics_keys = list(reader.fieldnames or [])
-            rows = list(takewhile(is_before, reader))
-        with open(self.metrics_file_path, "w", newline="", encoding="utf-8") as file:
+            self._write(csv.DictReader(file))
+
+    def _write(self, rows: Iterable[dict[str, str]]) -> None:
+        with whole(self.metrics_file_path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)

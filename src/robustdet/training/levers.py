@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from robustdet.defences.aa_conv import AAConv2d
 from robustdet.detection.layers import PlannedLayers
+from robustdet.errors import KindError
 
 PLAIN_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -101,7 +102,7 @@ def recompute_in_backward(model: nn.Module) -> None:
             module.recompute = True
     backbone = model.backbone
     if not isinstance(backbone, PlannedLayers):
-        raise TypeError(f"expected a backbone of PlannedLayers to recompute, got {type(backbone).__name__}")
+        raise KindError(f"expected a backbone of PlannedLayers to recompute, got {type(backbone).__name__}")
     backbone.__class__ = RecomputedLayers
 
 

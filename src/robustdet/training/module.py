@@ -10,15 +10,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustdet.attacks.randomness import image_generators
+from robustdet.defences.non_finite import first_non_finite_layer
+from robustdet.errors import InputError, NumericalError
 from robustdet.interop.classes import require_same_classes
 from robustdet.ranks import averaged, objects_at_rank_zero
 from robustdet.training.rebuilding import rebuilt
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, TrainingMethod
+
+SMALLEST_SCALE = 2.0**-10  # of a loss; 2**16 is where scalers begin
 
 
 class DetectionModule(pl.LightningModule):
@@ -52,6 +57,8 @@ class DetectionModule(pl.LightningModule):
         self.classes = list(classes)  # names of the labels 1..C
         self.validation: Validation | None = rebuilt(validation)
         self.validated: int | None = None  # after how many updates it was last looked at, since this process trains
+        self.logged: dict[str, float] = {}  # what was last logged before this process went on
+        self._images: list[str] = []  # ids of those that the next update is made of
         self._summed: dict[str, Tensor | None] = {}  # gradients of the update that a checkpoint was saved in
 
     def on_train_start(self) -> None:
@@ -64,19 +71,49 @@ class DetectionModule(pl.LightningModule):
         batch = replace(batch, micro_batch=batch_idx % self.trainer.accumulate_grad_batches)
         place = [batch.micro_batch] if batch.micro_batch else []
         (generator,) = image_generators(self.seed, ["0"], self.global_step, *place)
-        output = self.method.step(self.model, batch, generator)
-        if not torch.isfinite(output.loss):
-            parts = {name: float(value.detach()) for name, value in output.parts.items()}
-            ids = [target.image_id for target in batch.targets]
-            loss = output.loss.item()
-            raise FloatingPointError(f"the loss is {loss} at step {self.global_step}: {parts}; images {ids}")
+        self._images = [*(self._images if place else []), *(target.image_id for target in batch.targets)]
+        try:
+            output = self.method.step(self.model, batch, generator)
+        except NumericalError as error:
+            raise NumericalError(f"{error}; {self._where()}") from error
         shown = {**output.parts, "loss": output.loss}
         values = averaged(torch.stack([value.detach().float() for value in shown.values()]))  # one message for all
+        if not torch.isfinite(values[-1]):  # in all processes: nobody waits for one that has stopped
+            parts = {name: float(value.detach()) for name, value in output.parts.items()}
+            layer = first_non_finite_layer(self.model, lambda: self.model.forward(batch.images))
+            culprit = f"first in layer {layer}" if layer else "all layers are finite on the images as they are"
+            raise NumericalError(f"the loss is {output.loss.item()}: {parts}; {culprit}; {self._where()}")
         self.log_dict({f"train/{name}": value for name, value in zip(shown, values, strict=True)})
         return output.loss
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """No update is made of a gradient that is not finite, which would end the weights for good.
+
+        With a scaled loss (16-mixed) such an update is left out by the scaler, which then takes a smaller scale; where
+        that can go no lower, it is not the scale's fault.
+        """
+        gradients = {name: one.grad for name, one in self.model.named_parameters() if one.grad is not None}
+        if not gradients or torch.isfinite(get_total_norm(gradients.values(), float("inf"))):
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() > SMALLEST_SCALE:
+            return
+        # what is not finite in one layer is so in all before it
+        culprit = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())][-1]
+        raise NumericalError(f"the gradient of {culprit} is not finite; {self._where()}")
+
+    def _where(self) -> str:
+        return f"step {self.global_step}, images {', '.join(self._images)}"
+
+    def optimizer(self) -> Optimizer:
+        """A new one of the detector's parameters. Raises InputError for values that it refuses."""
+        try:
+            return self.make_optimizer(self.model.parameters())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"optimizer: {error}") from error
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.model.parameters())
+        optimizer = self.optimizer()
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
@@ -103,9 +140,13 @@ class DetectionModule(pl.LightningModule):
         Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process. So
         are the gradients that an update has summed so far, which Lightning does not keep at all.
         """
+        for name, tensor in self.model.state_dict().items():
+            if not bool(tensor.isfinite().all()):  # the one that was saved before stays
+                raise NumericalError(f"{name} is not finite, and such a state is not saved; {self._where()}")
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             checkpoint["classes"] = list(data.classes)
+        checkpoint["logged"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         device = self.device.type
         gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         mine = {
@@ -120,12 +161,13 @@ class DetectionModule(pl.LightningModule):
         if self._trainer is None:  # nobody goes on with the run: load_from_checkpoint
             self.hparams.update(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}))
             return
+        self.logged = checkpoint.get("logged", {})
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             require_same_classes(checkpoint.get("classes"), data.classes, "the checkpoint to go on from", data.name)
         processes = checkpoint["processes"]
         if len(processes) != self.trainer.world_size:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint is of a run in {len(processes)} processes and this one has {self.trainer.world_size}: "
                 "continue it in as many, or start a new run from its weights with warm_start.ckpt_path"
             )

@@ -1,8 +1,9 @@
 """A job that is told to go saves its state first; under SLURM it asks to be started again.
 
-SIGTERM (SLURM pre-empts or cancels the job, somebody says `kill`): save and stop. SIGUSR1 (what
-`#SBATCH --signal=SIGUSR1@120` sends when the time is nearly up): save, `scontrol requeue`, stop. The exit code is the
-signal's as a shell says it (143, 138): the training is not finished, and `train && evaluate` must not go on.
+SIGTERM (SLURM pre-empts or cancels the job, somebody says `kill`) and SIGINT (Ctrl-C): save and stop; a second Ctrl-C
+stops at once. SIGUSR1 (what `#SBATCH --signal=SIGUSR1@120` sends when the time is nearly up): save, `scontrol requeue`,
+stop. The exit code is the signal's as a shell says it (143, 130, 138): the training is not finished, and
+`train && evaluate` must not go on.
 
 Lightning's own handler saves in the middle of whatever an update is doing, where half the weights may have changed and
 other processes wait inside a collective; here the update is finished first, and the validation that belongs to it, and
@@ -25,6 +26,7 @@ from robustdet.ranks import averaged, world_size
 from robustdet.training.checkpoint import is_validated_now
 
 TIME_IS_UP: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, and no SLURM
+SIGNALS: list[int] = [*([] if TIME_IS_UP is None else [TIME_IS_UP]), signal.SIGTERM, signal.SIGINT]
 
 
 class Preemption(pl.Callback):
@@ -35,50 +37,51 @@ class Preemption(pl.Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.checkpoint = Path(folder) / "last.ckpt"
-        self.stop = self.requeue = False
+        self.heard: list[int] = []  # signals
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        told: list[int] = [signal.SIGTERM]
-        if TIME_IS_UP is not None and "SLURM_JOB_ID" in os.environ:
-            told.append(TIME_IS_UP)
+        told = SIGNALS if "SLURM_JOB_ID" in os.environ else [one for one in SIGNALS if one != TIME_IS_UP]
         self._before = {number: signal.signal(number, self._hear) for number in told}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.stop = True
-        self.requeue |= number == TIME_IS_UP
+        if number == signal.SIGINT and number in self.heard:
+            os._exit(128 + number)
+        if number == signal.SIGINT:
+            os.write(2, b"\nStopping when this update is made and saved; Ctrl-C again stops at once\n")
+        self.heard.append(number)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not is_validated_now(trainer) and self._save_if_told(trainer, pl_module):
             trainer._logger_connector.update_train_step_metrics()  # Lightning logs an update after this hook
-            raise SystemExit(self._exit_code)
+            raise SystemExit(128 + self.heard[0])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and self._save_if_told(trainer, pl_module):
-            raise SystemExit(self._exit_code)
-
-    @property
-    def _exit_code(self) -> int:
-        return 128 + (signal.SIGUSR1 if self.requeue else signal.SIGTERM)
+            raise SystemExit(128 + self.heard[0])
 
     def _save_if_told(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        self.stop, self.requeue = self._agreed(pl_module.device)
-        if not self.stop or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or left to do
+        self.heard = self._agreed(pl_module.device)
+        if not self.heard or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or left to do
             return False
         trainer.save_checkpoint(self.checkpoint)
         if trainer.is_global_zero:
-            print(f"Told to stop: the state after {trainer.global_step} updates is in {self.checkpoint}", flush=True)
-            if self.requeue:
+            print(
+                f"Told to stop: the state after {trainer.global_step} updates is in {self.checkpoint}; "
+                "the same command with ckpt_path=last goes on from there",
+                flush=True,
+            )
+            if TIME_IS_UP in self.heard:
                 requeue_slurm_job()
         return True
 
-    def _agreed(self, device: torch.device) -> tuple[bool, bool]:
-        if world_size() == 1:
-            return self.stop, self.requeue
-        heard = averaged(torch.tensor([self.stop, self.requeue], dtype=torch.float32, device=device)).tolist()
-        return heard[0] > 0, heard[1] > 0
+    def _agreed(self, device: torch.device) -> list[int]:
+        """The signals that any process has heard, the one that gives the exit code first."""
+        mine = torch.tensor([number in self.heard for number in SIGNALS], dtype=torch.float32, device=device)
+        shares = (mine if world_size() == 1 else averaged(mine)).tolist()
+        return [number for number, share in zip(SIGNALS, shares, strict=True) if share > 0]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for number, handler in self._before.items():

@@ -15,6 +15,8 @@ from statistics import median
 
 import pytorch_lightning as pl
 
+from robustdet.errors import InputError
+
 CURVE = "curve.jsonl"
 
 
@@ -30,7 +32,7 @@ class MedianPruning(pl.Callback):
 
     def __init__(self, objectives: Sequence[str], run: str, sweep: str, others: int) -> None:
         if others < 1:
-            raise ValueError(f"others is {others}, expected 1 or more runs to compare with")
+            raise InputError(f"others is {others}, expected 1 or more runs to compare with")
         self.objectives = list(objectives)
         self.curve = Path(run) / CURVE
         self.sweep = Path(sweep)

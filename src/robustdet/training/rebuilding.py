@@ -13,6 +13,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from robustdet.errors import InputError
+
 TRUSTED = ("robustdet.attacks.", "robustdet.defences.", "robustdet.detection.", "robustdet.training.", "torch.optim.")
 LOOK_UP = ("hydra.utils.get_method", "hydra.utils.get_object", "hydra.utils.get_class")  # what `path` names
 WORDS = {"_target_", "_partial_", "_convert_", "_recursive_"}
@@ -44,7 +46,7 @@ def _named(path: str) -> Any:
             found = getattr(import_module(module), name)
             if f"{getattr(found, '__module__', '')}.".startswith(TRUSTED):
                 return found
-    raise ValueError(
+    raise InputError(
         f"the checkpoint asks for {path}, which is not of this project: if you trust it, build that part yourself and "
         "hand it in, as in DetectionModule.load_from_checkpoint(path, method=…)"
     )

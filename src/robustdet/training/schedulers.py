@@ -11,6 +11,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from robustdet.errors import InputError
+
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
     """Linear warm-up over ``warmup_steps``, then half a cosine down to zero at ``total_steps``.
@@ -18,7 +20,7 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
     Raises ``ValueError`` when there is no end to count towards.
     """
     if total_steps <= 0:
-        raise ValueError(f"warmup_cosine needs an end: trainer.max_steps is {total_steps}, expected a positive number")
+        raise InputError(f"warmup_cosine needs an end: trainer.max_steps is {total_steps}, expected a positive number")
     warmup_steps = min(warmup_steps, total_steps)
 
     def factor(step: int) -> float:

@@ -10,6 +10,9 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from robustdet.errors import StateError
+from robustdet.files import write_text
+
 ID_FILE = "wandb_run.txt"
 NOT_ONLINE = (
     "W&B cannot be reached or does not know you. WANDB_MODE=offline logs to the run's folder, to be uploaded "
@@ -37,11 +40,11 @@ class WandbRun(WandbLogger):
         try:
             return super().experiment
         except wandb.errors.Error as error:
-            raise RuntimeError(f"{error}\n{NOT_ONLINE}") from error
+            raise StateError(f"{error}\n{NOT_ONLINE}") from error
         except RuntimeError as error:
             if "home directory" not in str(error):
                 raise
-            raise RuntimeError(f"{error} {NO_HOME}") from error
+            raise StateError(f"{error} {NO_HOME}") from error
 
     @rank_zero_only
     def finish(self, failed: bool) -> None:
@@ -55,6 +58,5 @@ class WandbRun(WandbLogger):
 def _id_of(folder: Path) -> str:
     file = folder / ID_FILE
     if not file.is_file() and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:8] + "\n", encoding="utf-8")
+        write_text(file, uuid.uuid4().hex[:8] + "\n")
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""

@@ -13,6 +13,7 @@ from robustdet.analysis.figures.observation import Grouped, Observation, distinc
 from robustdet.analysis.figures.study import Findings, Study
 from robustdet.analysis.figures.style import Look, caption, legend, looks, panels, styled, symbol
 from robustdet.analysis.pictures import correct
+from robustdet.errors import InputError
 from robustdet.types import Attack
 
 BINS = 10
@@ -41,7 +42,7 @@ class Confidence:
         observations = observe(study, self.attacks, self.num_images, "confidence")
         rows = confidences(observations, self.threshold)
         if not rows:
-            raise ValueError(f"no detector has a box with a score above {self.threshold:g}: lower analysis.threshold")
+            raise InputError(f"no detector has a box with a score above {self.threshold:g}: lower analysis.threshold")
         figure = draw(rows, self.threshold, study.caption(self.num_images))
         notes = [
             f"{detector}, {attack}: {len(boxes)} boxes, median score {np.median([box.score for box in boxes]):.2f}, "

@@ -13,6 +13,7 @@ from robustdet.analysis.figures.observation import CLEAN, attacked
 from robustdet.analysis.figures.study import Findings, Study
 from robustdet.analysis.figures.style import caption, looks, styled, symbol
 from robustdet.analysis.pictures import MAGNIFICATION, View, correct, draw_detections, legend_handles, magnified, show
+from robustdet.errors import InputError
 from robustdet.progress import ProgressBar
 from robustdet.types import Attack, Batch, Target
 
@@ -73,7 +74,7 @@ def with_objects(study: Study, count: int, skip: int) -> Batch:
                 targets.append(target)
         if len(images) >= skip + count:
             return Batch(torch.stack(images[skip : skip + count]), targets[skip : skip + count])
-    raise ValueError(f"{skip + count} images with objects are needed, {study.split} has {len(images)}")
+    raise InputError(f"{skip + count} images with objects are needed, {study.split} has {len(images)}")
 
 
 def table(views: Views, targets: Sequence[Target], class_names: Sequence[str], threshold: float) -> list[Detected]:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from robustdet.analysis.figures.observation import Grouped, attacked, distinct
 from robustdet.analysis.figures.study import Findings, Study
 from robustdet.analysis.figures.style import Look, caption, looks, panels, styled
+from robustdet.errors import InputError
 from robustdet.progress import ProgressBar
 from robustdet.types import Attack, Batch, Images
 
@@ -68,7 +69,7 @@ class LossChanges:
     def __call__(self, study: Study) -> Findings:
         count = study.count(self.num_images)
         if count < 2 * self.batch_size:
-            raise ValueError(f"a pair of batches of {self.batch_size} images needs {2 * self.batch_size}, got {count}")
+            raise InputError(f"a pair of batches of {self.batch_size} images needs {2 * self.batch_size}, got {count}")
         rows = []
         with ProgressBar("learning one batch, watching another", count * len(study.subjects)) as bar:
             for subject in study.subjects:

@@ -22,6 +22,7 @@ from robustdet.analysis.figures.study import Findings, Study
 from robustdet.analysis.figures.style import GREY, caption, looks, styled, symbol
 from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.defences.routing_diagnostics import aid_separation
+from robustdet.errors import InputError
 from robustdet.types import Attack
 
 KERNEL_COLOURS = ("#332288", "#DDAA33", "#44AA99", "#000000", "#88CCEE", "#DDDDDD", "#882255", "#999933")
@@ -77,7 +78,7 @@ def require_routing(study: Study) -> None:
         without = [s for s in study.subjects if not hasattr(s.model(images), "routing")]
     if without:
         names = ", ".join(f"{subject.label} ({type(subject.model).__name__})" for subject in without)
-        raise ValueError(
+        raise InputError(
             f"analysis=routing reads how a discriminator routes images, and there is none in {names}: only RobustDet's "
             "detectors (model=robust_ssd300, tiny_robust_ssd, …) have one"
         )

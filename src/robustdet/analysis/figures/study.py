@@ -11,7 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from matplotlib.figure import Figure
 
+from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
+from robustdet.files import whole
 from robustdet.types import Batch, Detector
 
 BITMAP_DPI = 160
@@ -81,11 +83,12 @@ class Analysis(Protocol):
 
 def save(findings: Findings, folder: Path, name: str) -> list[Path]:
     """Write ``folder/name`` .pdf, .png and .csv; the same findings give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     pdf, png, table = (folder / f"{name}.{ending}" for ending in ("pdf", "png", "csv"))
-    findings.figure.savefig(pdf, metadata={"CreationDate": None})
-    findings.figure.savefig(png, dpi=BITMAP_DPI)
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with whole(pdf) as unfinished:
+        findings.figure.savefig(unfinished, metadata={"CreationDate": None}, format="pdf")
+    with whole(png) as unfinished:
+        findings.figure.savefig(unfinished, dpi=BITMAP_DPI, format="png")
+    with whole(table) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(findings.kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _short(value) for key, value in asdict(row).items()} for row in findings.rows)
@@ -100,6 +103,6 @@ def require_detectors(study: Study) -> None:
     """Raises ValueError naming the first subject that is in training mode or no detector."""
     for subject in study.subjects:
         if not isinstance(subject.model, Detector):
-            raise ValueError(f"{subject.label} is no detector but a {type(subject.model).__name__}")
+            raise InputError(f"{subject.label} is no detector but a {type(subject.model).__name__}")
         if subject.model.training:
-            raise ValueError(f"{subject.label} is in training mode: call .eval() before it is analysed")
+            raise InputError(f"{subject.label} is in training mode: call .eval() before it is analysed")

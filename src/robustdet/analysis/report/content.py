@@ -18,6 +18,7 @@ from robustdet.analysis.report.groups import Group, group, provenance, slug
 from robustdet.analysis.report.pareto import Sweep, training_sweeps
 from robustdet.analysis.table import Table, TableSpec, attack_titles, fill
 from robustdet.evaluation.record import Record
+from robustdet.files import write_text
 
 WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 COLUMNS = """
@@ -150,11 +151,10 @@ def _retitled(table: Table, setting: str) -> Table:
 
 def write_tables(report: Report, folder: Path) -> list[Path]:
     """``<name>.md``, ``.tex`` and ``.csv`` of every table, and ``records.csv`` with a line a record."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {f"{name}.{kind}": w(table) for name, table in report.tables.items() for kind, w in WRITERS.items()}
     texts["records.csv"] = records_csv(report.findings.evaluated)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

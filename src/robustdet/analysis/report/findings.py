@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from robustdet.analysis.suite_settings import with_differences
+from robustdet.errors import InputError, MissingFileError
 from robustdet.evaluation.record import Record, read_record
 
 
@@ -52,11 +53,15 @@ class Trained:
 
 
 def loss_weights(run: Path) -> dict[str, float]:
-    """γ, β, a, b, c of a training run under their keys; empty where the run's config is not at hand."""
+    """γ, β, a, b, c of a training run under their keys; empty where the run's config is not at hand, or none."""
     config = run / "config.yaml"
-    if not config.is_file():
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
-    loss = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("loss") or {}
+    loss = settings.get("loss") if isinstance(settings, dict) else None
+    if not isinstance(loss, dict):
+        return {}
     return {key: value for key, value in loss.items() if isinstance(value, int | float)}
 
 
@@ -85,7 +90,7 @@ def find(folders: Iterable[Path | str]) -> Findings:
     roots = [Path(folder) for folder in folders]
     for root in roots:
         if not root.is_dir():
-            raise FileNotFoundError(f"folders: {root} is no folder; expected one with records of evaluations below it")
+            raise MissingFileError(f"folders: {root} is no folder; expected one with records of evaluations below it")
 
     def below(pattern: str) -> list[Path]:
         return sorted({file for root in roots for file in root.rglob(pattern)})
@@ -93,7 +98,7 @@ def find(folders: Iterable[Path | str]) -> Findings:
     damaged: list[Damaged] = []
     records = below("records/*.json")
     if not records:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no records (…/records/*.json) below {', '.join(map(str, roots))}: nothing to report. "
             "`python -m src.evaluate experiment=… ckpt_path=… suite=paper` writes them"
         )
@@ -119,8 +124,8 @@ def read_run(file: Path) -> Trained:
         return Trained(
             file.parent, content["experiment"], content["updates"], content.get("pruned", False), content["metrics"]
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"not a finished training run: {error!r}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"not a finished training run: {error!r}") from error
 
 
 Found = TypeVar("Found")
