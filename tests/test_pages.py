@@ -221,7 +221,7 @@ def test_every_command_in_it_would_work(page: Path):
         verify(command)
 
 
-NO_SETTINGS = {"encoding", "key", "metric.iou"}  # Python's, any, and one of a yaml that the page adds
+NO_SETTINGS = {"encoding", "fullgraph", "key", "metric.iou"}  # Python's, PyTorch's, any, and a page's own
 
 
 def test_every_setting_that_a_text_names_exists():
