@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format golden clean
+.PHONY: help setup demo test fuzz chaos bench lint format golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,12 @@ test: setup ## run the test suite, a process per core (no network needed)
 
 bench: setup ## measure the speed of this machine: about 9 minutes on two CPU cores; BENCH=--quick: one minute
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+fuzz: setup ## read 10,000 damaged files of every kind; FUZZ="--inputs 500 record": fewer, of one kind
+	@OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.fuzz $(FUZZ)
+
+chaos: setup ## kill, stop and starve 200 commands, and compare what they end with; CHAOS="--trials 20": fewer
+	@OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check 

@@ -62,9 +62,9 @@ def read_tensors(file: Path | str) -> Mapping[str, Any]:
         # Old recipes keep their arguments beside the weights; a Namespace is nothing but plain values.
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
     except Exception as error:  # a damaged file can make its reader stumble anywhere
+        if isinstance(error, OSError) and (trouble := trouble_of_place(error)):
+            raise InputError(f"{file} cannot be read: {trouble}") from error
         raise InputError(f"{file} is no checkpoint that is safe to read (tensors and plain values): {error}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,13 @@ from tests.chaos.forks import start
 from tests.chaos.jobs import Job, drawing, evaluating, training
 
 STAGE = 'warm_start.overrides=["data.batch_size=4","trainer.max_steps=4","trainer.val_check_interval=2"]'
+FAULTS = {
+    "training": [KILL, SAVING, TERM, CTRL_C, TWICE, DISK],
+    "training, a worker": [KILL, CTRL_C, WORKER],
+    "clean stage": [KILL, SAVING, CTRL_C],
+    "evaluation": [KILL, SAVING, TERM, CTRL_C, DISK],
+    "drawing data": [KILL, CTRL_C, DISK],
+}
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -40,19 +46,26 @@ def undisturbed(job: Job, folder: Path) -> tuple[Any, float]:
     return job.result(folder), time.monotonic() - began
 
 
-def jobs(folder: Path) -> Iterator[tuple[str, Job, list[Fault], Any, float]]:
-    """Where, what, the faults that can happen there, the undisturbed result and its seconds."""
-    data = folder / "data"
-    plain = training("shapes_std", data)
-    result, seconds = undisturbed(plain, folder / "plain")
-    yield "training", plain, [KILL, SAVING, TERM, CTRL_C, TWICE, DISK], result, seconds
-    reading = training("shapes_std", data, "data.num_workers=1")
-    yield "training, a worker", reading, [KILL, CTRL_C, WORKER], *undisturbed(reading, folder / "reading")
-    staged = training("shapes_mtd_warm", data, STAGE)
-    yield "clean stage", staged, [KILL, SAVING, CTRL_C], *undisturbed(staged, folder / "staged")
-    looking = evaluating(folder / "plain" / "run" / "checkpoints" / "final.ckpt")
-    yield "evaluation", looking, [KILL, SAVING, TERM, CTRL_C, DISK], *undisturbed(looking, folder / "looking")
-    yield "drawing data", drawing(), [KILL, CTRL_C, DISK], *undisturbed(drawing(), folder / "drawing")
+class Jobs:
+    """The jobs by where a fault strikes; what each comes to undisturbed is found out when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, data = folder, folder / "data"
+        self.jobs = {
+            "training": training("shapes_std", data),
+            "training, a worker": training("shapes_std", data, "data.num_workers=1"),
+            "clean stage": training("shapes_mtd_warm", data, STAGE),
+            "evaluation": evaluating(folder / "training" / "run" / "checkpoints" / "final.ckpt"),
+            "drawing data": drawing(),
+        }
+        self._references: dict[str, tuple[Any, float]] = {}
+
+    def reference(self, where: str) -> tuple[Any, float]:
+        if where == "evaluation":
+            self.reference("training")
+        if where not in self._references:
+            self._references[where] = undisturbed(self.jobs[where], self.folder / where)
+        return self._references[where]
 
 
 def trial(job: Job, fault: Fault, result: Any, seconds: float, folder: Path, chance: random.Random) -> str | None:
@@ -79,12 +92,13 @@ def chaos(trials: int, seed: int) -> int:
     failures: dict[tuple[str, str], list[str]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = [(where, job, fault, *rest) for where, job, faults, *rest in jobs(folder) for fault in faults]
+        jobs = Jobs(folder)
+        cases = [(where, fault) for where, faults in FAULTS.items() for fault in faults]
         random.Random(seed).shuffle(cases)
-        for number, (where, job, fault, result, seconds) in enumerate(islice(cycle(cases), trials)):
+        for number, (where, fault) in enumerate(islice(cycle(cases), trials)):
             place, chance = folder / f"trial{number}", random.Random(f"{seed} {number}")
             counts[fault.name, where] += 1
-            failed = trial(job, fault, result, seconds, place, chance)
+            failed = trial(jobs.jobs[where], fault, *jobs.reference(where), place, chance)
             struck[fault.name, where] += place.with_suffix(".2.log").is_file()
             if failed is not None:
                 failures.setdefault((fault.name, where), []).append(f"trial {number}: {failed}")

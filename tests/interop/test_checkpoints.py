@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import copy
 import pickle
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16
 
+from robustdet.errors import InputError
 from robustdet.interop.checkpoints import COCO_UNUSED_IDS, load_checkpoint, to_authors
 from tests.detection.conftest import build_detector
 
@@ -142,3 +146,32 @@ def test_code_in_a_file_is_never_run(writer: str, tmp_path: Path, capsys: pytest
     with pytest.raises(ValueError, match=r"unsafe\.pth is no checkpoint that is safe to read"):
         load_checkpoint(path)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+        lambda state: {"model": state, "optimizer": {"lr": 0.1}, "args": Namespace(lr=0.1)},
+        lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3},
+        lambda state: {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}},
+    ],
+)
+def test_weights_inside_of_other_things(tiny, wrap: Callable[[dict[str, Tensor]], Any], tmp_path: Path) -> None:
+    state = dict(tiny["tiny_ssd"].state_dict())
+    assert_equal(load_checkpoint(save(wrap(state), tmp_path / "wrapped.pth")).state_dict, state)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"state_dict": None}, r"state_dict is a NoneType, expected a dense tensor"),
+        ({"state_dict": {}}, r"\['state_dict'\] is empty, expected tensors by name"),
+        ({"state_dict": {"model.backbone.layers.0.weight": torch.tensor([float("nan")])}}, "NaN or infinite"),
+        ({"state_dict": {"model.x": torch.zeros(1)}, "classes": 3}, r"\['classes'\] should be a list of names, got 3"),
+    ],
+)
+def test_what_is_no_weights_is_said(content: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=text):
+        load_checkpoint(save(content, tmp_path / "some.pth"))
