@@ -18,6 +18,7 @@ from robustdet.data import voc as voc_module
 from robustdet.data.coco import COCO
 from robustdet.data.download import Archive, fetch, unpack
 from robustdet.data.voc import VOC
+from robustdet.errors import InputError
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -134,9 +135,7 @@ def test_an_address_without_the_file(server, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "pack", "error"), [("a.zip", zip_of, ValueError), ("a.tar", tar_of, tarfile.OutsideDestinationError)]
-)
+@pytest.mark.parametrize(("name", "pack", "error"), [("a.zip", zip_of, ValueError), ("a.tar", tar_of, InputError)])
 def test_nothing_is_written_outside_the_folder(tmp_path: Path, name: str, pack, error) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
