@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.analysis.figures.study import Subject
-from robustdet.cli.building import without_start
+from robustdet.cli.building import plain, without_start
 from robustdet.cli.instantiating import instantiate
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
@@ -23,6 +23,7 @@ from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.run import CONFIG, Run
+from robustdet.runs.trust import require_trusted
 
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
 LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler")  # what a run is, but for its data
@@ -81,7 +82,10 @@ def trained(path: Path, cfg: DictConfig) -> Trained:
 
 
 def config_of(run: Run) -> DictConfig:
-    """All that the run was told. Raises InputError naming the file where that does not describe a run."""
+    """All that the run was told.
+
+    Raises InputError naming the file where that does not describe a run, or asks for code that nobody vouches for.
+    """
     file = run.folder / CONFIG
     try:
         config = OmegaConf.create(run.config)
@@ -91,6 +95,7 @@ def config_of(run: Run) -> DictConfig:
     for key in (*LEARNT, "data.root", "protocol.name", "model.input_size", "paths.data"):
         if OmegaConf.select(config, key) is None and key not in ("loss", "schedule"):
             raise InputError(f"{file} is no config of a run: it says nothing of {key}")
+    require_trusted(plain(config), file)
     return config
 
 

@@ -1,0 +1,61 @@
+"""A run's config names code: only what is of this project, of its libraries or vouched for is let through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustdet.cli.building import plain
+from robustdet.errors import InputError
+from robustdet.runs.trust import require_trusted
+from tests.launchers.test_composition import EXPERIMENTS, compose
+
+FILE = Path("run/config.yaml")
+
+
+@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
+def test_what_an_experiment_asks_for_is_trusted(experiment: str):
+    for protocol in ("paper", "authors"):
+        require_trusted(plain(compose("train", f"experiment={experiment}", f"protocol={protocol}")), FILE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.exec",
+        "torch.load",
+        "torch.hub.load",
+        "torch.nn.modules.module.torch.load",
+        "robustdet.files.write_text",
+        "robustdet.files.os.system",
+        "robustdet.attacks.pgd.torch.load",
+        "albumentations.core.composition.random.seed",
+        "robustdet.nowhere.Nothing",
+        "robustdetective.Spy",
+        "",
+    ],
+)
+def test_other_code_is_refused_wherever_it_stands(path: str):
+    for settings, key in (
+        ({"model": {"_target_": path}}, "model._target_"),
+        ({"data": {"augmentation": {"transforms": [{"_target_": path}]}}}, "data.augmentation.transforms.0._target_"),
+        ({"method": {"_target_": "hydra.utils.get_method", "path": path}}, "method.path"),
+    ):
+        with pytest.raises(InputError, match=rf"run/config.yaml: {key} asks for {path}, which is not of this project"):
+            require_trusted(settings, FILE)
+
+
+def test_a_package_can_be_vouched_for(monkeypatch: pytest.MonkeyPatch):
+    theirs: dict[str, Any] = {"model": {"_target_": "jinja2.Template", "source": ""}}
+    with pytest.raises(InputError, match="If you trust who wrote it: ROBUSTDET_TRUST=jinja2"):
+        require_trusted(theirs, FILE)
+    monkeypatch.setenv("ROBUSTDET_TRUST", "lab, jinja2")
+    require_trusted(theirs, FILE)
+
+
+def test_what_a_finished_run_no_longer_needs_is_not_asked():
+    require_trusted({"trainer": {"_target_": "os.system"}, "callbacks": {"x": {"_target_": "os.system"}}}, FILE)
