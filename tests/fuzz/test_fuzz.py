@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import commands, results
-from tests.fuzz.fuzzing import fuzz
+from tests.fuzz.fuzzing import KINDS, fuzz
 from tests.fuzz.kinds import Kind
 
 SLOW = {"command line", "run: config.yaml"}  # each input composes a config
 
 
-@pytest.mark.parametrize("kind", [*results.KINDS, *commands.KINDS], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_damaged_files_are_read_or_refused(kind: Kind):
     tally = fuzz(kind, 10 if kind.name in SLOW else 60, seed=1)
     assert not tally.failures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ from robustdet.cli.evaluate import evaluate
 from robustdet.cli.sweeps import GRID, ONE_BY_ONE, SweepLeft, jobs_of_grid
 from robustdet.cli.train import train
 from robustdet.evaluation.attacked import AttackedImages
+from robustdet.runs.run import Run
+from robustdet.training.module import DetectionModule
 from tests.launchers.commands import FEW
 
 
@@ -51,6 +54,29 @@ def test_an_evaluation_that_is_told_to_stop_goes_on_later(
     assert [line.split()[:2] for line in said.err.splitlines() if line.startswith("evaluating")] == [
         ["evaluating", "6/6"]
     ]
+
+
+@pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
+def test_what_follows_a_run_is_not_begun_where_its_last_update_is_told_to_stop(
+    compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    original = DetectionModule.training_step
+
+    def told(self: DetectionModule, *arguments: Any) -> Any:
+        if self.trainer.global_step == self.trainer.max_steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(DetectionModule, "training_step", told)
+    stage = 'warm_start.overrides=["trainer.max_steps=2","trainer.val_check_interval=2","data.batch_size=4"]'
+    warm = ["experiment=shapes_mtd_warm", *FEW, "warm_start.experiment=shapes_std", stage]
+    cfg = compose("train", *warm, "logger=none", "trainer.max_steps=4")
+    with pytest.raises(SystemExit, match="143"):
+        train(cfg)
+    said = capsys.readouterr().out
+    assert "Finished shapes_std after 2 updates" in said
+    assert "Told to stop: this run has ended, and nothing goes on after it" in said
+    assert not Run(Path(cfg.paths.run)).final.exists()
 
 
 def test_a_sweep_that_is_ended_says_what_is_left(capsys: pytest.CaptureFixture[str]):

@@ -36,6 +36,7 @@ from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
+from robustdet.training.preemption import Preemption
 from robustdet.training.resuming import require_resumable
 
 
@@ -115,6 +116,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     say(f"Finished {cfg.name} after {trainer.global_step} updates: {run.final}")
     if incomplete:
         say(f"No other run will start from it, for {incomplete}")
+    stop_if_told(trainer)
     return run.final
 
 
@@ -127,6 +129,14 @@ def begin(run: Run, cfg: DictConfig, plan: Plan) -> None:
 @rank_zero_only
 def end(run: Run, mark: dict[str, Any]) -> None:
     run.end(mark)
+
+
+def stop_if_told(trainer: pl.Trainer) -> None:
+    """A signal that came in the last update leaves nothing to save; what would follow this run is not begun."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Preemption) and (number := callback.told_to_end) is not None:
+            say("Told to stop: this run has ended, and nothing goes on after it")
+            raise SystemExit(128 + number)
 
 
 def was_pruned(trainer: pl.Trainer) -> bool:

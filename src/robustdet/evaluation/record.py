@@ -6,6 +6,7 @@ Tables and figures are made from these files alone, so reading one checks every 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,7 +85,7 @@ class Record:
     flag is "name: sentence", see docs/flags.md.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     run: RunInfo
     attack: str
@@ -144,7 +145,7 @@ def read_record(path: Path | str) -> Record:
     Keys that came later have defaults and may be missing: a record once published stays readable.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep
         raise InputError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict):
@@ -164,6 +165,13 @@ def read_record(path: Path | str) -> Record:
 def read_records(folders: Iterable[Path | str]) -> list[Record]:
     """All records anywhere below these folders, in the order of their paths."""
     return [read_record(path) for folder in folders for path in sorted(Path(folder).rglob("records/*.json"))]
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that a record can have")
+    return number
 
 
 _RECORD = TypeAdapter(Record)

@@ -62,6 +62,11 @@ class Preemption(pl.Callback):
         if trainer.state.fn == "fit" and self._save_if_told(trainer, pl_module):
             raise SystemExit(128 + self.heard[0])
 
+    @property
+    def told_to_end(self) -> int | None:
+        """The signal that said so; None for one that asks for the job to be started again, and where none came."""
+        return next((number for number in self.heard if number != TIME_IS_UP), None)
+
     def _save_if_told(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         self.heard = self._agreed(pl_module.device)
         if not self.heard or trainer.global_step in (0, trainer.max_steps):  # nothing is done yet, or left to do
