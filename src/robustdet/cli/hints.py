@@ -45,13 +45,16 @@ def braces_expanded(arguments: Iterable[str]) -> str:
 
 
 def no_names(arguments: list[str]) -> str:
-    """What to say where a group of conf/ is given a number or null, which Hydra does not expect; else nothing."""
+    """What to say where a group of conf/ is given numbers or null, which Hydra does not expect; else nothing."""
     for argument in get_args(arguments).overrides:
         override = _parsed(argument)
         group = override.key_or_group if override is not None and not override.is_delete() else ""
         if override is None or not group or not (CONF / group).is_dir() or override.is_sweep_override():
             continue
-        if not isinstance(override.value(), str | list | dict | QuotedString):
+        value = override.value()
+        if not all(
+            isinstance(one, str | dict | QuotedString) for one in (value if isinstance(value, list) else [value])
+        ):
             members = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
             return f"{argument}: expected one of {', '.join(members)}"
     return ""
