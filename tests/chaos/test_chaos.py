@@ -14,7 +14,7 @@ from tests.launchers.commands import ROOT
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="its commands are forks")
 def test_commands_survive_what_is_done_to_them():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--trials", "4"],
+        [sys.executable, "-m", "tests.chaos", "--trials", "2"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
         capture_output=True,

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from robustdet.data.annotation import DataSource, Split
-from robustdet.data.dataset import read_image
+from robustdet.data.pixels import read_pixels
 
 
 def check_source(source: DataSource) -> None:
@@ -28,7 +28,8 @@ def check_source(source: DataSource) -> None:
                 f"{where} is in {seen[annotation.image_id]} too"
             )
             height, width = annotation.size
-            assert read_image(annotation).shape == (height, width, 3), where  # of the annotated size, too
+            pixels, size = read_pixels(annotation.image_path, max(height, width), annotation.size)
+            assert (pixels.shape, size) == ((height, width, 3), annotation.size), where
             boxes = annotation.boxes
             assert boxes.shape == (len(annotation.labels), 4), where
             assert (boxes[:, 2:] > boxes[:, :2]).all(), where

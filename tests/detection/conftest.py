@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from robustdet.cli.building import without_start
 from robustdet.detection.ssd import SSD
 from robustdet.types import Target
 
@@ -20,7 +21,9 @@ Build = Callable[..., SSD]
 
 def build_detector(name: str, overrides: Sequence[str] = (), num_classes: int = 20) -> SSD:
     with initialize_config_dir(str(CONF), version_base=None):
-        return instantiate(compose(name, overrides=["weights=null", *overrides]), num_classes=num_classes).eval()
+        cfg = compose(name, overrides=list(overrides))
+    given = any(override.startswith("weights=") for override in overrides)
+    return instantiate(cfg if given else without_start(cfg), num_classes=num_classes).eval()
 
 
 @pytest.fixture

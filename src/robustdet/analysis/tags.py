@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.backend_bases import RendererBase
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
@@ -73,7 +72,8 @@ class Tags(Artist):
         self.set_zorder(4)  # above the boxes
         self.tags, self.fontsize = list(tags), fontsize
 
-    def draw(self, renderer: RendererBase) -> None:
+    def draw(self, renderer: Any) -> None:
+        """``renderer`` is one of matplotlib's; those that mix vectors and pixels share no class with the others."""
         for tag, text, corner, place in self.laid_out(renderer):
             left, top, right, bottom = place
             if (left, top) != corner:
@@ -84,7 +84,7 @@ class Tags(Artist):
             text.draw(renderer)
         self.stale = False
 
-    def laid_out(self, renderer: RendererBase) -> list[tuple[Tag, Text, tuple[float, float], Rectangle]]:
+    def laid_out(self, renderer: Any) -> list[tuple[Tag, Text, tuple[float, float], Rectangle]]:
         """Of each tag that has a place: its text, its box's corner within the picture, and its place."""
         assert self.axes is not None
         room = _downwards(self.axes.bbox.extents)

@@ -81,7 +81,8 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
-    if superseded == () and cfg.model.get(BACKBONE) is None and is_vgg16(experiment.model.backbone):
+    backbone = getattr(experiment.model, "backbone", None)
+    if superseded == () and cfg.model.get(BACKBONE) is None and backbone is not None and is_vgg16(backbone):
         say(RANDOM)
     with logging_of(trainer, cfg):
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 
 from robustdet.detection.layers import PlannedLayers
@@ -48,7 +48,7 @@ def load_imagenet(backbone: PlannedLayers, weights: str | Path) -> list[str]:
     return random
 
 
-def is_vgg16(backbone: PlannedLayers) -> bool:
+def is_vgg16(backbone: nn.Module) -> bool:
     """Whether the last of its 13 convolutions is where VGG16 has it."""
     last = backbone.state_dict().get("layers.28.weight")
     return last is not None and last.shape == (512, 512, 3, 3)
