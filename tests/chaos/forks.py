@@ -43,6 +43,7 @@ class Command:
 
 def start(name: str, overrides: Sequence[str], output: Path, prepare: Callable[[], None] = lambda: None) -> Command:
     """``prepare`` runs in the new process before the command does."""
+    main = import_module(f"robustdet.cli.{name}").main
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
@@ -54,12 +55,14 @@ def start(name: str, overrides: Sequence[str], output: Path, prepare: Callable[[
             os.dup2(log.fileno(), 2)
         prepare()
         sys.argv = [name, *overrides]
-        import_module(f"robustdet.cli.{name}").main()
+        main()
         code = 0
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:  # before the command hears it: Python's own answer
+        code = 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
         code = 70
