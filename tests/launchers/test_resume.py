@@ -158,7 +158,11 @@ def test_a_run_that_ends_around_validations_makes_up_for_them(
     assert "Told to stop: the state after 3 updates is in " in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="the disk is full"):
         train_until("on_validation_epoch_end", 6, crash)
-    resumed = train_until("training_step", 6, stop)
+    with pytest.raises(SystemExit, match="143"):  # the run has ended, and what follows it is not begun
+        train_until("training_step", 6, stop)
+    run = Run(Path(configured("ends").paths.run))
+    assert run.ended is not None
+    resumed = run.final
     assert_same(resumed, straight)
     assert curve(resumed.parent.parent) == curve(straight.parent.parent)
 
