@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "robustdet"
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "trust": set(),
     "types": set(),
     "progress": set(),
     "ranks": set(),
@@ -23,6 +24,7 @@ MAY_IMPORT = {
     "analysis": {"types", "exact", "progress", "evaluation", "attacks", "defences"},
     "training": {
         "types",
+        "trust",
         "progress",
         "ranks",
         "detection",

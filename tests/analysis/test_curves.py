@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from robustdet.analysis.report.axis import around
-from robustdet.analysis.report.curves import BOTTOM, LEFT, POINTS, RIGHT, TOP, curves, read, thinned
+from robustdet.analysis.report.curves import FRAME, POINTS, curves, read, thinned
 from robustdet.analysis.report.findings import Trained
 
 METRICS = """epoch,lr,step,train/loss,val/AP50_attacked,val/AP50_clean
@@ -38,17 +38,17 @@ def test_a_run_has_a_panel_of_its_loss_and_one_of_its_precision(run: Trained):
     assert loss.spoken == "loss from 6 after 20 updates to 1.5 after 60"
     assert precision.spoken.endswith("attacked from 25 after 40 updates to 50 after 60")
     assert [(tick.text, tick.at) for tick in precision.y_ticks] == [
-        ("0", BOTTOM),
-        ("25", pytest.approx(BOTTOM + (TOP - BOTTOM) / 4, abs=0.1)),
-        ("50", pytest.approx((TOP + BOTTOM) / 2, abs=0.1)),
-        ("75", pytest.approx(BOTTOM + (TOP - BOTTOM) * 3 / 4, abs=0.1)),
-        ("100", TOP),
+        ("0", FRAME.bottom),
+        ("25", pytest.approx(FRAME.bottom + (FRAME.top - FRAME.bottom) / 4, abs=0.1)),
+        ("50", pytest.approx((FRAME.top + FRAME.bottom) / 2, abs=0.1)),
+        ("75", pytest.approx(FRAME.bottom + (FRAME.top - FRAME.bottom) * 3 / 4, abs=0.1)),
+        ("100", FRAME.top),
     ]
     (_, half) = dict(zip("ab", precision.lines[0].points, strict=True))["b"]
-    assert half == pytest.approx((TOP + BOTTOM) / 2, abs=0.1)
+    assert half == pytest.approx((FRAME.top + FRAME.bottom) / 2, abs=0.1)
     for panel in one.panels:
         for line in panel.lines:
-            assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in line.points)
+            assert all(FRAME.left <= x <= FRAME.right and FRAME.top <= y <= FRAME.bottom for x, y in line.points)
             assert line.points[-1][0] == precision.lines[0].points[-1][0]  # all end with the last update
 
 

@@ -19,7 +19,7 @@ from robustdet.analysis.report.flags import Explanation, explanations, flag_of
 from robustdet.analysis.report.groups import describe, group
 from robustdet.analysis.report.page import render
 from robustdet.analysis.report.pareto import Point, Sweep, front, sweeps, training_sweeps
-from robustdet.analysis.report.scatter import HEIGHT, WIDTH, scatter
+from robustdet.analysis.report.scatter import FRAME, scatter
 from robustdet.analysis.table import read_spec
 from robustdet.evaluation.checks import FLAGS as NAMES_OF_FLAGS
 from tests.analysis.evaluations import (
@@ -288,8 +288,8 @@ def test_training_runs_make_a_sweep_of_their_own(tmp_path: Path):
 def test_a_scatter_plot_holds_its_points_between_its_ticks(values: list[tuple[float, float]]):
     chart = scatter(Sweep("x", "worst case", [Point("p", *value, True, "") for value in values]))
     for dot in chart.dots:
-        assert 0 < chart.x_ticks[0].at <= dot.x <= chart.x_ticks[-1].at < WIDTH
-        assert 0 < chart.y_ticks[-1].at <= dot.y <= chart.y_ticks[0].at < HEIGHT
+        assert 0 < chart.x_ticks[0].at <= dot.x <= chart.x_ticks[-1].at < FRAME.width
+        assert 0 < chart.y_ticks[-1].at <= dot.y <= chart.y_ticks[0].at < FRAME.height
     for ticks, axis in ((chart.x_ticks, 0), (chart.y_ticks, 1)):
         assert 2 <= len(ticks) <= 9
         ends = [float(ticks[0].text), float(ticks[-1].text)]

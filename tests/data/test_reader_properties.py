@@ -70,6 +70,15 @@ def voc_of(root: Path, objects: Sequence[dict[str, Any]]) -> VOC:
     return VOC(root, classes=["cat"])
 
 
+def require_all_accounted_for(source: VOC | COCO, objects: int) -> None:
+    """Each of the image's ``objects`` is kept, sound, or told."""
+    problems = Problems("skip")
+    (one,) = source.annotations("train", problems) or []
+    judged([one])
+    assert len(one.labels) + one.dropped == objects
+    assert len({problem.record for problem in problems}) >= one.dropped
+
+
 def coco_of(root: Path, records: Sequence[Any], **image: Any) -> COCO:
     images = [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH, **image}]
     content = {"images": images, "annotations": records, "categories": [{"id": 1, "name": "cat"}]}
@@ -80,22 +89,14 @@ def coco_of(root: Path, records: Sequence[Any], **image: Any) -> COCO:
 @quick
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), numbers)), max_size=4))
 def test_no_box_of_voc_passes_that_a_later_step_cannot_take(folder: Path, objects: list[dict[str, Any]]) -> None:
-    problems = Problems("skip")
-    (one,) = voc_of(folder, objects).annotations("train", problems) or []
-    judged([one])
-    assert len(one.labels) + one.dropped == len(objects)
-    assert len({problem.record for problem in problems}) >= one.dropped
+    require_all_accounted_for(voc_of(folder, objects), len(objects))
 
 
 @quick
 @given(st.lists(st.lists(numbers, min_size=4, max_size=4), max_size=4))
 def test_no_box_of_coco_passes_that_a_later_step_cannot_take(folder: Path, boxes: list[list[float]]) -> None:
     records = [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
-    problems = Problems("skip")
-    (one,) = coco_of(folder, records).annotations("train", problems) or []
-    judged([one])
-    assert len(one.labels) + one.dropped == len(boxes)
-    assert len({problem.record for problem in problems}) >= one.dropped
+    require_all_accounted_for(coco_of(folder, records), len(boxes))
 
 
 @quick

@@ -350,4 +350,7 @@ def test_help_is_one_screen_for_every_command(command: str):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_another_schedule(experiment: str, compose):
     """As README says it; an experiment's own fields of a schedule would be unknown to another."""
-    check(compose("train", f"experiment={experiment}", "schedule=full"), "train")
+    cfg = compose("train", f"experiment={experiment}", "schedule=full")
+    check(cfg, "train")  # raises for a field that the schedule has not
+    assert cfg.schedule._target_.endswith(".Full")
+    assert set(cfg.schedule) <= {"_target_", "_convert_", "attack"}

@@ -23,7 +23,7 @@ from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.run import CONFIG, Run
-from robustdet.runs.trust import require_trusted
+from robustdet.trust import require_trusted
 
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
 LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler")  # what a run is, but for its data

@@ -9,6 +9,7 @@ from typing import Any
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError
 from robustdet.files import read_tensors
+from robustdet.interop.classes import require_same_classes
 from robustdet.training.module import DetectionModule
 
 PARTS = {
@@ -26,13 +27,8 @@ def require_resumable(file: Path | str, module: DetectionModule) -> None:
             f"ckpt_path={file} is no state of a training to go on with: it lacks {', '.join(lacking)}. To start a new "
             f"training from the weights in it: warm_start.ckpt_path={file}"
         )
+    require_same_classes(state.get("classes"), module.classes, f"ckpt_path={file}", "of this training")
     require_fit(state["state_dict"], module.state_dict(), f"ckpt_path={file}")
-    classes = state.get("classes")
-    if classes is not None and list(classes) != module.classes:
-        raise InputError(
-            f"ckpt_path={file} knows the classes {', '.join(map(str, classes))}; this training has "
-            f"{', '.join(module.classes)}: they must be the same, in the same order"
-        )
     theirs, ours = (_kinds(one) for one in (state["optimizer_states"][:1], [module.optimizer().state_dict()]))
     if theirs != ours:
         raise InputError(

@@ -1,10 +1,22 @@
-"""A linear axis of a drawing, whose ends are round numbers."""
+"""The frame of a drawing and its linear axes, whose ends are round numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A drawing's size in user units, and the edges of its axes within."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
 
 
 @dataclass(frozen=True)

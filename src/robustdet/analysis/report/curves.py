@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from robustdet.analysis.report.axis import Axis, Tick, around
+from robustdet.analysis.report.axis import Axis, Frame, Tick, around
 from robustdet.analysis.report.findings import Trained
 
-WIDTH, HEIGHT = 320, 190  # of a panel, user units
-LEFT, RIGHT, TOP, BOTTOM = 40, 308, 12, 150  # of its axes
+FRAME = Frame(width=320, height=190, left=40, right=308, top=12, bottom=150)
 POINTS = 150  # of a line, at most
 METRICS = Path("csv", "metrics.csv")  # as `logger=csv` writes it into a run's folder
 LOSS = {"train/loss": "loss"}
@@ -40,12 +39,7 @@ class Panel:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     spoken: str  # the curve in words: where it begins and ends
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = RIGHT
-    top: int = TOP
-    bottom: int = BOTTOM
+    frame: Frame = FRAME
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,10 @@ def _panels(run: Trained) -> list[Panel]:
     updates = max((x for of in [*loss.values(), *percent.values()] for x, _ in of), default=0.0)
     panels = []
     if loss:
-        scale = around([0.0, *(y for of in loss.values() for _, y in of)], BOTTOM, TOP, margin=0)
+        scale = around([0.0, *(y for of in loss.values() for _, y in of)], FRAME.bottom, FRAME.top, margin=0)
         panels.append(_panel("training loss", loss, updates, scale))
     if percent:
-        panels.append(_panel("validation AP50, %", percent, updates, Axis(0.0, 100.0, BOTTOM, TOP, 25.0)))
+        panels.append(_panel("validation AP50, %", percent, updates, Axis(0.0, 100.0, FRAME.bottom, FRAME.top, 25.0)))
     return panels
 
 
@@ -96,7 +90,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _panel(title: str, series: Mapping[str, Series], updates: float | int, y: Axis) -> Panel:
-    x = around([0.0, updates], LEFT, RIGHT, margin=0)
+    x = around([0.0, updates], FRAME.left, FRAME.right, margin=0)
     lines = [Line(name, [(x.at(u), y.at(v)) for u, v in thinned(of)]) for name, of in series.items()]
     spoken = "; ".join(
         f"{name} from {of[0][1]:.3g} after {of[0][0]:g} updates to {of[-1][1]:.3g} after {of[-1][0]:g}"

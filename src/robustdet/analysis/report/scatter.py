@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustdet.analysis.report.axis import Tick, around
+from robustdet.analysis.report.axis import Frame, Tick, around
 from robustdet.analysis.report.pareto import Point, Sweep
 
-WIDTH, HEIGHT = 560, 340  # of the drawing, user units
-LEFT, RIGHT, TOP, BOTTOM = 56, 544, 16, 294  # of the axes within
+FRAME = Frame(width=560, height=340, left=56, right=544, top=16, bottom=294)
 
 
 @dataclass(frozen=True)
@@ -24,18 +23,13 @@ class Scatter:
     y_ticks: list[Tick]
     dots: list[Dot]
     front: str  # an SVG polyline's points
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = RIGHT
-    top: int = TOP
-    bottom: int = BOTTOM
+    frame: Frame = FRAME
 
 
 def scatter(sweep: Sweep) -> Scatter:
     """Clean AP to the right, robust AP upwards."""
-    across = around([point.clean for point in sweep.points], LEFT, RIGHT)
-    up = around([point.robust for point in sweep.points], BOTTOM, TOP)
+    across = around([point.clean for point in sweep.points], FRAME.left, FRAME.right)
+    up = around([point.robust for point in sweep.points], FRAME.bottom, FRAME.top)
     dots = [Dot(across.at(p.clean), up.at(p.robust), p) for p in sweep.points]
     front = " ".join(f"{dot.x},{dot.y}" for dot in dots if dot.point.on_front)
     return Scatter(across.ticks, up.ticks, dots, front)

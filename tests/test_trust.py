@@ -9,7 +9,7 @@ import pytest
 
 from robustdet.cli.building import plain
 from robustdet.errors import InputError
-from robustdet.runs.trust import require_trusted
+from robustdet.trust import require_trusted, trusted
 from tests.launchers.test_composition import EXPERIMENTS, compose
 
 FILE = Path("run/config.yaml")
@@ -18,7 +18,12 @@ FILE = Path("run/config.yaml")
 @pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
 def test_what_an_experiment_asks_for_is_trusted(experiment: str):
     for protocol in ("paper", "authors"):
-        require_trusted(plain(compose("train", f"experiment={experiment}", f"protocol={protocol}")), FILE)
+        settings = plain(compose("train", f"experiment={experiment}", f"protocol={protocol}"))
+        assert trusted(settings["model"]["_target_"]).__name__ in {"SSD", "RobustSSD"}
+        require_trusted(settings, FILE)  # and so is all the rest: it would raise
+        settings["model"]["backbone"]["_target_"] = "os.system"
+        with pytest.raises(InputError, match=r"model\.backbone\._target_ asks for os.system"):
+            require_trusted(settings, FILE)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,10 @@ def test_what_an_experiment_asks_for_is_trusted(experiment: str):
         "torch.hub.load",
         "torch.nn.modules.module.torch.load",
         "robustdet.files.write_text",
+        "robustdet.data.download.fetch",
+        "robustdet.training.preemption.requeue_slurm_job",
+        "torchvision.datasets.CIFAR10",
+        "torch.nn.modules.module",
         "robustdet.files.os.system",
         "robustdet.attacks.pgd.torch.load",
         "albumentations.core.composition.random.seed",
@@ -58,4 +67,8 @@ def test_a_package_can_be_vouched_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_a_finished_run_no_longer_needs_is_not_asked():
-    require_trusted({"trainer": {"_target_": "os.system"}, "callbacks": {"x": {"_target_": "os.system"}}}, FILE)
+    foreign = {"x": {"_target_": "os.system"}}
+    require_trusted({"trainer": foreign, "callbacks": foreign, "logger": foreign}, FILE)
+    for key in ("model", "data", "protocol"):
+        with pytest.raises(InputError, match=rf"{key}.x._target_ asks for os.system"):
+            require_trusted({"trainer": foreign, key: foreign}, FILE)
