@@ -1,6 +1,7 @@
 """The arrows between rooms hold: who may import whom, and that Hydra stays with the commands."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,9 @@ def test_what_python_m_starts_is_three_lines():
 
 def test_no_file_without_a_subject():
     assert not [file for file in FILES if file.stem in {"utils", "misc", "helpers", "common"}]
+
+
+def test_objects_are_made_of_a_config_in_one_place():
+    """Hydra's own `instantiate` wraps errors in its machinery: `cli/instantiating.py` says what is wrong instead."""
+    makers = [file for file in FILES if re.search(r"hydra\.utils(\.| import .*)instantiate", file.read_text("utf-8"))]
+    assert [file.name for file in makers] == ["instantiating.py"]

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from robustdet.cli.instantiating import instantiate
 from robustdet.data.problems import Problem
 from robustdet.errors import InputError
+from robustdet.files import write_text
 
 FILE = "data_problems.json"
 ROWS = 200  # of the table; the file has all
@@ -29,9 +30,8 @@ def check_data(cfg: DictConfig, folder: Path) -> None:
         return
     data = instantiate(cfg.data)
     found = data.problems()
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILE
-    file.write_text(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(file, json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False) + "\n")
     if not len(found):
         print(f"{data.name}: no problem in any split ({file})")
         return
