@@ -45,3 +45,17 @@ def test_tensors_that_are_none(tmp_path: Path):
         file.write_bytes(damaged)
         with pytest.raises(InputError, match=r"some\.pth is no checkpoint that is safe to read"):
             read_tensors(file)
+        assert ("it is damaged, cut short" in str(why(file))) == bool(damaged)
+        assert ("it is empty" in str(why(file))) == (not damaged)
+
+
+def why(file: Path) -> InputError:
+    with pytest.raises(InputError) as told:
+        read_tensors(file)
+    return told.value
+
+
+def test_code_is_named_and_nobody_is_told_to_run_it(tmp_path: Path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    assert "reading that would run code" in str(why(tmp_path / "whole.pth"))
+    assert "weights_only" not in str(why(tmp_path / "whole.pth"))

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from robustdet.cli.building import plain
+from robustdet.cli.subjects import config_of
 from robustdet.errors import InputError
+from robustdet.runs.run import Run
 from robustdet.trust import require_trusted, trusted
 from tests.launchers.test_composition import EXPERIMENTS, compose
 
@@ -64,6 +67,25 @@ def test_a_package_can_be_vouched_for(monkeypatch: pytest.MonkeyPatch):
         require_trusted(theirs, FILE)
     monkeypatch.setenv("ROBUSTDET_TRUST", "lab, jinja2")
     require_trusted(theirs, FILE)
+    assert trusted("jinja2.Template").__name__ == "Template"
+    assert trusted("jinja2.Nothing") is None
+
+
+@pytest.mark.parametrize("path", ["os.system", "torch.hub.load", "robustdet.detection.pretrained.torch.hub.load"])
+def test_what_the_error_advises_helps(path: str, monkeypatch: pytest.MonkeyPatch):
+    settings = {"model": {"_target_": path}}
+    with pytest.raises(InputError, match="ROBUSTDET_TRUST=") as told:
+        require_trusted(settings, FILE)
+    monkeypatch.setenv("ROBUSTDET_TRUST", str(told.value).rpartition("ROBUSTDET_TRUST=")[2])
+    require_trusted(settings, FILE)
+    assert trusted(path) is not None
+
+
+def test_a_runs_wish_to_download_is_not_this_commands(tmp_path: Path):
+    settings = plain(compose("train", "experiment=voc_std", "data.download=true", f"paths.run={tmp_path}"))
+    Run(tmp_path).begin({"experiment": "voc_std", "identity": "x"}, yaml.safe_dump(settings))
+    assert settings["data"]["download"] is True
+    assert config_of(Run(tmp_path)).data.download is False
 
 
 def test_what_a_finished_run_no_longer_needs_is_not_asked():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,10 +66,19 @@ def read_tensors(file: Path | str) -> Mapping[str, Any]:
     except Exception as error:  # a damaged file can make its reader stumble anywhere
         if isinstance(error, OSError) and (trouble := trouble_of_place(error)):
             raise InputError(f"{file} cannot be read: {trouble}") from error
-        raise InputError(f"{file} is no checkpoint that is safe to read (tensors and plain values): {error}") from error
+        raise InputError(f"{file} is no checkpoint that is safe to read: {_why(file, error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")
     return content
+
+
+def _why(file: Path, error: Exception) -> str:
+    """In place of what torch says: it names its own inside, or advises to run what is in the file."""
+    if not file.stat().st_size:
+        return "it is empty"
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+        return "it holds more than tensors and plain values, such as a whole module, and reading that would run code"
+    return "it is damaged, cut short, or no file of torch.save at all"
 
 
 def trouble_of_place(error: OSError) -> str | None:

@@ -35,14 +35,16 @@ def require_trusted(settings: Mapping[str, Any], source: Path) -> None:
 def trusted(path: str) -> Any:
     """The class or function of this dotted path; None where there is none, or where nobody vouches for it.
 
-    Where it is defined counts: what a module imports, as ``….pgd.torch.load``, is not its own.
+    Where it is defined counts: what a module imports, as ``….pgd.torch.load``, is not its own. Who vouches for a
+    package vouches for all that can be reached through it.
     """
-    mine = tuple(f"{name.strip()}." for name in os.environ.get(VOUCHED, "").split(",") if name.strip())
-    if not path.startswith((*(f"{name.partition('.')[0]}." for name in CLASSES), *mine)):
+    if path.startswith(tuple(f"{name.strip()}." for name in os.environ.get(VOUCHED, "").split(",") if name.strip())):
+        return _found(path)
+    if not path.startswith(tuple(f"{name.partition('.')[0]}." for name in CLASSES)):
         return None
     found = _found(path)
     home = f"{getattr(found, '__module__', '')}."
-    return found if home.startswith((*mine, *(CLASSES if isinstance(found, type) else ROOMS))) else None
+    return found if home.startswith(CLASSES if isinstance(found, type) else ROOMS) else None
 
 
 def _named(node: Any, where: str) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,12 @@ def test_any_encoding_and_any_line_ends(tmp_path: Path, encoding: str, end: str)
     assert names(tmp_path, text.encode(encoding)) == ["im00", "im01", "señal"]
 
 
+@pytest.mark.parametrize("content", [b"im00\nim\x0001\n", "im00\nim01\n".encode("utf-32"), b"\0" * 8])
+def test_nul_is_in_no_name(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(InputError, match=r"train\.txt cannot be read as text: it holds NUL"):
+        names(tmp_path, content)
+
+
 @pytest.mark.parametrize(
     ("line", "name"),
     [

@@ -156,6 +156,15 @@ def test_modes_of_jpeg(tmp_path: Path, mode: str) -> None:
     assert np.abs(read_pixels(tmp_path / "a.jpg", 300)[0] - expected).mean() < 4
 
 
+@pytest.mark.parametrize("largest", [1000, 4095, 65535])
+def test_a_pgm_says_its_range(tmp_path: Path, largest: int) -> None:
+    values = (GREY.astype(np.uint32) * largest // 255).astype(">u2")
+    height, width = values.shape
+    (tmp_path / "a.pgm").write_bytes(f"P5 {width} {height} {largest}\n".encode() + values.tobytes())
+    require_pixels(tmp_path / "a.pgm", (height, width), decode=False)
+    assert np.abs(read_pixels(tmp_path / "a.pgm", 300)[0][..., 0].astype(int) - GREY).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("name", "image", "text"),
     [

@@ -92,6 +92,17 @@ def test_a_broken_mark_of_an_unfinished_run_is_passed_over_too(tmp_path: Path):
         unfinished(tmp_path, "y", "e")
 
 
+def test_a_run_that_has_saved_nothing_does_not_hide_one_that_has(tmp_path: Path):
+    older, newer = Run(tmp_path / "older"), Run(tmp_path / "newer")
+    for number, run in enumerate((older, newer)):
+        run.begin({"experiment": "e", "identity": "x"}, "model: {}\n")
+        os.utime(run.folder / BEGUN, (number, number))
+    assert unfinished(tmp_path, "x", "e") == newer
+    older.checkpoints.mkdir(exist_ok=True)
+    (older.checkpoints / "last.ckpt").touch()
+    assert unfinished(tmp_path, "x", "e") == older
+
+
 @pytest.mark.parametrize("text", ["- 1\n", "a: [", "name: x\n"])
 def test_a_config_that_is_none_is_named(text: str, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")

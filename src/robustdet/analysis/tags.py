@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -16,6 +16,7 @@ Rectangle: TypeAlias = tuple[float, float, float, float]
 """x0, y0, x1, y1 on the screen, y downwards."""
 
 PADDING = 0.8  # points around a tag's text
+ROUNDING = 1e-6  # pixels that two tags may share
 
 
 @dataclass(frozen=True)
@@ -34,29 +35,53 @@ def placed(boxes: Sequence[Rectangle], sizes: Sequence[tuple[float, float]], roo
     A tag's place is inside the upper left corner of its box or, where another tag is in the way, the free one nearest
     to it that still touches the box; None where there is none. All are inside ``room``.
     """
-    taken: list[Rectangle] = []
+    taken = np.empty((0, 4))
     places = []
-    for box, (width, height) in zip(boxes, sizes, strict=True):
-        # a free place can be pushed along until it meets an edge: those where it does are all that need be tried
-        lefts = {box[0], box[0] - width, box[2] - width, box[2], room[0], room[2] - width}
-        tops = {box[1], box[1] - height, box[3] - height, box[3], room[1], room[3] - height}
-        lefts |= {edge for other in taken for edge in (other[0] - width, other[2])}
-        tops |= {edge for other in taken for edge in (other[1] - height, other[3])}
-        lefts = {x for x in lefts if room[0] <= x <= room[2] - width and box[0] - width <= x <= box[2]}
-        tops = {y for y in tops if room[1] <= y <= room[3] - height and box[1] - height <= y <= box[3]}
-        candidates = [(x, y, x + width, y + height) for x, y in product(lefts, tops)]
-        candidates.sort(key=lambda place: ((place[0] - box[0]) ** 2 + (place[1] - box[1]) ** 2, place))
-        free = next((place for place in candidates if not any(_overlap(place, other) for other in taken)), None)
-        taken += [] if free is None else [free]
+    for box, size in zip(boxes, sizes, strict=True):
+        free = _nearest_free(box, size, room, taken)
         places.append(free)
+        taken = taken if free is None else np.vstack([taken, free])
     return places
 
 
-def _overlap(one: Rectangle, other: Rectangle) -> bool:
-    """By more than what comes of rounding."""
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    return min(across, down) > 1e-6
+def _nearest_free(
+    box: Rectangle, size: tuple[float, float], room: Rectangle, taken: Float64[np.ndarray, "T 4"]
+) -> Rectangle | None:
+    width, height = size
+    near = taken[(_common(taken[:, 0::2], box[0] - width, box[2] + width) > 0)
+                 & (_common(taken[:, 1::2], box[1] - height, box[3] + height) > 0)]  # fmt: skip
+    # a free place can be pushed along until it meets an edge: those where it does are all that need be tried
+    lefts = _edges(box[0::2], room[0::2], width, near[:, 0::2])
+    tops = _edges(box[1::2], room[1::2], height, near[:, 1::2])
+    found, distance = None, np.inf
+    for left in lefts:  # the nearest first
+        if (left - box[0]) ** 2 >= distance:
+            break
+        beside = near[_common(near[:, 0::2], left, left + width) > ROUNDING]
+        hidden = _common(beside[None, :, 1::2], tops[:, None], tops[:, None] + height) > ROUNDING
+        free = tops[~hidden.any(axis=1)]
+        if len(free) and (away := (left - box[0]) ** 2 + (free[0] - box[1]) ** 2) < distance:
+            found, distance = (float(left), float(free[0]), float(left + width), float(free[0] + height)), away
+    return found
+
+
+def _edges(
+    box: Sequence[float], room: Sequence[float], size: float, near: Float64[np.ndarray, "T 2"]
+) -> Float64[np.ndarray, "E"]:
+    """Where a tag of this size can begin along one axis: at its box, in the room, at an edge; the nearest first."""
+    ends = np.array([box[0], box[0] - size, box[1] - size, box[1], room[0], room[1] - size])
+    found = np.unique(np.concatenate([ends, near[:, 0] - size, near[:, 1]]))
+    found = found[(found >= max(room[0], box[0] - size)) & (found <= min(room[1] - size, box[1]))]
+    return found[np.argsort(np.abs(found - box[0]), kind="stable")]
+
+
+def _common(
+    others: Float64[np.ndarray, "*T 2"],
+    low: float | Float64[np.ndarray, "E 1"],
+    high: float | Float64[np.ndarray, "E 1"],
+) -> np.ndarray:
+    """How long the part is that an interval shares with each of the others; below 0 for their distance."""
+    return np.minimum(others[..., 1], high) - np.maximum(others[..., 0], low)
 
 
 class Tags(Artist):

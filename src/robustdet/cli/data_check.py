@@ -35,7 +35,7 @@ def check_data(cfg: DictConfig, folder: Path) -> None:
     if not len(found):
         print(f"{data.name}: no problem in any split ({file})")
         return
-    Console().print(as_table(list(found), Path(cfg.data.root).expanduser()))
+    Console().print(as_table([*found.faults, *(one for one in found if one.notice)], Path(cfg.data.root).expanduser()))
     text = f"{data.name}: {len(found.faults)} problems, {len(found) - len(found.faults)} notices; all are in {file}"
     if found.faults and data.on_problem == "error":
         raise InputError(text)

@@ -96,6 +96,8 @@ def config_of(run: Run) -> DictConfig:
         if OmegaConf.select(config, key) is None and key not in ("loss", "schedule"):
             raise InputError(f"{file} is no config of a run: it says nothing of {key}")
     require_trusted(plain(config), file)
+    if "download" in config.data:
+        config.data.download = False  # of somebody else's wish: this command can have its own
     return config
 
 

@@ -66,9 +66,12 @@ def text_of(file: Path) -> str:
     """Raises Fault for what is no text."""
     content = content_of(file)
     encoding = next((MARKS[mark] for mark in MARKS if content.startswith(mark)), None)
-    if encoding is None and b"\0" in content:  # every other byte of UTF-16, of plain letters
+    if encoding is None and 3 * content.count(0) > len(content):  # every other byte of UTF-16, of plain letters
         encoding = "utf-16-le" if b"\0" in content[1::2] else "utf-16-be"
     try:
-        return content.decode(encoding or "utf-8")
+        text = content.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
         raise Fault(file, f"cannot be read as text: {error}", "names in UTF-8 or UTF-16") from None
+    if "\0" in text:
+        raise Fault(file, "cannot be read as text: it holds NUL, which no name does", "names in UTF-8 or UTF-16")
+    return text

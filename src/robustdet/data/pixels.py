@@ -61,7 +61,7 @@ def read_pixels(path: Path, input_size: int, annotated: Size | None = None) -> t
     """
     with opened(path) as file:
         size, turn = _upright(path, file, annotated)
-        require_mode(path, file.mode)
+        require_mode(path, file)
         factor = max(min(size) // (SPARE * input_size), 1)
         if factor > 1 and file.format in ("JPEG", "MPO"):
             whole = file.width
@@ -77,8 +77,8 @@ def require_pixels(path: Path, annotated: Size | None, decode: bool) -> None:
     """Raise as `read_pixels` would, from the first bytes of the file and its last; with ``decode`` from all of them."""
     with opened(path) as file:
         _upright(path, file, annotated)
-        require_mode(path, file.mode)
-        if decode or file.mode.startswith("I;16") or not _has_end(path, file.format):
+        require_mode(path, file)
+        if decode or _has_16_bits(file) or not _has_end(path, file.format):
             as_shown(path, file)
 
 
@@ -115,11 +115,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise Fault(path, f"cannot be read as an image (cut short?): {error}", f"a whole file of {KNOWN}") from error
 
 
-def require_mode(path: Path, mode: str) -> None:
+def require_mode(path: Path, file: Image.Image) -> None:
     """Raise Fault for pixels whose meaning a viewer would have to guess."""
     unclear = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colours"}
-    if mode in unclear:
-        raise Fault(path, f"has pixels of mode {mode} ({unclear[mode]}), whose range is not told", EIGHT_BITS)
+    if file.mode in unclear and not _has_16_bits(file):
+        raise Fault(path, f"has pixels of mode {file.mode} ({unclear[file.mode]}), whose range is not told", EIGHT_BITS)
+
+
+def _has_16_bits(file: Image.Image) -> bool:
+    """A PGM of more than 8 bits says its range, and Pillow has scaled it to 65535 in a wider mode."""
+    return file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PPM")
 
 
 def as_shown(path: Path, file: Image.Image) -> Image.Image:
@@ -127,7 +132,7 @@ def as_shown(path: Path, file: Image.Image) -> Image.Image:
     if file.mode == "RGB" and "transparency" not in file.info:
         file.load()
         return file
-    if file.mode.startswith("I;16"):
+    if _has_16_bits(file):
         return _from_16_bits(path, file)
     if file.has_transparency_data:
         colours = file.convert("RGBA")

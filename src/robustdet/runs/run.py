@@ -179,13 +179,20 @@ def finished(outputs: str | Path, identity: str) -> Path | None:
 
 
 def unfinished(outputs: str | Path, identity: str, experiment: str) -> Run:
-    """The unfinished run with this identity that was begun or continued last. Raises FileNotFoundError."""
-    others = []
+    """The unfinished run with this identity that was begun or continued last, of those that have saved a state if any.
+
+    Raises MissingFileError.
+    """
+    others, empty = [], []
     for run in Run.below(outputs, BEGUN):
         if run.is_unfinished(identity):
-            return run
-        if run.begun["experiment"] == experiment:  # type: ignore[index]
+            if run.newest_checkpoint:
+                return run
+            empty.append(run)
+        elif run.begun["experiment"] == experiment:  # type: ignore[index]
             others.append(str(run.folder))
+    if empty:
+        return empty[0]
     hint = f"; with other settings there are {', '.join(others)}" if others else ""
     raise MissingFileError(
         f"ckpt_path=last: no unfinished run of {experiment} with these settings under {outputs}{hint}"
