@@ -97,7 +97,8 @@ def drawing() -> Job:
         ]
 
     def result(folder: Path) -> dict[str, Any]:
-        (drawn,) = (folder / "data" / "shapes").iterdir() if (folder / "data").is_dir() else [folder]
+        # a kill leaves a hidden part behind, which the next day's drawing takes away
+        (drawn,) = (folder / "data" / "shapes").glob("[!.]*") if (folder / "data").is_dir() else [folder]
         files = sorted(file for file in drawn.rglob("*") if file.is_file())
         return {str(file.relative_to(drawn)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 

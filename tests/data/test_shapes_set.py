@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
     source.prepare()
     assert len(source.annotations("train") or []) == 3
+
+
+def test_what_a_killed_drawing_left_is_taken_away_when_nobody_can_be_at_work_on_it(tmp_path: Path) -> None:
+    source = Shapes(tmp_path, size=64, train=1, val=1, test=1)
+    old, new = (tmp_path / f".{source.folder.name}-{name}" for name in ("old", "new"))
+    for left in (old, new):
+        (left / "JPEGImages").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    source.prepare()
+    assert (source.folder / MANIFEST).is_file()
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_folder_without_its_manifest_is_drawn_anew(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 
+A_DAY = 86400  # seconds
 MANIFEST = "manifest.json"  # written last: a folder with it is complete
 REVISION = 2  # of the drawing itself; raise it when the same settings would give other pixels
 
@@ -98,6 +100,9 @@ def draw_set(settings: ShapesSettings, folder: Path) -> None:
     Two processes may do so at once: they draw the same, and the first to finish wins.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        if time.time() - left.stat().st_mtime > A_DAY:  # a kill leaves its part behind; no drawing takes so long
+            shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         for part in ("JPEGImages", "Annotations", "ImageSets/Main", "annotations"):
