@@ -64,7 +64,7 @@ class Jobs:
         if where == "evaluation":
             self.reference("training")
         if where not in self._references:
-            self._references[where] = undisturbed(self.jobs[where], self.folder / where)
+            self._references[where] = undisturbed(self.jobs[where], self.folder / where.replace(", ", "_"))
         return self._references[where]
 
 

@@ -149,7 +149,9 @@ class COCOFile:
         self, place: str, record: Record, labels: dict[int, int], seen: set[int | str], problems: Problems
     ) -> Object | None:
         key, category, box = record.get("id"), record.get("category_id"), record.get("bbox")
-        if _is_id(key) and key in seen:
+        if key is not None and not _is_id(key):
+            problems.add(self.file, place, "id", key, "a whole number or a text")
+        elif _is_id(key) and key in seen:
             problems.add(self.file, place, "id", key, "an id of its own, and an annotation before has it")
         elif not _is_whole(category) or category not in labels:
             problems.add(self.file, place, "category_id", category, f"one of {', '.join(map(str, labels))}")
