@@ -176,6 +176,7 @@ PERSON = {"id": 1, "name": "person"}
         (record(0, bbox=[0.1, 0.2, 0.3, 0.3]), r"annotation 1 .*: bbox is .*fractions of the image"),
         (record(0, iscrowd="0"), r"annotation 1 .*: iscrowd is the text '0'; expected 0 or 1"),
         (record(2, id=1), r"annotation 1 \(object 0 of image 7\): id is 1; expected an id of its own"),
+        (record(2, id=True), r"annotation record 2 \(object 0 of image 7\): id is True; expected a whole number"),
         (appended("annotations", 7), r"annotation record 4: it is 7; expected an object with fields"),
         (without("annotations", 2, "id"), None),
         (image(1, id=139), r"image record 1: id is 139; expected an id of its own"),

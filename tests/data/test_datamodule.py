@@ -19,6 +19,7 @@ from robustdet.data.annotation import DataSource
 from robustdet.data.augmentation import Augmentation, IoUCrop, PhotometricDistortion
 from robustdet.data.coco import COCO
 from robustdet.data.datamodule import DetectionDataModule, hash_share
+from robustdet.data.sampler import of_dead_worker
 from robustdet.data.shapes_set import Shapes
 from robustdet.data.voc import VOC
 from robustdet.types import Batch
@@ -204,3 +205,10 @@ def test_a_dead_worker_ends_the_run_with_a_reason(shapes: Shapes) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid\(?s?\)? ?{worker.pid}\)"):
         list(batches)
+
+
+def test_a_dead_worker_is_told_wherever_torch_says_so() -> None:
+    told = of_dead_worker(RuntimeError("DataLoader worker (pid 4388) is killed by signal: Killed. "))
+    assert told is not None
+    assert "a process that reads images has died: DataLoader worker (pid 4388)" in str(told)
+    assert of_dead_worker(RuntimeError("CUDA out of memory")) is None

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from robustdet.cli.composition import CONF, check, expand_homes
 from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides, no_names
 from robustdet.cli.stopping import stop_at_ctrl_c
+from robustdet.data.sampler import of_dead_worker
 from robustdet.errors import RobustdetError, StorageError
 from robustdet.files import trouble_of_place
 
@@ -66,7 +67,7 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
 
 
 def _plainly(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """What the task returns; what a disk refuses is said as an error of this project's own."""
+    """What the task returns; what a disk refuses, or a dead worker, is said as an error of this project's own."""
     try:
         return task(cfg)
     except OSError as error:
@@ -74,6 +75,11 @@ def _plainly(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if trouble is None:
             raise
         raise StorageError(f"{trouble}: choose another paths.outputs or paths.run, or make room there") from error
+    except RuntimeError as error:
+        told = None if isinstance(error, RobustdetError) else of_dead_worker(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _hint(root: str) -> str:

@@ -69,18 +69,28 @@ class ResumableLoader(DataLoader[Any]):
         except RobustdetError as error:
             raise type(error)(_own_text(error)) from error
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise StateError(
-                f"a process that reads images has died: {error}. Less data.num_workers need less memory; "
-                "data.num_workers=0 reads in this process, and shows what is wrong"
-            ) from error
+            if (told := of_dead_worker(error)) is not None:
+                raise told from error
+            raise
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.sampler.epoch, "delivered": self.delivered}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.sampler.seen = (state["epoch"], state["delivered"] * self.batch_size)
+
+
+def of_dead_worker(error: RuntimeError) -> StateError | None:
+    """What to say of an error by which torch tells that a worker has died; None for any other.
+
+    Torch raises it where a signal finds the main process: as it waits for a batch, or in the midst of an update.
+    """
+    if "DataLoader worker" not in str(error):
+        return None
+    return StateError(
+        f"a process that reads images has died: {error}. Less data.num_workers need less memory; "
+        "data.num_workers=0 reads in this process, and shows what is wrong"
+    )
 
 
 def _own_text(error: RobustdetError) -> str:
