@@ -13,6 +13,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.evaluate import evaluate
+from robustdet.cli.stopping import signal_counts, stop_when_told
 from robustdet.cli.sweeps import GRID, ONE_BY_ONE, SweepLeft, jobs_of_grid
 from robustdet.cli.train import train
 from robustdet.evaluation.attacked import AttackedImages
@@ -77,6 +78,20 @@ def test_what_follows_a_run_is_not_begun_where_its_last_update_is_told_to_stop(
     assert "Finished shapes_std after 2 updates" in said
     assert "Told to stop: this run has ended, and nothing goes on after it" in said
     assert not Run(Path(cfg.paths.run)).final.exists()
+
+
+def test_a_signal_counts_for_more_than_what_it_breaks_off_stumbles_over():
+    def broken_off() -> None:
+        try:
+            stop_when_told()
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise AttributeError("something half done")
+
+    with pytest.raises(SystemExit, match="143"), signal_counts():
+        broken_off()
+    with pytest.raises(AttributeError, match="on its own"), signal_counts():  # an old signal is no excuse
+        raise AttributeError("on its own")
 
 
 def test_a_sweep_that_is_ended_says_what_is_left(capsys: pytest.CaptureFixture[str]):

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.cli.composition import CONF, check, expand_homes
 from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides, no_names
-from robustdet.cli.stopping import stop_at_ctrl_c
+from robustdet.cli.stopping import signal_counts, stop_at_ctrl_c
 from robustdet.data.sampler import of_dead_worker
 from robustdet.errors import RobustdetError, StorageError
 from robustdet.files import trouble_of_place
@@ -36,9 +36,10 @@ def launcher(root: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], 
             nonlocal composed
             composed = True
             try:
-                expand_homes(cfg)
-                check(cfg, root)
-                return _plainly(task, cfg)
+                with signal_counts():
+                    expand_homes(cfg)
+                    check(cfg, root)
+                    return _plainly(task, cfg)
             except RobustdetError as error:
                 # one job of many: its sweeper decides
                 if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -11,7 +11,26 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+_told: list[int] = []  # signals that have raised in this process
+
+
+@contextmanager
+def signal_counts() -> Iterator[None]:
+    """Where a signal has been heard inside, it is what the process ends by, whatever else is raised.
+
+    It is raised anywhere, and code that it breaks off can stumble over what is half done as it cleans up.
+    """
+    _told.clear()
+    try:
+        yield
+    except Exception as error:
+        if _told:
+            raise SystemExit(128 + _told[0]) from error
+        raise
 
 
 def stop_when_told() -> None:
@@ -29,6 +48,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _in_finalizer(frame):
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         return
+    _told.append(number)
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     sys.exit(128 + number)
