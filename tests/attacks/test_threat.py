@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import L2, LInf, PixelRange, check_images, pixel_fraction
@@ -137,3 +139,28 @@ def test_uniform_in_an_l2_ball_of_few_dimensions_reaches_every_distance_alike():
     shares = ((drawn - clean).flatten(1).norm(dim=1) / (20 / 255 * 3**0.5)) ** 3
     for level in (0.1, 0.5, 0.9):
         assert float((shares < level).float().mean()) == pytest.approx(level, abs=0.03)
+
+
+PIXELS = st.one_of(st.sampled_from([0.0, 1.0, 1 / 255, 254 / 255, 1e-40, 0.5]), st.floats(0, 1, width=32, allow_subnormal=False))
+ANYWHERE = st.one_of(PIXELS, st.floats(-1e6, 1e6, width=32, allow_subnormal=False))
+SIZES = st.one_of(st.sampled_from(["0", "0.5/255", "8/255", "1"]), st.floats(0, 1, allow_subnormal=False))
+
+
+def picture(values):
+    return torch.tensor(values, dtype=torch.float32).view(1, 3, 2, 1)
+
+
+@given(st.lists(PIXELS, min_size=6, max_size=6), st.lists(ANYWHERE, min_size=6, max_size=6), SIZES)
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_projected_lies_inside_and_stays_there(clean, moved, size):
+    clean, moved = picture(clean), picture(moved)
+    for threat in (LInf(size), L2(size)):
+        inside = threat.project(moved, clean)
+        assert 0 <= inside.min() <= inside.max() <= 1
+        change = inside.double() - clean.double()
+        if isinstance(threat, LInf):
+            assert change.abs().max() <= threat.epsilon
+        else:
+            assert change.norm() <= threat.root_mean_square * change.numel() ** 0.5 * (1 + 1e-12)
+        assert torch.equal(threat.project(inside, clean), inside)
+        assert torch.equal(threat.project(clean, clean), clean)

@@ -1,8 +1,12 @@
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from podm.metrics import BoundingBox, MethodAveragePrecision, get_pascal_voc_metrics
 
 from robustdet.evaluation.average_precision import mean_over_classes, voc_average_precision
@@ -96,6 +100,62 @@ def test_equals_an_independent_package(rule, method):
     theirs = get_pascal_voc_metrics(gold, predicted, 0.5, method)
     ours = voc_average_precision(found, truth, 5, rule=rule)
     assert ours.per_class == pytest.approx([theirs[c].ap for c in range(1, 6)], abs=1e-9)
+
+
+@st.composite
+def scenes(draw: st.DrawFn):
+    """Up to four images: objects of two classes at few places, and detections there, with few scores and many ties."""
+    places = [[30 * x, 30 * y, 30 * x + 20, 30 * y + 20] for x in range(3) for y in range(2)]
+    shifted = [[left + 5, top, right + 5, bottom] for left, top, right, bottom in places]
+    labels, found, truth = st.integers(1, 2), {}, {}
+    for name in "abcd"[: draw(st.integers(1, 4))]:
+        where = draw(st.lists(st.sampled_from(places), max_size=4, unique_by=tuple))
+        flags = draw(st.lists(st.booleans(), min_size=len(where), max_size=len(where)))
+        of_object = draw(st.lists(labels, min_size=len(where), max_size=len(where)))
+        truth[name] = target(name, where, of_object, difficult=flags)
+        said = draw(
+            st.lists(st.tuples(st.sampled_from(places + shifted), st.integers(1, 4), labels), max_size=6)
+        )
+        said.sort(key=lambda one: -one[1])
+        columns = [list(column) for column in zip(*said, strict=True)] or [[], [], []]
+        found[name] = detections(columns[0], [score / 4 for score in columns[1]], columns[2])
+    truth["z"] = target("z", [[0, 0, 9, 9]], [1])  # without any object there is no AP
+    found["z"] = detections([], [], [])
+    return found, truth
+
+
+def means(found, truth, rule):
+    return voc_average_precision(found, truth, 2, rule=rule).mean
+
+
+@given(scenes(), st.sampled_from(["voc07", "area"]))
+@settings(max_examples=80, deadline=None)
+def test_whatever_is_drawn_equals_the_slow_loop_and_is_a_share(scene, rule):
+    found, truth = scene
+    ours = voc_average_precision(found, truth, 2, rule=rule)
+    slow = [slow_voc_ap(found, truth, label, 0.5, rule) for label in (1, 2)]
+    assert [ap is None for ap in ours.per_class] == [ap is None for ap in slow]
+    for one, other in zip(ours.per_class, slow, strict=True):
+        assert one is None or one == pytest.approx(other, abs=1e-12)
+    assert 0 <= ours.mean <= 1
+
+
+@given(scenes(), st.sampled_from(["voc07", "area"]), st.data())
+@settings(max_examples=80, deadline=None)
+def test_only_the_order_of_scores_counts_and_a_false_alarm_never_helps(scene, rule, data):
+    found, truth = scene
+    before = means(found, truth, rule)
+    bent = {name: replace(one, scores=one.scores**3) for name, one in found.items()}
+    assert means(bent, truth, rule) == before
+    name = data.draw(st.sampled_from(sorted(found)))
+    score, label = data.draw(st.floats(1 / 128, 1, width=32, allow_subnormal=False)), data.draw(st.integers(1, 2))
+    extra = detections([[200, 200, 220, 220]], [score], [label])  # far from every object
+    one = found[name]
+    columns = (torch.cat([getattr(one, key), getattr(extra, key)]) for key in ("boxes", "scores", "labels"))
+    more = found | {name: type(one)(*columns)}
+    assert means(more, truth, rule) <= before + 1e-12
+    lowest = found | {"z": detections([[200, 200, 220, 220]], [0.001], [label])}
+    assert means(lowest, truth, rule) == pytest.approx(before, abs=1e-12)  # behind all others it costs nothing
 
 
 BOX = [[10, 10, 20, 20]]
