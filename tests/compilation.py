@@ -6,11 +6,20 @@ Run by test_levers.py as `python -m tests.compilation`; prints a line for each t
 from __future__ import annotations
 
 import copy
+import logging
+import warnings
 
+import pytorch_lightning as pl
 import torch
+from torch.optim.lr_scheduler import ConstantLR
+from torch.utils.data import DataLoader
 
 from robustdet.attacks import MTD, DetectorVictim, LInf
+from robustdet.defences.standard import Standard
+from robustdet.errors import NumericalError
 from robustdet.training.levers import Levers
+from robustdet.training.module import DetectionModule
+from robustdet.types import Batch
 from tests.detection.conftest import build_detector, make_target
 
 
@@ -38,12 +47,47 @@ def two_gradients_of_one_forward(images: torch.Tensor) -> None:
     print("MTD: two gradients")
 
 
+class Poisoned(torch.optim.SGD):
+    """Its second step leaves infinity in a layer, as a rate that is too high does."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        if self.state.setdefault("once", False):
+            with torch.no_grad():
+                self.param_groups[0]["params"][2].fill_(float("inf"))
+        self.state["once"] = True
+        return loss
+
+
+def what_is_not_finite_has_a_name(images: torch.Tensor) -> None:
+    """A compiled graph has no layers to look into: the culprit is found in a pass of the plain network."""
+    for name in ("tiny_ssd", "tiny_robust_ssd_cfr"):
+        torch.compiler.reset()
+        model = build_detector(name)
+        model.compile(backend="aot_eager")
+        module = DetectionModule(model, Standard(), Poisoned, ConstantLR, 0)
+        targets = [make_target([[10, 10, 60, 60]], image_id=f"image_{index}") for index in range(len(images))]
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        trainer = pl.Trainer(accelerator="cpu", max_steps=4, **quiet)
+        poisoned = next(name for name, one in model.named_parameters() if one is list(model.parameters())[2])
+        try:
+            trainer.fit(module, DataLoader([Batch(images, targets)] * 4, batch_size=None))
+        except NumericalError as error:
+            assert f"first in layer {poisoned.removesuffix('.weight')}; step 2, images image_0, image_1" in str(error)
+        else:
+            raise AssertionError(f"{name} trained on")
+    print("not finite: named")
+
+
 def main() -> None:
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.manual_seed(0)
     images = torch.rand(2, 3, 96, 96)
     for name in ("tiny_ssd", "tiny_robust_ssd", "tiny_robust_ssd_cfr"):
         without_a_graph_break(name, images)
     two_gradients_of_one_forward(images)
+    what_is_not_finite_has_a_name(images)
 
 
 if __name__ == "__main__":
