@@ -47,8 +47,8 @@ def test_iou_is_torchvisions_symmetric_and_a_share(one: list[list[float]], other
     assert iou.min() >= 0
     assert iou.max() <= 1 + 1e-6
     torch.testing.assert_close(pairwise_iou(first, first).diagonal(), torch.ones(len(first)))
-    smaller, larger = torch.minimum(area(first)[:, None], area(second)), torch.maximum(area(first)[:, None], area(second))
-    assert (iou <= smaller / larger * (1 + 1e-5)).all()  # a part cannot be more of the whole
+    ratio = area(first)[:, None] / area(second)
+    assert (iou <= torch.minimum(ratio, 1 / ratio) * (1 + 1e-5)).all()  # a part cannot be more of the whole
 
 
 @given(st.lists(boxes(), min_size=1, max_size=6))

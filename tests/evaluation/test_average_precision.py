@@ -113,9 +113,7 @@ def scenes(draw: st.DrawFn):
         flags = draw(st.lists(st.booleans(), min_size=len(where), max_size=len(where)))
         of_object = draw(st.lists(labels, min_size=len(where), max_size=len(where)))
         truth[name] = target(name, where, of_object, difficult=flags)
-        said = draw(
-            st.lists(st.tuples(st.sampled_from(places + shifted), st.integers(1, 4), labels), max_size=6)
-        )
+        said = draw(st.lists(st.tuples(st.sampled_from(places + shifted), st.integers(1, 4), labels), max_size=6))
         said.sort(key=lambda one: -one[1])
         columns = [list(column) for column in zip(*said, strict=True)] or [[], [], []]
         found[name] = detections(columns[0], [score / 4 for score in columns[1]], columns[2])
