@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos bench lint format golden clean
+.PHONY: help setup demo test fuzz chaos study bench lint format golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes 
 
 test: setup ## run the test suite, a process per core (no network needed)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes|photos, DATA=VOC
+	@$(BIN)/python -m src.study study=$(or $(STUDY),shapes) $(if $(DATA),data_root=$(DATA))
 
 bench: setup ## measure the speed of this machine: about 9 minutes on two CPU cores; BENCH=--quick: one minute
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -21,7 +21,7 @@ import pytest
 import robustdet
 from tests.launchers.commands import FEW, ROOT
 
-COMMANDS = ("train", "evaluate", "analyze", "predict", "report")
+COMMANDS = ("train", "evaluate", "analyze", "predict", "report", "study")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TOPMOST = re.compile(r"[A-Za-z0-9._-]+")
 # Commands by their names, as a console script calls them, one after the other: imports are most of what they cost.

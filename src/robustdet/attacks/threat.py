@@ -22,14 +22,19 @@ def pixel_fraction(value: float | int | str) -> float:
     Raises:
         ValueError: the text is no number or ratio, or the number lies outside [0, 1].
     """
-    try:
-        numerator, slash, denominator = str(value).partition("/")
-        fraction = float(Fraction(numerator) / Fraction(denominator if slash else 1))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
+    fraction = ratio(value)
     if not 0 <= fraction <= 1:
         raise InputError(f"expected a fraction of the pixel range in [0, 1], such as 8/255, got {value!r}")
-    return fraction
+    return float(fraction)
+
+
+def ratio(value: float | int | str) -> Fraction:
+    """The exact value of a number or of a text such as 0.5/255. Raises InputError for a text that is neither."""
+    try:
+        numerator, slash, denominator = str(value).partition("/")
+        return Fraction(numerator) / Fraction(denominator if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"expected a number or a ratio such as 8/255, got {value!r}") from None
 
 
 PixelFraction: TypeAlias = Annotated[

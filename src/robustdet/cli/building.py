@@ -23,6 +23,7 @@ from robustdet.cli.composition import CONF, composed
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.quiet import quieten, silence_of_lightning
+from robustdet.cli.rescaling import named, rescaled
 from robustdet.cli.stopping import stop_when_told
 from robustdet.cli.sweeps import processes
 from robustdet.data.datamodule import DetectionDataModule
@@ -240,12 +241,12 @@ def suites_of(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, Any]
 
     A suite that is not in `conf/suite` is left out.
     """
-    wanted = {(record.run.suite, record.run.protocol) for record in records}
+    wanted = sorted({(record.run.suite, record.run.protocol) for record in records})
     ours = {file.stem for folder in ("suite", "protocol") for file in (CONF / folder).glob("*.yaml")}
-    named = [(suite, protocol) for suite, protocol in sorted(wanted) if {suite, protocol} <= ours]
-    return {
-        (suite, protocol): plain(
-            without_ladder(composed("evaluate", [f"suite={suite}", f"protocol={protocol}"]).suite).attacks
-        )
-        for suite, protocol in named
-    }
+    found = {}
+    for name, protocol in wanted:
+        suite, epsilon = named(name)
+        if {suite, protocol} <= ours:
+            said = [f"suite={suite}", f"protocol={protocol}", f"suite.epsilon={epsilon or 'null'}"]
+            found[name, protocol] = plain(rescaled(without_ladder(composed("evaluate", said).suite)).attacks)
+    return found

@@ -60,6 +60,7 @@ ROOTS = {
     "analyze": COMMON | {"warm_start", "validation", "analysis", "metric"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
     "report": {"folders", "output", "title"},
+    "study": {"study", "paths", "data_root", "trainings", "side_by_side", "dry"},
 }
 PLAIN: dict[str, set[str]] = {
     "paths": {"outputs", "data", "run", "study"},
@@ -72,12 +73,15 @@ PLAIN: dict[str, set[str]] = {
         "gradient_clip_val",
     },
     "protocol.metrics": {"voc", "area", "coco"},
-    "suite": {"name", "attacks", "max_images", "tabled", "ladder", "cascade"},
+    "suite": {"name", "attacks", "max_images", "tabled", "ladder", "cascade", "epsilon"},
     "suite.attacks": {"*"},
     "suite.ladder": {"attacks", "steps", "step_sizes", "step_size_elsewhere", "starts"},
     "suite.ladder.attacks": {"*"},
     "suite.ladder.starts": {"*"},
     "callbacks": {"*"},
+    "study": {"name", "title", "results", "trainings", "evaluations"},
+    "study.trainings": {"*"},
+    "study.evaluations": {"*"},
 }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from robustdet.cli.data_check import check_data
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
+from robustdet.cli.rescaling import rescaled
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.errors import InputError, StateError
@@ -175,7 +176,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     prepare(cfg)
     one = chosen_checkpoint(cfg)
     cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
-    cfg.suite = without_ladder(cfg.suite)
+    cfg.suite = rescaled(without_ladder(cfg.suite))
     if is_first():
         check_data(cfg, evaluation_folder(cfg))
     data = instantiate(cfg.data)

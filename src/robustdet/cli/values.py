@@ -19,10 +19,12 @@ KINDS: dict[str, Any] = {
     "validation.max_images": int | None, "objectives": list[str], "suite.max_images": int | None,
     "warm_start.experiment": str | None, "warm_start.overrides": list[str], "warm_start.ckpt_path": str | None,
     "suite.name": str, "suite.tabled": bool, "suite.cascade": bool, "suite.ladder.steps": int,
+    "suite.epsilon": str | float | None,
     "suite.attacks.transfer.surrogate.ckpt_path": str | None,  # null: transfer is left out
     "pictures": int, "fresh": bool, "threshold": float, "image": str | list[str],
     "paths.outputs": str, "paths.data": str, "paths.run": str | None, "paths.study": str,
-    "folders": list[str], "output": str, "title": str,
+    "folders": list[str], "output": str, "title": str, "data_root": str | None, "trainings": list[str],
+    "side_by_side": int, "dry": bool,
 }  # fmt: skip
 
 # By the end of a key, the longest that fits: batch_size is data.batch_size and analysis.batch_size.
@@ -32,7 +34,7 @@ RANGES: dict[str, tuple[float | int, float | int]] = {
         ["batch_size", "eval_batch_size", "image_size", "input_size", "max_images", "num_images", "steps", "queries",
          "updates_per_source", "others", "num_kernels", "candidates_per_class", "max_detections", "quality",
          "trainer.num_nodes", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches",
-         "trainer.check_val_every_n_epoch", "size", "train", "test", "larger_batch"],
+         "trainer.check_val_every_n_epoch", "size", "train", "test", "larger_batch", "side_by_side"],
         COUNT),
     **dict.fromkeys(
         ["pictures", "num_workers", "lr", "weight_decay", "warmup_steps", "skip", "picture", "images", "kernel", "val",

@@ -1,0 +1,65 @@
+"""`suite.epsilon=4/255`: the suite at another size of its L∞ ball, its steps in proportion; under a name of its own."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from robustdet.attacks.threat import LInf, pixel_fraction, ratio
+from robustdet.cli.ladder import in_levels
+from robustdet.errors import InputError
+
+LENGTHS = ("step_size", "first_step", "gamma")  # what attacks call the lengths of their steps
+BALL = f"{LInf.__module__}.{LInf.__qualname__}", "robustdet.attacks.LInf"
+NAME = re.compile(r"(?P<suite>.+)_eps_(?P<levels>[0-9_]+)")
+
+
+def rescaled(suite: DictConfig) -> DictConfig:
+    """The suite with every L∞ ball of size ``epsilon`` and lengths of steps in proportion; as it is where that is null.
+
+    Its name gets an ending, paper_eps_4 at 4/255, so that no number at one ε passes for one at another. Attacks that
+    no such ball bounds stay as they are. Raises InputError where ``epsilon`` is 0 or no fraction of the pixel range.
+    """
+    epsilon = suite.get("epsilon")
+    if epsilon is None:
+        return suite
+    if pixel_fraction(epsilon) == 0:
+        raise InputError(f"suite.epsilon={epsilon}: expected a size above 0, such as 4/255")
+    fields: dict[str, Any] = OmegaConf.to_container(suite, resolve=True)  # type: ignore[assignment]
+    fields |= {"epsilon": None, "name": f"{fields['name']}_eps_{in_levels(in_255ths(ratio(epsilon)))}"}
+    fields["attacks"] = {name: _scaled(attack, ratio(epsilon), None) for name, attack in fields["attacks"].items()}
+    return OmegaConf.create(fields)
+
+
+def named(suite: str) -> tuple[str, str | None]:
+    """The suite and the ``epsilon`` that a name stands for: paper_eps_4 → ("paper", "4/255"), paper → (paper, None)."""
+    found = NAME.fullmatch(suite)
+    return (found["suite"], f"{found['levels'].replace('_', '.')}/255") if found else (suite, None)
+
+
+def in_255ths(size: Fraction) -> str:
+    """As yamls write it: "4/255", "0.5/255"."""
+    return f"{float(size * 255):g}/255"
+
+
+def _scaled(node: Any, epsilon: Fraction, scale: Fraction | None) -> Any:
+    """``scale``: of the new size of the ball around it to the old; None outside of any."""
+    if isinstance(node, list):
+        return [_scaled(item, epsilon, scale) for item in node]
+    if not isinstance(node, dict):
+        return node
+    threat = node.get("threat")
+    if isinstance(threat, dict) and "_target_" in threat:
+        within = threat["_target_"] in BALL and ratio(threat["epsilon"]) > 0
+        scale = epsilon / ratio(threat["epsilon"]) if within else None
+    scaled = {key: _scaled(value, epsilon, scale) for key, value in node.items()}
+    if scale is not None:
+        if node.get("_target_") in BALL:
+            scaled["epsilon"] = in_255ths(epsilon)
+        for key in LENGTHS:
+            if isinstance(node.get(key), str | int | float) and not isinstance(node.get(key), bool):
+                scaled[key] = in_255ths(ratio(node[key]) * scale)
+    return scaled

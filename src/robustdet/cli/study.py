@@ -1,0 +1,251 @@
+"""`python -m src.study study=…`: all trainings and evaluations behind a page of results, one command for days.
+
+`conf/study/<name>.yaml` says what is trained, with which seeds, and how each is evaluated. Everything lies below
+`paths.outputs/study/<name>/<training>/seed<n>`; the same command again goes on where the last one was stopped, and
+makes only what is missing. Records are copied to `results/`, which tables are made from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from robustdet.cli.launcher import launcher
+from robustdet.cli.stopping import stop_when_told
+from robustdet.errors import InputError, StateError
+from robustdet.evaluation.record import read_record, write_records
+from robustdet.files import write_text
+from robustdet.progress import duration
+from robustdet.runs.run import Run
+
+COMMANDS = {"train": "robustdet.cli.train", "evaluate": "robustdet.cli.evaluate"}
+MEMORY = "study.json"
+LOG = "study.log"
+
+
+class IncompleteStudyError(StateError):
+    """Jobs of a study failed; the others have been done."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a job's folder knows of it: what it was told, how long it has worked, whether it is done."""
+
+    arguments: Sequence[str]
+    seconds: float | int = 0.0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command. ``after`` names the job whose result it needs; ``minutes`` are the yaml's guess."""
+
+    name: str
+    command: str
+    arguments: tuple[str, ...]
+    folder: Path
+    records: Path | None  # where an evaluation copies them to
+    minutes: float | int
+    after: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.memory.done
+
+    @property
+    def memory(self) -> Memory:
+        """Raises InputError where another command was given in this folder."""
+        file = self.folder / MEMORY
+        if not file.is_file():
+            return Memory(self.arguments)
+        try:
+            memory = Memory(**json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{file} does not say what was done there, remove it to have that done again: {error}"
+            ) from error
+        if tuple(memory.arguments) != self.arguments:
+            raise InputError(
+                f"{self.folder} holds another {self.command} of {self.name} than the study asks for:\n"
+                f"  then {shlex.join(memory.arguments)}\n  now  {shlex.join(self.arguments)}\n"
+                "Remove the folder, or give the study another name: study.name=…"
+            )
+        return memory
+
+    def remember(self, seconds: float | int, done: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        memory = Memory(self.arguments, seconds, done)
+        write_text(self.folder / MEMORY, json.dumps(asdict(memory), indent=2) + "\n")
+
+
+def jobs_of(cfg: DictConfig) -> list[Job]:
+    """Every training, each followed by its evaluations; first seeds first, so that a whole table is there early.
+
+    Raises InputError for trainings without a seed, and for a training or evaluation that is told where to write.
+    """
+    study: dict[str, Any] = OmegaConf.to_container(cfg.study, resolve=True)  # type: ignore[assignment]
+    home = Path(cfg.paths.outputs).absolute() / "study" / study["name"]
+    common = [f"paths.outputs={_quoted(home)}"]
+    if cfg.data_root is not None:
+        common.append(f"data.root={_quoted(Path(cfg.data_root).absolute())}")
+    places = max(len(row["seeds"]) for row in study["trainings"].values())
+    jobs = []
+    for place in range(places):
+        for title, row in study["trainings"].items():
+            if place >= len(row["seeds"]):
+                continue
+            jobs += _chain(title, row, row["seeds"][place], study, home, [*common, *cfg.trainings])
+    return jobs
+
+
+def _chain(
+    title: str, row: Mapping[str, Any], seed: int, study: Mapping[str, Any], home: Path, common: Sequence[str]
+) -> Iterator[Job]:
+    """A training and its evaluations."""
+    folder = home / title / f"seed{seed}"
+    name = f"{title}, seed {seed}"
+    told = (*row["overrides"], f"seed={seed}", f"paths.run={_quoted(folder)}", *common)
+    yield Job(name, "train", told, folder, None, row["minutes"])
+    for suite, evaluation in study["evaluations"].items():
+        result = folder / "evaluation" / suite
+        arguments = (
+            f"ckpt_path={_quoted(Run(folder).final)}",
+            *evaluation["overrides"],
+            f"paths.run={_quoted(result)}",
+            *(one for one in common if one.startswith("data.root=")),
+        )
+        copies = Path(study["results"]).absolute() / study["name"] / title / f"seed{seed}" / "evaluation" / suite
+        yield Job(f"{name}: {suite}", "evaluate", arguments, result, copies, evaluation["minutes"], after=name)
+
+
+def _quoted(path: Path) -> str:
+    """As Hydra reads any path."""
+    text = str(path)
+    return text if re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def pace(jobs: Sequence[Job]) -> float:
+    """How much longer jobs take here than the yaml says, by those that are done; 1 where none is."""
+    done = [job for job in jobs if job.is_done]
+    planned = sum(job.minutes for job in done)
+    return sum(job.memory.seconds for job in done) / 60 / planned if planned else 1.0
+
+
+def hours_left(jobs: Sequence[Job], side_by_side: int) -> float:
+    left = sum(job.minutes for job in jobs if not job.is_done)
+    return left * pace(jobs) / side_by_side / 60
+
+
+class Workers:
+    """Runs jobs, each as a process of its own with its share of the cores, and stops them when this one is told to."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.threads = max(1, (os.cpu_count() or 1) // number)
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    def do(self, job: Job) -> float:
+        """Returns the seconds that it took in all; what it prints goes to its folder.
+
+        Raises IncompleteStudyError where the command fails.
+        """
+        before, start = job.memory.seconds, time.monotonic()
+        job.remember(before, done=False)
+        code = self._run(job)
+        seconds = before + time.monotonic() - start
+        if code == 0 and job.records is not None:
+            copy_records(job.folder, job.records)
+        job.remember(seconds, done=code == 0)
+        if code != 0:
+            raise IncompleteStudyError(f"{job.name} ended with {code}: see {job.folder / LOG}")
+        return seconds
+
+    def _run(self, job: Job) -> int:
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        command = [sys.executable, "-c", f"from {COMMANDS[job.command]} import main; main()", *job.arguments]
+        with (job.folder / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+            self.processes.add(process)
+            try:
+                return process.wait()
+            finally:
+                self.processes.discard(process)
+
+    def stop(self) -> None:
+        """Tells them to save and go."""
+        for process in list(self.processes):
+            process.terminate()
+
+
+def copy_records(folder: Path, target: Path) -> None:
+    """All records of an evaluation, but for paths of this machine."""
+    found = [read_record(file) for file in sorted(folder.rglob("records/*.json"))]
+    write_records([replace(one, run=replace(one.run, checkpoint=None)) for one in found], target / "records")
+
+
+def study(cfg: DictConfig) -> None:
+    """Does what is missing, ``cfg.side_by_side`` jobs at a time.
+
+    Raises IncompleteStudyError at the end, naming what failed; a job that needs its result is left out.
+    """
+    jobs = jobs_of(cfg)
+    missing = [job for job in jobs if not job.is_done]
+    workers = Workers(cfg.side_by_side)
+    print(f"{cfg.study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} of them done; {workers.number} at a time")
+    print(f"About {hours_left(jobs, workers.number):.1f} h to go. Ctrl-C stops; the same command goes on.", flush=True)
+    if cfg.dry:
+        for job in missing:
+            print(f"  {job.minutes:5.0f} min  {job.name}: {job.command} {shlex.join(job.arguments)}")
+        return
+    failed: dict[str, str] = {}
+    working: dict[Future[float], Job] = {}
+    stop_when_told()
+    with ThreadPoolExecutor(workers.number) as pool:
+        try:
+            while missing or working:
+                for job in [job for job in missing if job.after in failed]:
+                    failed[job.name] = f"{job.name} is left out, for it needs {job.after}"
+                    missing.remove(job)
+                waiting = {job.name for job in [*missing, *working.values()]}
+                for job in [job for job in missing if job.after not in waiting][: workers.number - len(working)]:
+                    missing.remove(job)
+                    print(
+                        f"begins: {job.name}, about {job.minutes * pace(jobs):.0f} min: {job.folder / LOG}", flush=True
+                    )
+                    working[pool.submit(workers.do, job)] = job
+                for future in wait(working, return_when=FIRST_COMPLETED).done:
+                    job = working.pop(future)
+                    try:
+                        took = duration(future.result())
+                    except IncompleteStudyError as error:
+                        failed[job.name] = str(error)
+                        print(f"FAILED: {error}", flush=True)
+                    else:
+                        left = hours_left(jobs, workers.number)
+                        print(f"done:   {job.name} in {took}; about {left:.1f} h to go", flush=True)
+        except (SystemExit, KeyboardInterrupt):
+            workers.stop()
+            print("Told to stop: what is at work saves its state; the same command goes on")
+            raise
+    if failed:
+        raise IncompleteStudyError("\n".join(failed.values()))
+    print(f"All is done. Records: {Path(cfg.study.results) / cfg.study.name}; `make tables` writes them into the pages")
+
+
+@launcher("study")
+def main(cfg: DictConfig) -> None:
+    study(cfg)

@@ -1,0 +1,146 @@
+"""A study: many commands in their order, each done once, stopped and gone on with, and its records copied."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from robustdet.cli import study as module
+from robustdet.cli.study import IncompleteStudyError, hours_left, jobs_of, study
+from robustdet.errors import InputError
+from robustdet.evaluation.record import read_record
+from tests.launchers.commands import FEW
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMMANDS", dict.fromkeys(("train", "evaluate"), "tests.launchers.scripted"))
+    monkeypatch.setattr(module, "copy_records", lambda folder, target: None)
+
+
+def config(folder: Path, trainings: dict[str, Any], side_by_side: int = 1, **evaluations: Any) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "study": {
+                "name": "small",
+                "title": "A small one",
+                "results": str(folder / "results"),
+                "trainings": {name: {"seeds": [0], "minutes": 60, **fields} for name, fields in trainings.items()},
+                "evaluations": {name: {"minutes": 30, **fields} for name, fields in evaluations.items()},
+            },
+            "paths": {"outputs": str(folder)},
+            "data_root": None,
+            "trainings": [],
+            "side_by_side": side_by_side,
+            "dry": False,
+        }
+    )
+
+
+def calls(folder: Path) -> dict[str, int]:
+    return {
+        str(file.parent.relative_to(folder / "study" / "small")): len(file.read_text(encoding="utf-8").splitlines())
+        for file in sorted(folder.rglob("called.txt"))
+    }
+
+
+@pytest.mark.usefixtures("scripted")
+def test_each_is_done_once_and_what_failed_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cfg = config(
+        tmp_path,
+        {"good": {"overrides": [], "seeds": [0, 1]}, "bad": {"overrides": ["does=fails"]}},
+        side_by_side=2,
+        paper={"overrides": []},
+    )
+    with pytest.raises(IncompleteStudyError) as raised:
+        study(cfg)
+    assert "bad, seed 0 ended with 3: see " in str(raised.value)
+    assert "bad, seed 0: paper is left out, for it needs bad, seed 0" in str(raised.value)
+    once = {"good/seed0": 1, "good/seed0/evaluation/paper": 1, "good/seed1": 1, "good/seed1/evaluation/paper": 1}
+    assert calls(tmp_path) == once | {"bad/seed0": 1}
+    said = capsys.readouterr().out
+    assert "A small one: 6 jobs, 0 of them done; 2 at a time\nAbout 2.2 h to go" in said
+    with pytest.raises(IncompleteStudyError):
+        study(cfg)
+    assert calls(tmp_path) == once | {"bad/seed0": 2}
+    assert "6 jobs, 4 of them done" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_was_told_otherwise_is_not_taken_for_done(tmp_path: Path):
+    study(config(tmp_path, {"good": {"overrides": []}}))
+    with pytest.raises(InputError, match=r"holds another train of good, seed 0 .*\n  then .*\n  now  lr=1 seed=0 "):
+        study(config(tmp_path, {"good": {"overrides": ["lr=1"]}}))
+    (tmp_path / "study" / "small" / "good" / "seed0" / "study.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"study\.json does not say what was done there, remove it to have that done"):
+        study(config(tmp_path, {"good": {"overrides": []}}))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_the_time_left_follows_what_was_measured(tmp_path: Path):
+    jobs = jobs_of(config(tmp_path, {"one": {"overrides": []}, "two": {"overrides": []}}))
+    assert hours_left(jobs, 1) == 2
+    jobs[0].remember(90 * 60, done=True)
+    assert hours_left(jobs, 1) == pytest.approx(1.5)
+    assert hours_left(jobs, 2) == pytest.approx(0.75)
+
+
+def test_a_dry_one_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cfg = config(tmp_path / "with blank", {"one": {"overrides": ["a=1"]}})
+    cfg.dry, cfg.data_root, cfg.trainings = True, "some where", ["trainer=gpu"]
+    study(cfg)
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if "60 min  one, seed 0: train " in line)
+    told = shlex.split(line.partition(": train ")[2])
+    assert told[:2] == ["a=1", "seed=0"]
+    assert told[-2:] == [f"data.root='{Path('some where').absolute()}'", "trainer=gpu"]
+    assert told[2] == f"paths.run='{tmp_path}/with blank/study/small/one/seed0'"
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_signal_stops_the_commands_that_work(tmp_path: Path):
+    script = (
+        "import sys; from pathlib import Path; from tests.launchers import test_study as t; m = t.module\n"
+        "m.COMMANDS = dict.fromkeys(('train', 'evaluate'), 'tests.launchers.scripted')\n"
+        "m.study(t.config(Path(sys.argv[1]), {'one': {'overrides': ['does=waits']}}))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        folder = tmp_path / "study" / "small" / "one" / "seed0"
+        for _ in range(600):
+            if (folder / "ready").exists():
+                break
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "Told to stop: what is at work saves its state; the same command goes on" in said
+    memory = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    assert not memory["done"]
+    assert 0 < memory["seconds"] < 30
+
+
+def test_a_real_one_leaves_records_that_name_no_place(tmp_path: Path, data_folder: Path):
+    few = [*FEW, "trainer.max_steps=1", "logger=none", "trainer=cpu"]
+    cfg = config(
+        tmp_path,
+        {"std": {"overrides": ["experiment=shapes_std", *few]}},
+        quick={"overrides": ["suite=quick", "suite.max_images=2", "suite.epsilon=4/255", "pictures=0"]},
+    )
+    cfg.data_root = str(data_folder / "study")
+    study(cfg)
+    folder = tmp_path / "results" / "small" / "std" / "seed0" / "evaluation" / "quick" / "records"
+    record = read_record(folder / "pgd_cls.json")
+    assert (record.run.experiment, record.run.suite, record.threat) == ("shapes_std", "quick_eps_4", "L∞ 4/255")
+    assert record.attack_settings["step_size"] == "1/255"
+    assert all(str(tmp_path) not in file.read_text(encoding="utf-8") for file in folder.glob("*.json"))
