@@ -101,7 +101,7 @@ def jobs_of(cfg: DictConfig) -> list[Job]:
     if cfg.data_root is not None:
         common.append(f"data.root={_quoted(Path(cfg.data_root).absolute())}")
     places = max(len(row["seeds"]) for row in study["trainings"].values())
-    jobs = []
+    jobs: list[Job] = []
     for place in range(places):
         for title, row in study["trainings"].items():
             if place >= len(row["seeds"]):
