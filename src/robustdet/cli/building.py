@@ -121,7 +121,11 @@ def build_metric(cfg: DictConfig, data: DetectionDataModule) -> Metric:
 
 def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
     validation = Validation(
-        instantiate(cfg.validation.attack), cfg.validation.max_images, experiment.num_classes, cfg.seed
+        instantiate(cfg.validation.attack),
+        cfg.validation.max_images,
+        experiment.num_classes,
+        cfg.seed,
+        cfg.validation.clean_share,
     )
     module = DetectionModule(
         experiment.model,
