@@ -120,7 +120,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     for name in sorted(metrics):
         say(f"  {name:24s} {metrics[name]:.4f}")
     for one in kept:
-        say(f"Best, by {one.chosen}: {one.kept}")
+        say(f"Kept as best, for {one.chosen}: {one.kept}")
     say(f"Finished {cfg.name} after {trainer.global_step} updates: {run.final}")
     if incomplete:
         say(f"No other run will start from it, for {incomplete}")

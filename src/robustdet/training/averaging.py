@@ -5,7 +5,6 @@ Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 19
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -67,7 +66,7 @@ class MovingAverage(WeightAveraging):
 
 
 @torch.no_grad()
-def move(decay: float | int, average: Sequence[Tensor], current: Sequence[Tensor], made: Tensor) -> None:
+def move(decay: float | int, average: list[Tensor], current: list[Tensor], made: Tensor) -> None:
     """Move tensors of one kind and device towards the current ones, in place; ``made`` averages went before.
 
     What both have in common stays bit for bit, which constants among a detector's buffers need; counts are copied.

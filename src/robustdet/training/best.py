@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 
 from robustdet.training.checkpoint import CheckpointAfterValidation
-from robustdet.training.validation import MIX
+from robustdet.training.validation import MIX, Validation
 
 
 class BestCheckpoint(CheckpointAfterValidation):
@@ -31,8 +31,9 @@ class BestCheckpoint(CheckpointAfterValidation):
         self._saving = False
 
     @property
-    def kept(self) -> Path | None:
-        return Path(self.best_model_path) if self.chosen else None
+    def kept(self) -> Path:
+        """The file, where anything was chosen."""
+        return Path(self.best_model_path)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,11 +45,11 @@ class BestCheckpoint(CheckpointAfterValidation):
             super().on_validation_end(trainer, pl_module)
 
     def _should_skip_saving_checkpoint(self, trainer: pl.Trainer) -> bool:
-        last_look = trainer.state.fn == "validate" and trainer.global_step > 0 and not trainer.fast_dev_run
-        return super()._should_skip_saving_checkpoint(trainer) and not last_look
+        trained = trainer.global_step > 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        return super()._should_skip_saving_checkpoint(trainer) and not (trainer.state.fn == "validate" and trained)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        validation = trainer.lightning_module.validation
+        validation = cast(Validation, trainer.lightning_module.validation)
         by = validation.mix if self.monitor == MIX else self.monitor
         self.chosen = (
             f"the highest {by} on {validation.looked_at} images of the validation split: {self.best_model_score:.4f}, "
@@ -78,4 +79,4 @@ class BestCheckpoint(CheckpointAfterValidation):
 def kept_as_best(trainer: pl.Trainer) -> list[BestCheckpoint]:
     """Those callbacks of ``trainer`` that kept a state."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return [one for one in callbacks if isinstance(one, BestCheckpoint) and one.kept is not None]
+    return [one for one in callbacks if isinstance(one, BestCheckpoint) and one.chosen]

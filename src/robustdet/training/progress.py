@@ -24,9 +24,9 @@ def _shown(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TrainingProgress(pl.Callback):
-    """Updates, loss, AP as of the last validation, images/s and time left while training; batches while validating and testing.
+    """Updates, loss, AP as of the last validation, images/s and time left while training.
 
-    Of the evaluation of a suite, batches under an attack, which the bar names.
+    Batches while validating and testing; of the evaluation of a suite, batches under an attack, which the bar names.
     """
 
     def __init__(self) -> None:

@@ -20,8 +20,8 @@ MIX = "val/AP50_mix"  # as the training module logs it
 class Validation:
     """Collects detections of the first ``max_images`` images, clean and attacked, and turns them into AP50.
 
-    ``attack=None`` watches clean images alone. ``clean_share`` is in [0, 1]: what the clean AP counts in the mix of both,
-    by which a run's best state is chosen. The attack of an image depends on ``seed`` and the image's id only.
+    ``attack=None`` watches clean images alone. ``clean_share``, in [0, 1], is what the clean AP counts in the mix
+    of both, by which a run's best state is chosen. The attack of an image depends on ``seed`` and the image's id only.
     Several processes see a share of the images each; ``compute`` brings all of them together by image id, so that what
     a sampler repeats to make the shares equal counts once.
 
