@@ -91,7 +91,7 @@ def test_lightnings_callbacks(compose: Compose, tmp_path: Path):
     best = {"_target_": f"{LIGHTNING}.ModelCheckpoint", "monitor": "val/AP50_clean", "mode": "max"}
     best |= {"dirpath": str(tmp_path / "best"), "save_top_k": "1"}
     early = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "train/loss", "min_delta": "1e9", "patience": "1"}
-    added = [f"+callbacks.best.{key}={value}" for key, value in best.items()]
+    added = [f"+callbacks.theirs.{key}={value}" for key, value in best.items()]
     added += [f"+callbacks.early.{key}={value}" for key, value in early.items()]
     train(compose("train", *RUN, "trainer.max_steps=40", "trainer.val_check_interval=2", *added))
     run = Path(compose("train").paths.run)

@@ -6,12 +6,13 @@ Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 19
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from robustdet.errors import InputError
 
@@ -40,7 +41,7 @@ class MovingAverage(WeightAveraging):
         self._device = trainer.strategy.root_device  # the detector itself gets there later
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            trainer.strategy.precision_plugin.convert_module(self._average_model)
+            trainer.strategy.precision_plugin.convert_module(cast(AveragedModel, self._average_model))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What learns stays what it is, for the last checkpoint and the last validation come after this."""
