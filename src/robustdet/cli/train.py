@@ -11,12 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.cli.building import (
     BACKBONE,
     TRUNK,
+    averages,
     bare_trainer,
     build,
     build_module,
@@ -78,10 +78,9 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
         require_same_classes(clean.classes, experiment.data.classes, str(start), experiment.data.name)
         experiment.model.warm_start(clean.state_dict)
     module = build_module(cfg, experiment)
-    trainer = build_trainer(cfg, [])
     if plan.state is not None:
-        averages = any(isinstance(one, WeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
-        require_resumable(plan.state, module, averages)
+        require_resumable(plan.state, module, averages(cfg))
+    trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
     backbone = getattr(experiment.model, "backbone", None)

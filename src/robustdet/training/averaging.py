@@ -14,8 +14,6 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from robustdet.errors import InputError
-
 
 class MovingAverage(WeightAveraging):
     """Lightning's, with an average that forgets how it began: update n leaves ``min(decay, (1 + n) / (10 + n))`` of it.
@@ -33,11 +31,6 @@ class MovingAverage(WeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.precision in ("bf16-true", "16-true"):
-            raise InputError(
-                f"trainer.precision={trainer.precision} rounds away what an update moves an average by, and this "
-                "training averages its weights: use bf16-mixed, or leave callbacks.averaging out"
-            )
         self._device = trainer.strategy.root_device  # the detector itself gets there later
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
