@@ -161,6 +161,10 @@ def test_the_same_batches_again_and_again(compose: Compose, monkeypatch: pytest.
         (["seed=null"], r"^seed=null: expected a whole number"),
         (["seed=-1"], r"^seed=-1: expected a whole number"),
         (["trainer.precision=16-true"], r"16-true has no scaling of the loss"),
+        (
+            ["callbacks=averaged", "trainer.precision=bf16-true"],
+            r"bf16-true rounds away what an update moves an average",
+        ),
         (["trainer.precision=half"], r"^trainer: Precision 'half' is invalid"),
         (["trainer.val_check_interval=1.5"], r"^trainer: .*invalid value 1\.5 for val_check_interval"),
         (["trainer.val_check_interval=soon"], r"^trainer: Invalid time format"),
