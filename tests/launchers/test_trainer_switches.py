@@ -91,7 +91,7 @@ def test_lightnings_callbacks(compose: Compose, tmp_path: Path):
     best = {"_target_": f"{LIGHTNING}.ModelCheckpoint", "monitor": "val/AP50_clean", "mode": "max"}
     best |= {"dirpath": str(tmp_path / "best"), "save_top_k": "1"}
     early = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "train/loss", "min_delta": "1e9", "patience": "1"}
-    added = [f"+callbacks.best.{key}={value}" for key, value in best.items()]
+    added = [f"+callbacks.theirs.{key}={value}" for key, value in best.items()]
     added += [f"+callbacks.early.{key}={value}" for key, value in early.items()]
     train(compose("train", *RUN, "trainer.max_steps=40", "trainer.val_check_interval=2", *added))
     run = Path(compose("train").paths.run)
@@ -161,6 +161,10 @@ def test_the_same_batches_again_and_again(compose: Compose, monkeypatch: pytest.
         (["seed=null"], r"^seed=null: expected a whole number"),
         (["seed=-1"], r"^seed=-1: expected a whole number"),
         (["trainer.precision=16-true"], r"16-true has no scaling of the loss"),
+        (
+            ["callbacks=averaged", "trainer.precision=bf16-true"],
+            r"bf16-true rounds away what an update moves an average",
+        ),
         (["trainer.precision=half"], r"^trainer: Precision 'half' is invalid"),
         (["trainer.val_check_interval=1.5"], r"^trainer: .*invalid value 1\.5 for val_check_interval"),
         (["trainer.val_check_interval=soon"], r"^trainer: Invalid time format"),

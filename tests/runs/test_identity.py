@@ -37,6 +37,8 @@ EARLY = (
         "logger=none",
         "~callbacks.learning_rate",
         "~callbacks.preemption",
+        "~callbacks.best",
+        "validation.clean_share=1",
         "keep_memory=false",
         "+trainer.profiler=simple",
         "+callbacks.bar={_target_: pytorch_lightning.callbacks.TQDMProgressBar}",
@@ -61,12 +63,25 @@ def test_where_and_how_closely_watched_is_no_part_of_it(override: str, compose: 
         "+trainer.max_time='00:00:00:05'",
         "+trainer.a_setting_to_come=1",
         "callbacks.levers.channels_last=true",
+        "callbacks=averaged",
         EARLY,
         "larger_batch=2",
     ],
 )
 def test_what_is_learnt_is(override: str, compose: Compose):
     assert identify(compose("train", *STD)).run != identify(compose("train", *STD, override)).run
+
+
+def test_an_average_is_of_the_run_alone_and_looks_at_nothing(compose: Compose):
+    averaged = "callbacks=averaged"
+    base, of_run, of_both = (
+        identify(compose("train", *WARM, *more))
+        for more in ([], [averaged], [averaged, f'warm_start.overrides=["{averaged}"]'])
+    )
+    assert base.stage == of_run.stage != of_both.stage
+    assert len({base.run, of_run.run, of_both.run}) == 3
+    assert identify(compose("train", *WARM, averaged, "trainer.val_check_interval=3")).run == of_run.run
+    assert identify(compose("train", *WARM, averaged, "callbacks.averaging.decay=0.9")).run != of_run.run
 
 
 def test_data_count_by_their_content_and_not_by_their_place(compose: Compose, tmp_path: Path):

@@ -94,3 +94,22 @@ def test_a_terminals_bar_advances_by_attack_though_the_batch_is_the_only_one(mon
         evaluate(bar, look)
     seen = re.findall(r"evaluating (\w+) .*?(\d+)%", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
     assert dict(seen) == {"clean": "0", "pgd_cls": "33", "dag": "67"}
+
+
+def test_what_the_last_validation_found_stands_beside_the_loss(monkeypatch: pytest.MonkeyPatch, capsys):
+    """From the first update of a run that goes on, and anew after each validation."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    trainer = Mock(pl.Trainer, is_global_zero=True, global_step=3, estimated_stepping_batches=5, callback_metrics={})
+    module = Mock(pl.LightningModule, logged={"val/AP50_clean": 0.5, "val/AP50_attacked": 0.125, "lr": 0.1})
+    bar, batch = TrainingProgress(), Batch(torch.zeros(2, 3, 4, 4), [scenes.target(name, [], []) for name in "ab"])
+    bar.on_train_start(trainer, module)
+    for step, found in ((4, {"val/AP50_clean": torch.tensor(0.75), "val/AP50_mix": torch.tensor(0.75)}), (5, {})):
+        now[0] += 11
+        trainer.global_step = step
+        bar.on_train_batch_end(trainer, module, {"loss": torch.tensor(1.5)}, batch, 0)
+        trainer.callback_metrics = found
+        bar.on_validation_end(trainer, module)
+    bar.on_train_end(trainer, module)
+    lines = [line.split("  ")[2:-2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [["loss 1.500", "clean AP50 0.500", "attacked AP50 0.125"], ["loss 1.500", "clean AP50 0.750"]]

@@ -116,7 +116,8 @@ def fill(spec: TableSpec, records: Iterable[Record]) -> Table:
         cells = [_cell(_of(ours, attack), spec.paper(row.experiment, attack), footnotes) for attack in spec.columns]
         if any(cell.ours is not None or cell.paper is not None for cell in cells):
             rows.append((row.title, cells))
-    notes = [*spec.notes, *_seeds_note(rows), *_newest_notes(eligible, experiments)]
+    shown = [_row(eligible, experiment) for experiment in experiments]
+    notes = [*spec.notes, *_seeds_note(rows), *_weights_notes(shown), *_newest_notes(eligible, experiments)]
     return Table(spec.title, list(spec.columns.values()), rows, footnotes.texts, notes)
 
 
@@ -148,7 +149,8 @@ def summary(
         papers = [_paper(of, specs if compared is None else compared) for of in found]
         rows.append((experiment, [_cell(of, paper, footnotes) for of, paper in zip(found, papers, strict=True)]))
     columns = [titles.get(attack, attack) for attack in attacks]
-    notes = [*_seeds_note(rows), *_newest_notes(records, experiments)]
+    shown = [_row(records, experiment) for experiment in experiments]
+    notes = [*_seeds_note(rows), *_weights_notes(shown), *_newest_notes(records, experiments)]
     if len(columns) > WIDE:
         cells = zip(*(cells for _, cells in rows), strict=True)
         columns, rows = experiments, list(zip(columns, map(list, cells), strict=True))
@@ -253,6 +255,19 @@ def _seeds_note(rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
     if not runs:
         return []
     return [f"±: 95 % interval of the mean over seeds (Student's t, {' or '.join(map(str, runs))} runs)"]
+
+
+def _weights_notes(rows: Iterable[Sequence[Record]]) -> list[str]:
+    """For each row whose weights are not simply those of its training's last update."""
+    runs = dict.fromkeys(record.run for row in rows for record in row)
+    said = dict.fromkeys((run.experiment, text) for run in runs for text in weights_in_words(run))
+    return [f"{experiment}: the weights {text}" for experiment, text in said]
+
+
+def weights_in_words(run: RunInfo) -> list[str]:
+    """What is to be said of them where they are not simply those of their training's last update."""
+    chosen = [f"were chosen for {run.chosen}"] if run.chosen else []
+    return [*chosen, f"are {run.averaged}"] if run.averaged else chosen
 
 
 def _newest_notes(records: Sequence[Record], experiments: Iterable[str]) -> list[str]:

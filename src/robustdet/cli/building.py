@@ -13,8 +13,9 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -90,9 +91,20 @@ def bare_trainer(cfg: DictConfig) -> pl.Trainer:
             "trainer.precision=16-true has no scaling of the loss, and losses here overflow half precision at once: "
             "train with 16-mixed, bf16-mixed or bf16-true"
         )
+    if str(cfg.trainer.get("precision")) == "bf16-true" and averages(cfg):
+        raise InputError(
+            "trainer.precision=bf16-true rounds away what an update moves an average by, and callbacks.averaging "
+            "averages the weights: train with bf16-mixed"
+        )
     with silence_of_lightning():
         bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
         return instantiate(cfg.trainer, **bare, check_val_every_n_epoch=epochs_between_looks(cfg.trainer))
+
+
+def averages(cfg: DictConfig) -> bool:
+    """Whether a callback keeps an average of the weights beside them, which is then what is saved as the detector."""
+    targets = [get_class(one["_target_"]) for one in (cfg.callbacks or {}).values()]
+    return any(issubclass(target, WeightAveraging) for target in targets)
 
 
 def build(cfg: DictConfig, superseded: Sequence[str] = ()) -> Experiment:
@@ -122,7 +134,11 @@ def build_metric(cfg: DictConfig, data: DetectionDataModule) -> Metric:
 
 def build_module(cfg: DictConfig, experiment: Experiment) -> DetectionModule:
     validation = Validation(
-        instantiate(cfg.validation.attack), cfg.validation.max_images, experiment.num_classes, cfg.seed
+        instantiate(cfg.validation.attack),
+        cfg.validation.max_images,
+        experiment.num_classes,
+        cfg.seed,
+        cfg.validation.clean_share,
     )
     module = DetectionModule(
         experiment.model,

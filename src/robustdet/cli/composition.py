@@ -65,7 +65,7 @@ ROOTS = {
 PLAIN: dict[str, set[str]] = {
     "paths": {"outputs", "data", "run", "study"},
     "warm_start": {"experiment", "overrides", "ckpt_path"},
-    "validation": {"attack", "max_images"},
+    "validation": {"attack", "max_images", "clean_share"},
     "protocol": {
         "name", "cwa", "dag", "channel_means", "aid_input_filter", "kernel_perturbation", "log_variance_max",
         "candidates_per_class", "max_detections", "replay_step_sizes", "adversary_choice", "triplets", "crossed_branch",

@@ -20,7 +20,7 @@ from rich.console import Console
 from robustdet.analysis.pictures import View, detection_grid
 from robustdet.analysis.rendering import to_rich
 from robustdet.analysis.suite_settings import with_differences
-from robustdet.analysis.table import TableSpec, attack_titles, summary
+from robustdet.analysis.table import TableSpec, attack_titles, summary, weights_in_words
 from robustdet.attacks.base import require_attack
 from robustdet.cli.building import (
     Experiment,
@@ -46,6 +46,7 @@ from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
 from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
+from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.progress import ProgressBar
 from robustdet.runs.first_process import is_first, say
 from robustdet.runs.run import Run
@@ -110,6 +111,7 @@ def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunInfo:
+    loaded = load_checkpoint(checkpoint)
     return RunInfo(
         experiment=cfg.name,
         method=cfg.method._target_.rpartition(".")[2],
@@ -123,6 +125,8 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunIn
         checkpoint=str(checkpoint),
         checkpoint_sha256=file_sha256(checkpoint),
         **training_of(checkpoint),
+        chosen=loaded.chosen,
+        averaged=loaded.averaged,
     )
 
 
@@ -208,6 +212,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         share = math.ceil(cfg.suite.max_images / trainer.world_size)
         trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
     names = ", ".join([*suite.attacks, *suite.waiting])
+    for what in weights_in_words(run):
+        say(f"The weights in {one.path.name} {what}")
     say(f"{cfg.name}: suite {cfg.suite.name} ({names}) on {run.split}; writing to {folder}")
     metric = build_metric(cfg, data)
     with logging_of(trainer, cfg):

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from robustdet.cli.building import (
     BACKBONE,
     TRUNK,
+    averages,
     bare_trainer,
     build,
     build_module,
@@ -36,6 +37,7 @@ from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.first_process import FirstProcess, say
 from robustdet.runs.run import Run
+from robustdet.training.best import kept_as_best
 from robustdet.training.preemption import Preemption
 from robustdet.training.resuming import require_resumable
 
@@ -77,7 +79,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
         experiment.model.warm_start(clean.state_dict)
     module = build_module(cfg, experiment)
     if plan.state is not None:
-        require_resumable(plan.state, module)
+        require_resumable(plan.state, module, averages(cfg))
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
@@ -96,6 +98,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
         if module.validated != trainer.global_step:  # the last update is between two looks, or was made before
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
+    kept = kept_as_best(trainer)
     incomplete = why_incomplete(cfg, plan, trainer)
     end(
         run,
@@ -109,11 +112,14 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
             "overrides": list(overrides),
             "updates": trainer.global_step,
             "metrics": metrics,
+            "best": {str(one.kept.relative_to(run.folder)): one.chosen for one in kept},
         },
     )
     trainer.strategy.barrier()  # other processes read what rank 0 has written
     for name in sorted(metrics):
         say(f"  {name:24s} {metrics[name]:.4f}")
+    for one in kept:
+        say(f"Kept as best, for {one.chosen}: {one.kept}")
     say(f"Finished {cfg.name} after {trainer.global_step} updates: {run.final}")
     if incomplete:
         say(f"No other run will start from it, for {incomplete}")

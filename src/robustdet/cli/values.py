@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 KINDS: dict[str, Any] = {
     "name": str, "task_name": str, "tags": list[str] | None, "seed": int, "keep_memory": bool, "larger_batch": int,
-    "validation.max_images": int | None, "objectives": list[str], "suite.max_images": int | None,
+    "validation.max_images": int | None,
+    "validation.clean_share": float, "objectives": list[str], "suite.max_images": int | None,
     "warm_start.experiment": str | None, "warm_start.overrides": list[str], "warm_start.ckpt_path": str | None,
     "suite.name": str, "suite.tabled": bool, "suite.cascade": bool, "suite.ladder.steps": int,
     "suite.epsilon": str | float | None,
@@ -43,7 +44,9 @@ RANGES: dict[str, tuple[float | int, float | int]] = {
          "trainer.val_check_interval", "trainer.overfit_batches"],
         NOT_NEGATIVE),
     **dict.fromkeys(
-        ["threshold", "score_threshold", "nms_threshold", "val_share", "p", "momentum", "step_share"], SHARE),
+        ["threshold", "score_threshold", "nms_threshold", "val_share", "p", "momentum", "step_share",
+         "clean_share", "decay"],
+        SHARE),
     "objective.threshold": (-math.inf, math.inf),  # of a logit
     "seed": (0, 2**32 - 1),
     **dict.fromkeys(

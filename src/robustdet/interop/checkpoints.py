@@ -27,11 +27,16 @@ PREFIXES = ("module.", "_orig_mod.", OF_MODULE)  # of DataParallel, of torch.com
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors under our names, what kind of file they came from and, where it says so, the names of labels 1..C."""
+    """Tensors under our names, what kind of file they came from and, where it says so, the names of labels 1..C.
+
+    ``chosen`` and ``averaged`` are what a state of ours says of itself (`robustdet.evaluation.record.RunInfo`).
+    """
 
     state_dict: State
     description: str
     classes: list[str] | None = None
+    chosen: str = ""
+    averaged: str = ""
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -109,7 +114,11 @@ def _lightning(content: Mapping[str, Any], path: Path | str) -> Checkpoint:
     if not (classes is None or (isinstance(classes, list) and all(isinstance(name, str) for name in classes))):
         raise InputError(f"{path}['classes'] should be a list of names, got {classes!r}")
     description = f"a training checkpoint after {content.get('global_step', 'unknown')} updates"
-    return Checkpoint(_tensors(within, "['state_dict']", path), description, classes)
+    said = {key: content.get(key, "") for key in ("chosen", "averaged")}
+    for key, text in said.items():
+        if not isinstance(text, str):
+            raise InputError(f"{path}[{key!r}] should be a text, got {text!r}")
+    return Checkpoint(_tensors(within, "['state_dict']", path), description, classes, **said)
 
 
 def _ours(content: State, path: Path | str) -> Checkpoint:

@@ -38,9 +38,9 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 WATCHERS = {
     "CheckpointAfterValidation", "ModelCheckpoint", "OnExceptionCheckpoint", "Preemption", "RoutingDiagnostics",
     "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "RichProgressBar", "TQDMProgressBar",
-    "ModelSummary", "RichModelSummary", "DetectionPanels",
+    "ModelSummary", "RichModelSummary", "DetectionPanels", "BestCheckpoint",
 }  # fmt: skip
-LEVERS = "Levers"  # how it is computed; looks at nothing
+BLIND = {"Levers", "MovingAverage"}  # change the weights, but look at nothing
 
 
 def identity(settings: Mapping[str, Any], content: str, start: str | None) -> str:
@@ -61,7 +61,7 @@ def identity(settings: Mapping[str, Any], content: str, start: str | None) -> st
     ]
     folders = [str(folder) for key in ("run", "study", "outputs") if (folder := settings["paths"].get(key))]
     decisive["callbacks"] = sorted(json.dumps(_placeless(one, folders), sort_keys=True) for one in companions)
-    if any(one["_target_"].rpartition(".")[2] != LEVERS for one in companions):
+    if any(one["_target_"].rpartition(".")[2] not in BLIND for one in companions):
         looks = {key: settings["trainer"].get(key) for key in sorted(OF_LOOKS)}
         decisive["looks"] = [looks, settings.get("validation"), settings["data"].get("val_share")]
     decisive |= {"content": content, "start": start}

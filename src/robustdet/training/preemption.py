@@ -21,6 +21,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 
 from robustdet.ranks import averaged, world_size
 from robustdet.training.checkpoint import is_validated_now
@@ -29,10 +30,11 @@ TIME_IS_UP: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, a
 SIGNALS: list[int] = [*([] if TIME_IS_UP is None else [TIME_IS_UP]), signal.SIGTERM, signal.SIGINT]
 
 
-class Preemption(pl.Callback):
+class Preemption(Checkpoint):
     """Saves ``folder/last.ckpt`` after the update in which a signal came, and ends the process with its exit code.
 
-    Only the processes that a signal reaches need it: the others hear of it after every update.
+    A checkpoint callback, which Lightning calls behind all others: the state knows what they know of this update. Only
+    the processes that a signal reaches need it: the others hear of it after every update.
     """
 
     def __init__(self, folder: str | Path) -> None:

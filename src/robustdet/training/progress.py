@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,19 +12,26 @@ from robustdet.progress import ProgressBar
 from robustdet.training.testing import EvaluationModule
 from robustdet.types import Batch
 
+SHOWN = {"val/AP50_clean": "clean AP50", "val/AP50_attacked": "attacked AP50"}
+
 
 def _end(count: int | float) -> int | None:
     return None if count in (float("inf"), -1) else int(count)
 
 
-class TrainingProgress(pl.Callback):
-    """Updates, loss, images/s and time left while training; batches while validating and testing.
+def _shown(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(metrics[metric]) for metric, name in SHOWN.items() if metric in metrics}
 
-    Of the evaluation of a suite, batches under an attack, which the bar names.
+
+class TrainingProgress(pl.Callback):
+    """Updates, loss, AP as of the last validation, images/s and time left while training.
+
+    Batches while validating and testing; of the evaluation of a suite, batches under an attack, which the bar names.
     """
 
     def __init__(self) -> None:
         self.bars: dict[str, ProgressBar] = {}
+        self.validated: dict[str, float] = {}  # AP by what it is called here
         self.updates = 0  # that the bar of the training has been told of
 
     def _open(self, stage: str, trainer: pl.Trainer, title: str, total: int | None) -> None:
@@ -40,14 +48,15 @@ class TrainingProgress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.updates = trainer.global_step
+        self.validated = _shown(getattr(pl_module, "logged", {}))
         remaining = _end(trainer.estimated_stepping_batches)
         self._open("train", trainer, "training", None if remaining is None else remaining - trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        values = {"loss": float(outputs["loss"])} if outputs else {}
-        self._advance("train", trainer.global_step - self.updates, len(batch), values)
+        loss = {"loss": float(outputs["loss"])} if outputs else {}
+        self._advance("train", trainer.global_step - self.updates, len(batch), loss | self.validated)
         self.updates = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,6 +79,7 @@ class TrainingProgress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close("validate")
+        self.validated = _shown(trainer.callback_metrics)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         batches, attacks = _end(sum(trainer.num_test_batches)), 1

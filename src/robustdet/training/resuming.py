@@ -18,14 +18,22 @@ PARTS = {
 }  # fmt: skip
 
 
-def require_resumable(file: Path | str, module: DetectionModule) -> None:
-    """Raises InputError that says what ``file`` is instead, or what differs: tensors, classes, the optimiser."""
+def require_resumable(file: Path | str, module: DetectionModule, averages: bool) -> None:
+    """Raises InputError that says what ``file`` is instead, or what differs: tensors, classes, the optimiser.
+
+    ``averages``: whether this training keeps an average of its weights beside them.
+    """
     state = read_tensors(file)
     lacking = [key for key, kind in PARTS.items() if not isinstance(state.get(key), kind)]
     if lacking:
         raise InputError(
             f"ckpt_path={file} is no state of a training to go on with: it lacks {', '.join(lacking)}. To start a new "
             f"training from the weights in it: warm_start.ckpt_path={file}"
+        )
+    if "averaging_state" in state and not averages:
+        raise InputError(
+            f"ckpt_path={file} has weights averaged over updates, and this training averages none: go on with "
+            f"callbacks=averaged, or start anew from the average with warm_start.ckpt_path={file}"
         )
     require_same_classes(state.get("classes"), module.classes, f"ckpt_path={file}", "of this training")
     require_fit(state["state_dict"], module.state_dict(), f"ckpt_path={file}")

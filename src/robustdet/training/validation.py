@@ -14,12 +14,14 @@ from robustdet.ranks import gathered_objects, share
 from robustdet.types import Attack, Batch, Detections, Detector, Target
 
 Found = dict[str, Detections]  # by image id
+MIX = "val/AP50_mix"  # as the training module logs it
 
 
 class Validation:
     """Collects detections of the first ``max_images`` images, clean and attacked, and turns them into AP50.
 
-    ``attack=None`` watches clean images alone. The attack of an image depends on ``seed`` and the image's id only.
+    ``attack=None`` watches clean images alone. ``clean_share``, in [0, 1], is what the clean AP counts in the mix
+    of both, by which a run's best state is chosen. The attack of an image depends on ``seed`` and the image's id only.
     Several processes see a share of the images each; ``compute`` brings all of them together by image id, so that what
     a sampler repeats to make the shares equal counts once.
 
@@ -28,12 +30,22 @@ class Validation:
     attacked.
     """
 
-    def __init__(self, attack: Attack | None, max_images: int | None, num_classes: int, seed: int) -> None:
+    def __init__(
+        self, attack: Attack | None, max_images: int | None, num_classes: int, seed: int, clean_share: float | int = 0.5
+    ) -> None:
         self.attack, self.max_images, self.num_classes, self.seed = attack, max_images, num_classes, seed
+        self.clean_share = 1.0 if attack is None else clean_share
+        self.looked_at = 0  # images, in all processes, as of the last `compute`
         self.keep_shown = 0
         self.scores: dict[str, AveragePrecision] = {}
         self.routing: dict[str, torch.Tensor] = {}
         self.reset()
+
+    @property
+    def mix(self) -> str:
+        """What ``AP50_mix`` is, in words."""
+        shares = {"clean": self.clean_share, "attacked": 1 - self.clean_share}
+        return " + ".join(f"{share:g} {kind}" for kind, share in shares.items() if share) + " AP50"
 
     def reset(self) -> None:
         self.targets: dict[str, Target] = {}
@@ -68,7 +80,9 @@ class Validation:
         return dict(zip(ids, (found.to("cpu") for found in model.detect(raw)), strict=True))
 
     def compute(self) -> dict[str, float]:
-        """``AP50_clean`` and, with an attack, ``AP50_attacked``: VOC's area rule, in [0, 1]; nothing of no image.
+        """``AP50_clean``, with an attack ``AP50_attacked``, and ``AP50_mix``; nothing of no image.
+
+        VOC's area rule, in [0, 1]; the mix is ``clean_share`` · clean + (1 - ``clean_share``) · attacked.
 
         The same in every process; all of them must call it, one that has seen no image as well.
         """
@@ -81,7 +95,13 @@ class Validation:
             for name, detections in found.items()
             if targets
         }
-        return {name: score.mean for name, score in self.scores.items()}
+        self.looked_at = len(targets)
+        means = {name: score.mean for name, score in self.scores.items()}
+        if not means:
+            return {}
+        clean_mean = means["AP50_clean"]
+        attacked_mean = means.get("AP50_attacked", clean_mean)
+        return {**means, "AP50_mix": self.clean_share * clean_mean + (1 - self.clean_share) * attacked_mean}
 
 
 def _merged(mine: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,7 @@ class Trained:
     updates: int
     pruned: bool
     metrics: dict[str, float]  # by name, "val/AP50_clean" and "val/AP50_attacked" in [0, 1] among them
+    best: dict[str, str] = field(default_factory=dict)  # its chosen states: by what, in words, by their files
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -122,9 +123,14 @@ def read_run(file: Path) -> Trained:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return Trained(
-            file.parent, content["experiment"], content["updates"], content.get("pruned", False), content["metrics"]
+            file.parent,
+            content["experiment"],
+            content["updates"],
+            content.get("pruned", False),
+            content["metrics"],
+            {str(state): str(by) for state, by in content.get("best", {}).items()},
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"not a finished training run: {error!r}") from error
 
 

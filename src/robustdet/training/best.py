@@ -1,0 +1,82 @@
+"""The state that did best on the validation split, kept beside the newest one as ``best.ckpt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+
+from robustdet.training.checkpoint import CheckpointAfterValidation
+from robustdet.training.validation import MIX, Validation
+
+
+class BestCheckpoint(CheckpointAfterValidation):
+    """Keeps the state with the highest ``monitor`` of all that were looked at, the first of equals.
+
+    The look that follows the last update counts as those during training do. Stands before other callbacks that save,
+    so that the states they save know of it. ``chosen`` says in words by what the file was chosen; the file says so too,
+    under the key of that name. Empty until something was looked at.
+
+    Args:
+        dirpath: the folder of ``best.ckpt``.
+        monitor: name of a logged metric, more is better.
+    """
+
+    def __init__(self, dirpath: str, monitor: str = MIX) -> None:
+        super().__init__(
+            dirpath, "best", monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
+        )
+        self.chosen = ""
+        self._saving = False
+
+    @property
+    def kept(self) -> Path:
+        """The file, where anything was chosen."""
+        return Path(self.best_model_path)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Nothing is known between two looks."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:  # not where no image was looked at
+            super().on_validation_end(trainer, pl_module)
+
+    def _should_skip_saving_checkpoint(self, trainer: pl.Trainer) -> bool:
+        trained = trainer.global_step > 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        return super()._should_skip_saving_checkpoint(trainer) and not (trainer.state.fn == "validate" and trained)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        validation = cast(Validation, trainer.lightning_module.validation)
+        by = validation.mix if self.monitor == MIX else self.monitor
+        self.chosen = (
+            f"the highest {by} on {validation.looked_at} images of the validation split: {self.best_model_score:.4f}, "
+            f"after {trainer.global_step} updates"
+        )
+        self._saving = True
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._saving = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._saving:
+            checkpoint["chosen"] = self.chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "chosen": self.chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.best_k_models:  # the state is of this folder's run
+            self.chosen = state_dict["chosen"]
+
+
+def kept_as_best(trainer: pl.Trainer) -> list[BestCheckpoint]:
+    """Those callbacks of ``trainer`` that kept a state."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [one for one in callbacks if isinstance(one, BestCheckpoint) and one.chosen]

@@ -1,0 +1,215 @@
+"""Weights averaged over updates: what the average is, where it stands for the detector, and what goes on without it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from robustdet.analysis.table import summary
+from robustdet.cli.evaluate import evaluate
+from robustdet.cli.train import train
+from robustdet.errors import InputError
+from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.runs.run import Run
+from robustdet.training.averaging import MovingAverage, move
+from robustdet.training.module import DetectionModule
+from robustdet.training.routing import RoutingDiagnostics
+from tests.launchers.commands import FEW, Pair
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    pytest.mark.usefixtures("one_thread"),
+]
+PLAIN = [*FEW, "experiment=shapes_cfr", "trainer.max_steps=7", "trainer.val_check_interval=3"]  # looks after 3, 6, 7
+RUN = [*PLAIN, "callbacks=averaged", "callbacks.averaging.decay=0.6"]
+DECAYS = [2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16]  # of the second update and later: (1 + n) / (10 + n)
+Compose = Callable[..., DictConfig]
+State = dict[str, Tensor]
+
+
+def state(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)
+
+
+def assert_same(one: State, other: State) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def detector(module: pl.LightningModule) -> State:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.fixture
+def after_updates(monkeypatch: pytest.MonkeyPatch) -> list[State]:
+    """What learns, after each update."""
+    seen: list[State] = []
+    original = MovingAverage.on_train_batch_end
+
+    def look(callback: MovingAverage, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
+        seen.append(detector(module))
+        original(callback, trainer, module, *arguments)
+
+    monkeypatch.setattr(MovingAverage, "on_train_batch_end", look)
+    return seen
+
+
+def test_the_average_is_that_of_a_slow_loop_and_learning_goes_on_as_without(
+    compose: Compose, after_updates: list[State], tmp_path: Path
+):
+    averaged = state(train(compose("train", *RUN)))
+    plain = state(train(compose("train", *PLAIN, f"paths.run={tmp_path / 'plain'}")))
+    assert_same(averaged["current_model_state"], plain["state_dict"])
+    expected = {name: tensor.double() for name, tensor in after_updates[0].items()}
+    for decay, current in zip(DECAYS, after_updates[1:], strict=True):
+        expected = {name: decay * old + (1 - decay) * current[name] for name, old in expected.items()}
+    for name, tensor in averaged["state_dict"].items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-4, atol=1e-6)
+        else:
+            assert torch.equal(tensor, plain["state_dict"][name])  # counts of batches
+
+
+def test_the_decay_is_bounded_and_what_is_the_same_stays():
+    average, current, constant = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1 / 3])
+    for made in (1, 10**6):
+        move(0.9, [average, constant], [current, constant.clone()], torch.tensor(made))
+    assert average.item() == pytest.approx(0.9 * (2 / 11 * 1 + 9 / 11 * 2) + 0.1 * 2)
+    assert constant.item() == torch.tensor(1 / 3).item()
+    counts = torch.tensor([3])
+    move(0.9, [counts], [torch.tensor([8])], torch.tensor(1))
+    assert counts.item() == 8
+
+
+def test_the_average_is_what_is_validated_and_watched(compose: Compose, monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, list[State]] = {"validated": [], "watched": []}
+    validate, watch = DetectionModule.validation_step, RoutingDiagnostics.on_validation_epoch_end
+
+    def validated(module: DetectionModule, *arguments: Any) -> None:
+        if not seen["validated"]:
+            seen["validated"].append(detector(module))
+        validate(module, *arguments)
+
+    def watched(callback: RoutingDiagnostics, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        seen["watched"].append(detector(module))
+        watch(callback, trainer, module)
+
+    monkeypatch.setattr(DetectionModule, "validation_step", validated)
+    monkeypatch.setattr(RoutingDiagnostics, "on_validation_epoch_end", watched)
+    final = train(compose("train", *RUN, "callbacks.checkpoint.save_top_k=-1"))
+    after_three = state(final.with_name("step_3.ckpt"))["state_dict"]
+    assert_same(seen["validated"][0], after_three)
+    assert_same(seen["watched"][0], after_three)
+    assert_same(seen["watched"][-1], state(final)["state_dict"])  # after the last update, too
+
+
+@pytest.mark.parametrize(("hook", "at"), [("training_step", 4), ("validation_step", 6)])
+def test_a_run_that_is_stopped_goes_on_with_both(
+    hook: str, at: int, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    straight = state(train(compose("train", *RUN, f"paths.run={tmp_path / 'straight'}")))
+    original = getattr(DetectionModule, hook)
+
+    def interrupted(module: DetectionModule, *arguments: Any) -> Any:
+        if module.global_step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(module, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionModule, hook, interrupted)
+        with pytest.raises(SystemExit, match="143"):
+            train(compose("train", *RUN))
+    resumed = state(train(compose("train", *RUN)))
+    for key in ("state_dict", "current_model_state", "averaging_state"):
+        assert_same(straight[key], resumed[key])
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_finished_run_is_gone_on_with_from_what_learns(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    few = ["trainer.max_steps=5", "scheduler=constant"]
+    finished = train(compose("train", *RUN, *few, f"paths.run={tmp_path / 'finished'}"))
+    began: list[State] = []
+    original = DetectionModule.on_train_start
+
+    def look(module: DetectionModule) -> None:
+        began.append(detector(module))
+        original(module)
+
+    monkeypatch.setattr(DetectionModule, "on_train_start", look)
+    longer = train(compose("train", *RUN, *few, "trainer.max_steps=6", f"ckpt_path={finished}"))
+    assert_same(began[0], state(finished)["current_model_state"])
+    assert load_checkpoint(longer).averaged == "an exponential moving average over 6 updates, decay 0.6"
+
+
+def test_an_averaged_state_is_no_state_of_a_training_that_averages_nothing(compose: Compose, tmp_path: Path):
+    final = train(compose("train", *RUN, "trainer.max_steps=1"))
+    with pytest.raises(
+        InputError, match="has weights averaged over updates, and this training averages none: go on wi"
+    ):
+        train(compose("train", *PLAIN, f"ckpt_path={final}", f"paths.run={tmp_path / 'plain'}"))
+
+
+def test_whoever_takes_the_weights_takes_the_average_and_is_told(compose: Compose, tmp_path: Path, capsys):
+    final = train(compose("train", *RUN))
+    average = {name.removeprefix("model."): tensor for name, tensor in state(final)["state_dict"].items()}
+    assert_same(load_checkpoint(final).state_dict, average)
+    assert_same(dict(DetectionModule.load_from_checkpoint(final).model.state_dict()), average)
+    few = ["suite=quick", "suite.max_images=2", "pictures=0", "~suite.attacks.pgd_loc", "suite.attacks.pgd_cls.steps=1"]
+    records = evaluate(compose("evaluate", *few, f"ckpt_path={final}"))
+    words = "an exponential moving average over 7 updates, decay 0.6"
+    assert {record.run.averaged for record in records} == {words}
+    assert {record.run.training_recipe is None for record in records} == {False}
+    assert f"The weights in final.ckpt are {words}" in capsys.readouterr().out
+    assert summary(records).notes == [f"shapes_cfr: the weights are {words}"]
+    best = load_checkpoint(final.with_name("best.ckpt"))
+    assert best.chosen
+    assert best.averaged.startswith("an exponential moving average over ")
+
+
+def test_a_clean_stage_is_averaged_where_it_is_told_to_be(compose: Compose, monkeypatch: pytest.MonkeyPatch):
+    few = [line for line in FEW if not line.startswith("warm_start")]
+    stage = [*(line for line in few if line.startswith(("data.", "trainer."))), "trainer.max_steps=4"]
+    listed = ",".join(f'"{line}"' for line in [*stage, "callbacks=averaged"])
+    cfg = compose(
+        "train", "experiment=shapes_mtd_warm", *few, "trainer.max_steps=1", f"warm_start.overrides=[{listed}]"
+    )
+    warmed: list[State] = []
+    original = DetectionModule.on_train_start
+
+    def look(module: DetectionModule) -> None:
+        warmed.append(dict(detector(module)))
+        original(module)
+
+    monkeypatch.setattr(DetectionModule, "on_train_start", look)
+    final = train(cfg)
+    stages = [run for run in Run.below(cfg.paths.outputs) if run.config["name"] == "shapes_std"]
+    assert_same(warmed[-1], state(stages[0].final)["state_dict"])
+    assert (load_checkpoint(stages[0].final).averaged == "", load_checkpoint(final).averaged) == (False, "")
+
+
+def test_two_processes_average_what_one_does(compose: Compose, tmp_path: Path):
+    settings = [*FEW, "experiment=shapes_std", "trainer.max_steps=4", "trainer.val_check_interval=4", "optimizer=sgd"]
+    settings += ["callbacks=averaged"]
+    alone = state(train(compose("train", *settings)))
+    pair, threads = Pair(), torch.get_num_threads()
+    try:
+        pair.run(train, compose("train", *settings, f"paths.run={tmp_path / 'two'}", "trainer=ddp_cpu"))
+    finally:
+        pair.other.shutdown()
+        torch.set_num_threads(threads)
+    together = state(tmp_path / "two" / "checkpoints" / "final.ckpt")
+    assert together["averaged"] == alone["averaged"]
+    for name, tensor in alone["state_dict"].items():
+        torch.testing.assert_close(together["state_dict"][name], tensor, rtol=1e-3, atol=1e-5)
