@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos study bench lint format golden clean
+.PHONY: help setup demo test fuzz chaos study tables bench lint format golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: setup ## run the test suite, a process per core (no network needed)
 
 study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes|photos, DATA=VOC
 	@$(BIN)/python -m src.study study=$(or $(STUDY),shapes) $(if $(DATA),data_root=$(DATA))
+
+tables: setup ## write the tables in README and docs again from the records in results/
+	@$(BIN)/python -m robustdet.cli.tables
 
 bench: setup ## measure the speed of this machine: about 9 minutes on two CPU cores; BENCH=--quick: one minute
 	@$(BIN)/python -m benchmarks $(BENCH)
