@@ -40,7 +40,7 @@ PROGRAMS = {"python", "make", "pip", "source", "git", "wandb", "ray", "srun", "s
 LIKE_A_COMMAND = re.compile(
     rf"^\s*(\$ )?([A-Z_]+=\S+ )*({'|'.join(sorted(PROGRAMS))}|robustdet-\w+) [\w.'-]", re.MULTILINE
 )
-ROOTS = ("train", "evaluate", "analyze", "predict", "report")
+ROOTS = ("train", "evaluate", "analyze", "predict", "report", "study")
 
 
 class NoSuchThingError(AssertionError):
@@ -169,7 +169,7 @@ def compose(root: str, arguments: list[str], needs: frozenset[str] = frozenset()
     if "Ray" in needs:  # its launcher is not installed
         overrides = [one for one in overrides if not one.startswith(("launcher=", "hydra."))]
     overrides = [_first(override) for override in overrides]
-    own = [] if root == "report" or any(one.startswith("paths.run=") for one in overrides) else ["paths.run=run"]
+    own = [] if root in ("report", "study") or any(one.startswith("paths.run=") for one in overrides) else ["paths.run=run"]
     cfg = composed(root, [*own, *overrides], [])
     expand_homes(cfg)
     check(cfg, root)

@@ -112,7 +112,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
             "overrides": list(overrides),
             "updates": trainer.global_step,
             "metrics": metrics,
-            "best": {str(one.kept.relative_to(run.folder)): one.chosen for one in kept},
+            "best": {str(one.kept.resolve().relative_to(run.folder.resolve())): one.chosen for one in kept},
         },
     )
     trainer.strategy.barrier()  # other processes read what rank 0 has written
