@@ -23,6 +23,8 @@ def enlarge(cfg: DictConfig) -> None:
     before = cfg.data.batch_size, cfg.optimizer.lr, cfg.trainer.max_steps
     cfg.data.batch_size *= k
     cfg.optimizer.lr *= k
+    if cfg.optimizer.get("backbone_lr") is not None:
+        cfg.optimizer.backbone_lr *= k
     if cfg.trainer.max_steps > 0:
         cfg.trainer.max_steps = math.ceil(cfg.trainer.max_steps / k)
     if isinstance(cfg.trainer.val_check_interval, int):
