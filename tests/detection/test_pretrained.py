@@ -11,8 +11,8 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, VGG16_Weights, Weights, WeightsEnum
 
-from robustdet.detection.pretrained import cached_file, located
 from robustdet.detection.backbones.vgg import TRAINED as VGG16
+from robustdet.detection.pretrained import cached_file, located
 from robustdet.errors import InputError, MissingFileError
 
 KEY = "model.weights"

@@ -71,7 +71,10 @@ def resnet18_trunk(num_kernels: int, weights: str | Path | None = None) -> nn.Mo
     network = resnet18(weights=None)
     if weights is not None:
         path = located(weights, RESNET18, "model.aid.trunk.weights")
-        state, wanted = ({k: v for k, v in each.items() if not k.endswith(COUNTER)} for each in (tensors_in(path), network.state_dict()))
+        state, wanted = (
+            {k: v for k, v in each.items() if not k.endswith(COUNTER)}
+            for each in (tensors_in(path), network.state_dict())
+        )
         require_fit(state, wanted, path)
         network.load_state_dict(state, strict=False)
     network.fc = nn.Linear(network.fc.in_features, num_kernels)

@@ -55,7 +55,9 @@ class Classifier(Backbone):
 
     def _needed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All that maps are made of: not the head, nor counts of what a norm has seen, which older files lack."""
-        return {name: one for name, one in state.items() if not name.startswith(self.head) and not name.endswith(COUNTER)}
+        return {
+            name: one for name, one in state.items() if not name.startswith(self.head) and not name.endswith(COUNTER)
+        }
 
 
 def _kind(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
