@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from robustdet.attacks.threat import LInf
 from robustdet.errors import InputError
@@ -33,6 +33,6 @@ class EpsilonWarmup:
         """``attack``, or its like in the smaller ball of this update (counted from 1)."""
         if update >= self.updates or not isinstance(attack.threat, LInf):
             return attack
-        smaller = copy.copy(attack)
+        smaller: Any = copy.copy(attack)
         smaller.threat = LInf(attack.threat.epsilon * update / self.updates)
-        return smaller
+        return cast(OneAttack, smaller)

@@ -170,7 +170,8 @@ class RobustSSD(SSD):
             count = len(self.backbone.layers)
             if not 0 <= which < count:
                 raise InputError(
-                    f"model.adversarially_aware={which}: expected all, heads or a layer of the backbone, 0 to {count - 1}"
+                    f"model.adversarially_aware={which}: expected all, heads or one of the "
+                    f"backbone's layers, 0 to {count - 1}"
                 )
             for index in range(which, count):
                 self.backbone.layers[index] = convert(self.backbone.layers[index])

@@ -1,8 +1,9 @@
 """Where the adversarial half of a training batch comes from.
 
-Either may begin with a warm-up of ε (`EpsilonWarmup`). ``Full``: a fresh attack for every weight update. ``Replay``: the published code's way, one attack step per weight
+``Full``: a fresh attack for every weight update. ``Replay``: the published code's way, one attack step per weight
 update; an adversarial source batch is kept for as many updates as the attack has steps, and the weights learn from
 every iterate on the way. Replay costs one attack step an update instead of twenty.
+Either may begin with a warm-up of ε (`EpsilonWarmup`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,8 @@ def initialise_layers(part: Backbone) -> None:
     blocks = [module for module in modules if isinstance(module, Residual)]
     for block in blocks:
         with torch.no_grad():
-            block.branch[-1].weight /= math.sqrt(len(blocks))
+            last = cast(nn.Conv2d, block.branch[-1])
+            last.weight /= math.sqrt(len(blocks))
 
 
 RELUS = (nn.ReLU, nn.ReLU6)

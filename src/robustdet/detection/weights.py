@@ -12,7 +12,6 @@ from robustdet.errors import InputError
 from robustdet.files import read_tensors
 
 State: TypeAlias = dict[str, Tensor]
-COUNTER = ".num_batches_tracked"  # of a batch norm: nothing that it computes depends on it, and older files lack it
 
 
 def tensors_in(path: Path) -> State:
@@ -21,6 +20,11 @@ def tensors_in(path: Path) -> State:
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in file.items()):
         raise InputError(f"{path} is no file of weights: expected tensors by name")
     return dict(file)
+
+
+def without_counters(state: Mapping[str, Tensor]) -> State:
+    """All but how many batches each norm has seen: nothing that it computes depends on that, and older files lack it."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
 
 
 def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: Path | str) -> None:

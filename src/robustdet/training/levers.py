@@ -27,8 +27,8 @@ class Levers(pl.Callback):
     Args:
         channels_last: kernels and, by them, activations are laid out channel by channel of a pixel.
         recompute: an update keeps neither the mixed kernels of AA-convolutions nor the activations inside the
-            backbone's blocks (from pool to pool, or residual), and computes them again in its backward pass. An attack does so with
-            the kernels only.
+            backbone's blocks (from pool to pool, or residual), and computes them again in its backward pass. An attack
+            does so with the kernels only.
         compile: `torch.compile` of the detector; its first steps take minutes.
         tf32: whether convolutions and matrix products of a GPU may round their factors to 10 bits; None leaves it to
             torch, which allows it for convolutions.

@@ -30,8 +30,8 @@ SMALLEST_SCALE = 2.0**-10  # of a loss; 2**16 is where scalers begin
 class DetectionModule(pl.LightningModule):
     """Trains ``model`` by ``method``; watches ``validation``.
 
-    ``optimizer`` and ``scheduler`` are partial: one takes the parameters (`PartRates`: the model), the other the optimiser. The randomness of
-    a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would have
+    ``optimizer`` and ``scheduler`` are partial: one takes the parameters (`PartRates`: the model), the other the
+    optimiser. The randomness of a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would have
     drawn, and several processes draw what one would: each takes the part of its images.
 
     Each part may be its settings instead (`robustdet.training.rebuilding`). A checkpoint has those of its run, and the

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from robustdet.detection.backbones.backbone import Backbone
-from robustdet.detection.weights import COUNTER, tensors_in
+from robustdet.detection.weights import tensors_in, without_counters
 from robustdet.errors import InputError
 
 
@@ -54,10 +54,8 @@ class Classifier(Backbone):
         )
 
     def _needed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All that maps are made of: not the head, nor counts of what a norm has seen, which older files lack."""
-        return {
-            name: one for name, one in state.items() if not name.startswith(self.head) and not name.endswith(COUNTER)
-        }
+        """All that maps are made of."""
+        return {name: one for name, one in without_counters(state).items() if not name.startswith(self.head)}
 
 
 def _kind(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:

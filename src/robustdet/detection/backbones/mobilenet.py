@@ -17,8 +17,8 @@ LAST = {6: 32, 13: 96, 17: 320}  # the last block at strides 8, 16 and 32, and i
 class MobileNetV2(Classifier):
     """The stem and the 17 blocks; the last block at each of the strides 8, 16 and 32 is a source.
 
-    ``layers`` has the convolutions and ReLUs of the blocks that nothing goes around (1, 2, 4, 7, 11, 14, 17) one by one,
-    and each other block as a `Residual`. Layer 15 is the projection of block 4: the first map at stride 8, before any
+    ``layers`` has the convolutions and ReLUs of the blocks that nothing goes around (1, 2, 4, 7, 11, 14, 17) one by
+    one, and each other block as a `Residual`. Layer 15 is the projection of block 4: the first map at stride 8, before any
     activation, through which all goes that any source sees.
     """
 
@@ -47,6 +47,7 @@ def _blocks(network: Any) -> list[list[nn.Module]]:
     chains = [folded(stem)]
     for block in blocks:
         chain = folded(block.conv)
-        residual = [Residual(nn.Sequential(*chain), nn.Identity(), nn.Identity())]
-        chains.append(residual if block.use_res_connect else chain)
+        if block.use_res_connect:
+            chain = [Residual(nn.Sequential(*chain), nn.Identity(), nn.Identity())]
+        chains.append(chain)
     return chains

@@ -40,8 +40,10 @@ class ResNet(Classifier):
 
 
 def _stages(network: Any) -> list[list[nn.Module]]:
-    stem = folded([network.conv1, network.bn1, network.relu, network.maxpool])
-    return [stem, *([_block(one) for one in getattr(network, f"layer{stage}")] for stage in (1, 2, 3, 4))]
+    stages = [folded([network.conv1, network.bn1, network.relu, network.maxpool])]
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        stages.append([_block(block) for block in stage])
+    return stages
 
 
 def _block(block: Any) -> Residual:

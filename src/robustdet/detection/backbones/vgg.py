@@ -37,9 +37,7 @@ class VGG16(PlannedLayers):
         file = tensors_in(path)
         state = _named_as_ours(file, path)
         wanted = self.state_dict()
-        random = (
-            [] if _is_reduced(file) else [name for name in _FULLY_CONNECTED if name in wanted and name not in state]
-        )
+        random = [] if _is_reduced(file) else [one for one in _FULLY_CONNECTED if one in wanted and one not in state]
         require_fit(state, {name: tensor for name, tensor in wanted.items() if name not in random}, path)
         self.load_state_dict(state, strict=False)
         if random:
