@@ -23,7 +23,7 @@ def tensors_in(path: Path) -> State:
 
 
 def without_counters(state: Mapping[str, Tensor]) -> State:
-    """All but how many batches each norm has seen: nothing that it computes depends on that, and older files lack it."""
+    """All but how many batches a norm has seen: nothing depends on it, and older files lack it."""
     return {name: tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
 
 

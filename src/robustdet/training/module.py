@@ -31,8 +31,8 @@ class DetectionModule(pl.LightningModule):
     """Trains ``model`` by ``method``; watches ``validation``.
 
     ``optimizer`` and ``scheduler`` are partial: one takes the parameters (`PartRates`: the model), the other the
-    optimiser. The randomness of a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would have
-    drawn, and several processes draw what one would: each takes the part of its images.
+    optimiser. The randomness of a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an
+    uninterrupted one would have drawn, and several processes draw what one would: each takes the part of its images.
 
     Each part may be its settings instead (`robustdet.training.rebuilding`). A checkpoint has those of its run, and the
     names of the classes: ``DetectionModule.load_from_checkpoint(file).model`` is the trained detector.

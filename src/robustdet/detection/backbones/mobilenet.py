@@ -18,8 +18,8 @@ class MobileNetV2(Classifier):
     """The stem and the 17 blocks; the last block at each of the strides 8, 16 and 32 is a source.
 
     ``layers`` has the convolutions and ReLUs of the blocks that nothing goes around (1, 2, 4, 7, 11, 14, 17) one by
-    one, and each other block as a `Residual`. Layer 15 is the projection of block 4: the first map at stride 8, before any
-    activation, through which all goes that any source sees.
+    one, and each other block as a `Residual`. Layer 15 is the projection of block 4: the first map at stride 8, before
+    any activation, through which all goes that any source sees.
     """
 
     trained = MobileNet_V2_Weights.IMAGENET1K_V1
