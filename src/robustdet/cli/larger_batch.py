@@ -35,6 +35,8 @@ def enlarge(cfg: DictConfig) -> None:
             cfg.scheduler[key] = math.ceil(counted / k)
         elif counted is not None:
             cfg.scheduler[key] = [math.ceil(one / k) for one in counted]
+    if cfg.schedule.get("epsilon_warmup"):
+        cfg.schedule.epsilon_warmup = math.ceil(cfg.schedule.epsilon_warmup / k)
     say(
         f"{cfg.name}, larger_batch={k}: {before[0]} -> {cfg.data.batch_size} images an update, learning rate "
         f"{before[1]:g} -> {cfg.optimizer.lr:g}, {before[2]} -> {cfg.trainer.max_steps} updates"
