@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import evaluation, executions, levers, rows, scaling, steps, training
+from benchmarks import awareness, evaluation, executions, levers, rows, scaling, steps, training
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
 from robustdet.processor import fast_processor
 
-PARTS = ("steps", "executions", "training", "evaluation", "levers", "scaling")
+MEASURED: dict[str, Any] = {
+    "steps": steps, "executions": executions, "awareness": awareness, "training": training, "evaluation": evaluation,
+}  # fmt: skip
+PARTS = ("steps", "executions", "awareness", "training", "evaluation", "levers", "scaling")
 
 
 def arguments() -> argparse.Namespace:
@@ -68,9 +71,7 @@ def measure(setting: Setting, parts: tuple[str, ...], compiled: bool, console: C
         elif part == "levers":
             found += levers.measure(setting, compiled)
         else:
-            found += {"steps": steps, "executions": executions, "training": training, "evaluation": evaluation}[
-                part
-            ].measure(setting)
+            found += MEASURED[part].measure(setting)
         console.print(f"[dim]{part}: {time.perf_counter() - start:.0f} s[/dim]")
     return found, sweeps
 

@@ -17,10 +17,6 @@ def measure(setting: Setting) -> list[Row]:
     plain, robust = setting.build(setting.model), setting.build(setting.robust_model)
     images = setting.batch_of(setting.aa_batch, robust.input_size).images
 
-    def discriminator() -> None:
-        leaf = images.detach().requires_grad_()
-        torch.autograd.grad(robust.aid(leaf).square().sum(), leaf)
-
     def routing_detached() -> None:
         with torch.no_grad():
             routing = robust.aid(images)
@@ -28,7 +24,7 @@ def measure(setting: Setting) -> list[Row]:
 
     works: dict[str, Any] = {
         "SSD": lambda: bare(plain, images),
-        "AID": discriminator,
+        "AID": lambda: discriminating(robust, images),
         "auto, routing detached": routing_detached,
     }
     works |= {name: lambda name=name: bare(executed(robust, name), images) for name in ("auto", *EXECUTIONS)}
@@ -47,6 +43,12 @@ def measure(setting: Setting) -> list[Row]:
         for name in ("auto", "auto, routing detached", *EXECUTIONS)
     ]
     return [*rows, equal_results(robust, images[:2])]
+
+
+def discriminating(robust: Any, images: torch.Tensor) -> None:
+    """Forward and input-backward of the discriminator alone."""
+    leaf = images.detach().requires_grad_()
+    torch.autograd.grad(robust.aid(leaf).square().sum(), leaf)
 
 
 def executed(model: Any, execution: str) -> Any:

@@ -136,7 +136,7 @@ def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str,
 def test_recomputing_names_a_backbone_that_it_does_not_know():
     model = nn.Module()
     model.backbone = nn.Identity()
-    with pytest.raises(TypeError, match="backbone of PlannedLayers to recompute, got Identity"):
+    with pytest.raises(TypeError, match="expected a Backbone to recompute, got Identity"):
         Levers(**OFF | {"recompute": True}).apply(model)
 
 

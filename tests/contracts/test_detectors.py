@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.objectives import total
+from robustdet.cli.building import without_start
 from robustdet.cli.composition import CONF, composed
 from robustdet.types import Batch, Detector, Targets
 from tests.attacks.fakes import state
@@ -25,7 +26,7 @@ CLASSES = 3
 
 @cache
 def config(name: str) -> Any:
-    return composed("train", [f"model={name}"]).model
+    return without_start(composed("train", [f"model={name}"]).model)  # trained weights are not in a checkout
 
 
 def built(name: str, seed: int = 0) -> Any:

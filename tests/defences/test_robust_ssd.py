@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustdet.defences.aa_conv import AAConv2d
 from robustdet.defences.robust_ssd import RobustSSD
+from robustdet.errors import InputError
 from robustdet.types import Detector
 from tests.detection.conftest import build_detector
 
@@ -49,6 +50,53 @@ def test_every_convolution_of_the_detector_is_adversarially_aware(name: str, exp
     plain = {module for module in network.modules() if isinstance(module, nn.Conv2d)}
     own = [network.aid] if network.decoder is None else [network.aid, network.decoder]
     assert plain == {module for part in own for module in part.modules() if isinstance(module, nn.Conv2d)}
+
+
+BACKBONE, PROJECTION = 52 - 1, 15  # MobileNetV2's convolutions that a detector has; layer of CFR's tap
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [("all", BACKBONE + 4 + 10), ("heads", 10), (0, BACKBONE + 4 + 10), (PROJECTION, 40 + 4 + 10), (44, 1 + 4 + 10)],
+)
+def test_where_convolutions_are_adversarially_aware_is_a_choice(which: str | int, expected: int) -> None:
+    network = build_detector("robust_mobilenet_ssd", [f"adversarially_aware={which}"])
+    aware = [name for name, module in network.named_modules() if isinstance(module, AAConv2d)]
+    assert len(aware) == expected
+    if isinstance(which, int):
+        own = [name.split(".")[2] for name in aware if name.startswith("backbone.layers.")]
+        assert min(map(int, own)) == which
+    plain = build_detector("mobilenet_ssd")
+    network.warm_start(plain.state_dict())
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected_logits, logits = plain(images).cls_logits, network(images, routing=one_hot(1, 2)).cls_logits
+    assert not torch.equal(logits, expected_logits)  # the copies are perturbed
+    torch.testing.assert_close(logits, expected_logits, rtol=0, atol=0.5 * float(expected_logits.std()))
+
+
+def test_a_layer_that_is_not_there_is_told() -> None:
+    said = r"^model.adversarially_aware=45: expected all, heads or one of the backbone's layers, 0 to 44$"
+    with pytest.raises(InputError, match=said):
+        build_detector("robust_mobilenet_ssd", ["adversarially_aware=45"])
+
+
+@pytest.mark.parametrize("which", ["all", "heads", 16])
+def test_cfr_on_mobilenet_takes_all_that_predicts(which: str | int) -> None:
+    """Every source changes with the sample, and the decoder makes an image of the input's size."""
+    network = build_detector("robust_mobilenet_ssd_cfr", [f"adversarially_aware={which}", "input_size=96"]).train()
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = (network(images, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    assert one.mean.shape == one.log_variance.shape == (2, 32, 12, 12)
+    assert torch.equal(one.mean, other.mean)
+    assert one.reconstruction.shape == images.shape
+    assert ((one.cls_logits - other.cls_logits).abs().amax(dim=(0, 2)) > 0).all()
+
+
+def test_cfr_on_resnet_has_no_convolution_to_replace() -> None:
+    with pytest.raises(InputError, match=r"^CFR replaces a convolution, but layer 4 of the backbone is Residual"):
+        build_detector("robust_resnet_ssd", ["cfr={_target_: robustdet.defences.cfr.CFR, tap: 4}"])
 
 
 def test_it_is_a_detector_and_its_routing_is_the_aids(network: RobustSSD, images: Tensor) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from robustdet.cli.building import without_start
+from robustdet.cli.instantiating import instantiate
 from robustdet.detection.ssd import SSD
 from robustdet.types import Target
 

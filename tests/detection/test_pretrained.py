@@ -11,9 +11,9 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, VGG16_Weights, Weights, WeightsEnum
 
+from robustdet.detection.backbones.vgg import TRAINED as VGG16
 from robustdet.detection.pretrained import cached_file, located
-from robustdet.detection.weights import VGG16
-from robustdet.errors import MissingFileError
+from robustdet.errors import InputError, MissingFileError
 
 KEY = "model.weights"
 CONTENT = b"weights"
@@ -66,6 +66,11 @@ def test_a_file_in_the_cache_needs_no_network(cache: Path, monkeypatch: pytest.M
     cache.mkdir(parents=True)
     cached_file(ResNet18_Weights.IMAGENET1K_V1).write_bytes(b"")
     assert located("imagenet", ResNet18_Weights.IMAGENET1K_V1, KEY) == cache / "resnet18-f37072fd.pth"
+
+
+def test_a_network_without_trained_weights_takes_none() -> None:
+    with pytest.raises(InputError, match=r"^model.weights=imagenet: this network has no trained weights, set .*=null$"):
+        located("imagenet", None, KEY)
 
 
 def test_ssd_feeds_what_its_file_was_trained_on() -> None:

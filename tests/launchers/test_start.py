@@ -11,10 +11,11 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import robustdet.cli.train as command
 from robustdet.cli.building import build, module_settings
 from robustdet.cli.start import RANDOM, origin, require_discriminator, require_weights
 from robustdet.cli.train import train
+from robustdet.detection.backbones.vgg import VGG16
+from robustdet.detection.layers import PlannedLayers
 from robustdet.errors import InputError, MissingFileError
 from tests.launchers.test_composition import EXPERIMENTS
 
@@ -89,7 +90,7 @@ def test_random_weights_are_said_loudly_where_others_are_to_be_had(
     said = capsys.readouterr().out
     assert "shapes_std starts from random weights" in said
     assert RANDOM not in said
-    monkeypatch.setattr(command, "is_vgg16", lambda backbone: True)  # a real one takes half a minute
+    monkeypatch.setattr(PlannedLayers, "trained", VGG16.trained)  # a real one takes half a minute
     cfg = compose("train", *tiny)
     cfg.paths.run = f"{cfg.paths.run}_vgg"
     train(cfg)

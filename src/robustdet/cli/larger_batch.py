@@ -23,6 +23,8 @@ def enlarge(cfg: DictConfig) -> None:
     before = cfg.data.batch_size, cfg.optimizer.lr, cfg.trainer.max_steps
     cfg.data.batch_size *= k
     cfg.optimizer.lr *= k
+    if cfg.optimizer.get("backbone_lr") is not None:
+        cfg.optimizer.backbone_lr *= k
     if cfg.trainer.max_steps > 0:
         cfg.trainer.max_steps = math.ceil(cfg.trainer.max_steps / k)
     if isinstance(cfg.trainer.val_check_interval, int):
@@ -33,6 +35,8 @@ def enlarge(cfg: DictConfig) -> None:
             cfg.scheduler[key] = math.ceil(counted / k)
         elif counted is not None:
             cfg.scheduler[key] = [math.ceil(one / k) for one in counted]
+    if cfg.schedule.get("epsilon_warmup"):
+        cfg.schedule.epsilon_warmup = math.ceil(cfg.schedule.epsilon_warmup / k)
     say(
         f"{cfg.name}, larger_batch={k}: {before[0]} -> {cfg.data.batch_size} images an update, learning rate "
         f"{before[1]:g} -> {cfg.optimizer.lr:g}, {before[2]} -> {cfg.trainer.max_steps} updates"

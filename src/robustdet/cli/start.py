@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torchvision.models import WeightsEnum
 
 from robustdet.cli.building import BACKBONE, TRUNK
+from robustdet.cli.instantiating import instantiate
 from robustdet.defences.aid import RESNET18
 from robustdet.detection.pretrained import IMAGENET, cached_file, located
-from robustdet.detection.weights import VGG16
 from robustdet.errors import InputError
 
-OWN = {BACKBONE: VGG16, TRUNK: RESNET18}
 RANDOM = f"""\
-WARNING: VGG16 starts from random weights (model.weights=null). That costs many points of AP, on clean images and under
-attack: the paper's detectors start from ImageNet weights, model.weights={IMAGENET}"""
+WARNING: the backbone starts from random weights (model.weights=null). That costs many points of AP, on clean images and
+under attack: the paper's detectors start from ImageNet weights, model.weights={IMAGENET}"""
+
+
+def own(model: DictConfig, key: str) -> WeightsEnum | None:
+    """Torchvision's trained weights for the backbone or the discriminator that these settings describe; None: none."""
+    if key == TRUNK:
+        return RESNET18
+    if model.get("backbone") is None:
+        return None
+    with torch.device("meta"):  # a network without values: the settings decide which weights are its own
+        return instantiate(model.backbone).trained
 
 
 def require_discriminator(model: DictConfig) -> None:
@@ -34,10 +45,10 @@ def require_discriminator(model: DictConfig) -> None:
 
 def require_weights(model: DictConfig, superseded: tuple[str, ...]) -> None:
     """Finds, or fetches, each file of trained weights but those that something else brings."""
-    for key, own in OWN.items():
+    for key in (BACKBONE, TRUNK):
         weights = OmegaConf.select(model, key)
         if weights is not None and key not in superseded:
-            located(weights, own, f"model.{key}")
+            located(weights, own(model, key), f"model.{key}")
 
 
 def origin(model: DictConfig, clean: Path | None, state: str | None) -> str:
@@ -52,4 +63,5 @@ def _in_words(model: DictConfig, key: str) -> str:
     weights = OmegaConf.select(model, key)
     if weights is None:
         return "random weights"
-    return f"ImageNet weights, {cached_file(OWN[key]).name}" if weights == IMAGENET else str(weights)
+    trained = own(model, key)
+    return f"ImageNet weights, {cached_file(trained).name}" if weights == IMAGENET and trained else str(weights)

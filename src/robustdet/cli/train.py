@@ -31,7 +31,6 @@ from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
 from robustdet.cli.start import RANDOM, origin, require_discriminator, require_weights
 from robustdet.cli.sweeps import objectives
-from robustdet.detection.weights import is_vgg16
 from robustdet.errors import NumericalError
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
@@ -83,8 +82,8 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     trainer = build_trainer(cfg, [])
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
-    backbone = getattr(experiment.model, "backbone", None)
-    if superseded == () and cfg.model.get(BACKBONE) is None and backbone is not None and is_vgg16(backbone):
+    trained = getattr(getattr(experiment.model, "backbone", None), "trained", None)
+    if superseded == () and cfg.model.get(BACKBONE) is None and trained is not None:
         say(RANDOM)
     with logging_of(trainer, cfg):
         try:

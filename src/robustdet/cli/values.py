@@ -38,7 +38,8 @@ RANGES: dict[str, tuple[float | int, float | int]] = {
          "trainer.check_val_every_n_epoch", "size", "train", "test", "larger_batch", "side_by_side"],
         COUNT),
     **dict.fromkeys(
-        ["pictures", "num_workers", "lr", "weight_decay", "warmup_steps", "skip", "picture", "images", "kernel", "val",
+        ["pictures", "num_workers", "lr", "backbone_lr", "weight_decay", "warmup_steps", "epsilon_warmup", "skip",
+         "picture", "images", "kernel", "val",
          "loss.gamma", "loss.beta", "loss.a", "loss.b", "loss.c", "trainer.gradient_clip_val",
          "trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.limit_test_batches",
          "trainer.val_check_interval", "trainer.overfit_batches"],

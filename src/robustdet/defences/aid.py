@@ -16,7 +16,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from robustdet.detection.normalisation import Normalisation
 from robustdet.detection.pretrained import located
-from robustdet.detection.weights import require_fit, tensors_in
+from robustdet.detection.weights import require_fit, tensors_in, without_counters
 from robustdet.types import Images
 
 RESNET18 = ResNet18_Weights.IMAGENET1K_V1
@@ -71,9 +71,9 @@ def resnet18_trunk(num_kernels: int, weights: str | Path | None = None) -> nn.Mo
     network = resnet18(weights=None)
     if weights is not None:
         path = located(weights, RESNET18, "model.aid.trunk.weights")
-        state = tensors_in(path)
-        require_fit(state, network.state_dict(), path)
-        network.load_state_dict(state)
+        state, wanted = without_counters(tensors_in(path)), without_counters(network.state_dict())
+        require_fit(state, wanted, path)
+        network.load_state_dict(state, strict=False)
     network.fc = nn.Linear(network.fc.in_features, num_kernels)
     return network
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,8 @@ from robustdet.detection.ssd import SSD
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError, NumericalError
 from robustdet.types import Images, RawPredictions
+
+Aware: TypeAlias = Literal["all", "heads"] | int
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class RobustSSD(SSD):
     """An SSD whose convolutions are adversarially aware.
 
     Args:
+        adversarially_aware: which of them: ``all``, as in the paper; ``heads``; or a layer of the backbone, from which
+            on all are. The others are plain.
         aid: the discriminator, images → π.
         num_kernels: K, of every convolution and of the discriminator.
         cfr: None for RobustDet, a tap for RobustDet*.
@@ -62,6 +67,7 @@ class RobustSSD(SSD):
         perturbation: float | int = 1e-2,
         seed: int = 0,
         execution: Execution = "auto",
+        adversarially_aware: Aware = "all",
         nan_to_zero: int = 0,
         **ssd: Any,
     ) -> None:
@@ -72,7 +78,15 @@ class RobustSSD(SSD):
         self.routing = Routing()
         decoder = None if cfr is None else insert_cfr(self.backbone.layers, cfr)
         generator = self._perturbation_generator()
-        convert_convolutions(self, num_kernels, self.routing, self.perturbation, generator, execution)
+        convert = partial(
+            convert_convolutions,
+            num_kernels=num_kernels,
+            routing=self.routing,
+            perturbation=self.perturbation,
+            generator=generator,
+            execution=execution,
+        )
+        self._make_aware(adversarially_aware, convert)
         zero_nan(self.backbone.layers[:nan_to_zero])
         self.aid, self.decoder = aid, decoder  # these two keep plain convolutions
 
@@ -148,6 +162,23 @@ class RobustSSD(SSD):
             else:
                 module.load_state_dict({name: clean[f"{layer}.{name}"] for name in module.state_dict()})
 
+    def _make_aware(self, which: Aware, convert: Callable[[nn.Module], nn.Module]) -> None:
+        if which == "all":
+            convert(self)
+            return
+        if which != "heads":
+            count = len(self.backbone.layers)
+            if not 0 <= which < count:
+                raise InputError(
+                    f"model.adversarially_aware={which}: expected all, heads or one of the "
+                    f"backbone's layers, 0 to {count - 1}"
+                )
+            for index in range(which, count):
+                self.backbone.layers[index] = convert(self.backbone.layers[index])
+            convert(self.extras)
+        convert(self.classification_head)
+        convert(self.regression_head)
+
     def _perturbation_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
@@ -158,7 +189,8 @@ def insert_cfr(layers: nn.Sequential, cfr: CFR) -> Decoder:
     if not isinstance(conv, nn.Conv2d):
         raise InputError(f"CFR replaces a convolution, but layer {cfr.tap} of the backbone is {conv}")
     layers[cfr.tap] = GaussianConv(conv, log_variance_like(conv), cfr.log_variance_max)
-    layers[cfr.tap + 1] = nn.ReLU()  # not in place: the mean before it is wanted as well
+    if getattr(after := layers[cfr.tap + 1], "inplace", False):
+        layers[cfr.tap + 1] = type(after)()  # not in place: the mean before it is wanted as well
     return Decoder(conv.out_channels, math.prod(_stride(layer) for layer in [*layers[: cfr.tap], conv]))
 
 

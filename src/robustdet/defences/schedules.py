@@ -3,6 +3,7 @@
 ``Full``: a fresh attack for every weight update. ``Replay``: the published code's way, one attack step per weight
 update; an adversarial source batch is kept for as many updates as the attack has steps, and the weights learn from
 every iterate on the way. Replay costs one attack step an update instead of twenty.
+Either may begin with a warm-up of ε (`EpsilonWarmup`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.defences.epsilon_warmup import EpsilonWarmup
 from robustdet.errors import InputError
 from robustdet.types import Assignment, Attack, Batch, Detector, Images
 
@@ -45,19 +47,23 @@ def draw_seed(generator: torch.Generator) -> int:
 class Full:
     """A fresh attack on the current batch for every update: ``attack`` with all its steps."""
 
-    def __init__(self, attack: Attack) -> None:
+    def __init__(self, attack: Attack, epsilon_warmup: int = 0) -> None:
         self.attack = require_attack(attack)
+        self.warmup = EpsilonWarmup(attack, epsilon_warmup)
+        self._update = 0
 
     def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
+        self._update += batch.micro_batch == 0
         generators = image_generators(draw_seed(generator), [target.image_id for target in batch.targets])
-        images = self.attack(DetectorVictim(model), batch.images, batch.targets, generators)
+        attack = self.warmup.within(self.attack, self._update)
+        images = attack(DetectorVictim(model), batch.images, batch.targets, generators)
         return AdversarialBatch(images, batch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"update": self._update}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        self._update = state["update"]
 
 
 @dataclass
@@ -94,15 +100,20 @@ class Replay:
     update moves every source by one step.
     """
 
-    def __init__(self, attack: Attack, updates_per_source: int, step_sizes: Sequence[PixelFraction]) -> None:
+    def __init__(
+        self, attack: Attack, updates_per_source: int, step_sizes: Sequence[PixelFraction], epsilon_warmup: int = 0
+    ) -> None:
         if updates_per_source < 1:
             raise InputError(f"updates_per_source is {updates_per_source}, expected 1 or more")
         self.attack = require_stepwise(attack, "the schedule `replay`")
+        self.warmup = EpsilonWarmup(attack, epsilon_warmup)
         self.updates_per_source = updates_per_source
         self.step_sizes = [pixel_fraction(size) for size in step_sizes]
         self._sources: dict[int, _Source] = {}  # by the place of their micro-batch in an update
+        self._update = 0
 
     def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
+        self._update += batch.micro_batch == 0
         source = self._sources.get(batch.micro_batch)
         if source is None or source.updates == self.updates_per_source:
             choice = int(torch.randint(len(self.step_sizes), (), generator=generator))
@@ -111,13 +122,15 @@ class Replay:
         if source.assignment is None:
             source.assignment = model.assign(source.batch.targets)
         with DetectorVictim(model).borrow(source.batch.targets, source.assignment) as victim:
-            source.iterate = self.attack.step(victim, source.iterate, source.batch.images, source.step_size)
+            attack = self.warmup.within(self.attack, self._update)
+            source.iterate = attack.step(victim, source.iterate, source.batch.images, source.step_size)
         source.updates += 1
         return AdversarialBatch(source.iterate, source.batch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sources": [source.state_dict() for source in self._sources.values()]}
+        return {"update": self._update, "sources": [source.state_dict() for source in self._sources.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._update = state["update"]
         sources = [_Source.of(each) for each in state["sources"]]
         self._sources = {source.batch.micro_batch: source for source in sources}

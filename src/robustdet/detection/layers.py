@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustdet.detection.backbones.backbone import Backbone
 from robustdet.errors import InputError
 
 _CONVOLUTION = re.compile(
@@ -17,7 +18,7 @@ _CONVOLUTION = re.compile(
 )
 
 
-class PlannedLayers(nn.Module):
+class PlannedLayers(Backbone):
     """A chain of convolutions and pools, described by a plan of tokens with blanks between them.
 
     =========  =====================================================================================================
@@ -32,10 +33,9 @@ class PlannedLayers(nn.Module):
     """
 
     def __init__(self, plan: str, in_channels: int = 3, width: float | int = 1) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
-        self.in_channels = in_channels
-        self.sources: dict[int, int] = {}  # index of the ReLU whose output is a source -> its channels
+        sources: dict[int, int] = {}  # index of the ReLU whose output is a source -> its channels
+        first = in_channels
         for token in plan.split():
             if token in _POOLS:
                 layers.append(_POOLS[token]())
@@ -44,20 +44,8 @@ class PlannedLayers(nn.Module):
             layers += [convolution, nn.ReLU(inplace=True)]
             in_channels = convolution.out_channels
             if is_source:
-                self.sources[len(layers) - 1] = in_channels
-        self.layers = nn.Sequential(*layers)
-        self.out_channels = in_channels
-
-    def forward(
-        self, x: Float[Tensor, "B c h w"], start: int = 0, stop: int | None = None
-    ) -> tuple[Float[Tensor, "B c2 h2 w2"], list[Float[Tensor, "B _ _ _"]]]:
-        """Run layers ``start`` to ``stop`` (exclusive; None: to the end): the output and the sources on the way."""
-        sources = []
-        for index in range(len(self.layers))[start:stop]:
-            x = self.layers[index](x)
-            if index in self.sources:
-                sources.append(x)
-        return x, sources
+                sources[len(layers) - 1] = in_channels
+        super().__init__(layers, sources, first, in_channels)
 
 
 _POOLS = {
@@ -79,11 +67,18 @@ def _convolution(token: str, in_channels: int, width: float | int, plan: str) ->
     return nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation), parsed["source"] is not None
 
 
-def source_sizes(backbone: PlannedLayers, extras: PlannedLayers, input_size: int) -> list[int]:
-    """Cells along each side of the sources' maps, from a pass that computes shapes only (on the meta device)."""
+def source_sizes(backbone: Backbone, extras: Backbone, input_size: int) -> list[int]:
+    """Cells along each side of the sources' maps, from a pass that computes shapes only (on the meta device).
+
+    Raises InputError for images that are too small for the layers.
+    """
+    backbone.require_size(input_size)
     x, sizes = torch.empty(1, 3, input_size, input_size, device="meta"), []
     for part in (backbone, extras):
-        x, sources = functional_call(part, {k: v.to("meta") for k, v in part.state_dict().items()}, (x,))
+        try:
+            x, sources = functional_call(part, {k: v.to("meta") for k, v in part.state_dict().items()}, (x,))
+        except RuntimeError as error:
+            raise InputError(f"model.input_size={input_size} is too small for the network's layers: {error}") from error
         sizes += [source.shape[-1] for source in sources]
     return sizes
 

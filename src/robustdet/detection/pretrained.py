@@ -9,18 +9,20 @@ import torch
 from filelock import FileLock
 from torchvision.models import WeightsEnum
 
-from robustdet.errors import MissingFileError
+from robustdet.errors import InputError, MissingFileError
 
 IMAGENET = "imagenet"
 
 
-def located(weights: str | Path, own: WeightsEnum, key: str) -> Path:
+def located(weights: str | Path, own: WeightsEnum | None, key: str) -> Path:
     """The file that ``weights`` means: ``own``, torchvision's, for "imagenet", otherwise the path itself.
 
     torchvision's is looked for in torch's cache (``$TORCH_HOME/hub/checkpoints``) and else downloaded with progress and
     compared with the hash in its name. Raises MissingFileError that names the file, where it was looked for, ``key``
-    (the setting) and what can be done.
+    (the setting) and what can be done; InputError where there is no ``own``.
     """
+    if own is None:
+        raise InputError(f"{key}={weights}: this network has no trained weights, set {key}=null")
     cached = cached_file(own)
     name = f"torchvision's {own}, {cached.name}"
     others = f"{key}=FILE, or {key}=null for random weights, which cost many points of AP"

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustdet.detection.backbones.backbone import Backbone
 from robustdet.detection.boxes import decode, pairwise_iou
 from robustdet.detection.default_boxes import DefaultBoxes
 from robustdet.detection.initialisation import initialise_heads, initialise_layers, scale_first_layer
@@ -17,7 +18,8 @@ from robustdet.detection.matching import match
 from robustdet.detection.multibox_loss import MultiBoxLoss
 from robustdet.detection.normalisation import Normalisation
 from robustdet.detection.post_processing import PostProcessing
-from robustdet.detection.weights import load_imagenet, require_fit
+from robustdet.detection.pretrained import located
+from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError
 from robustdet.types import Assignment, BoxLosses, DetectionLosses, Detections, Images, RawPredictions, Targets
 
@@ -35,8 +37,8 @@ class SSD(nn.Module):
         l2_norm: initial length of the first source's feature vectors; None leaves that source as it is.
         head_std: standard deviation of the heads' initial weights; None draws them as SSD does.
         background_bias: initial bias of the background's logits; above 0 boxes start as background.
-        weights: ImageNet weights for a VGG16 backbone: "imagenet" for torchvision's own, or a file
-            (:func:`~.weights.load_imagenet`); None for random ones.
+        weights: what the backbone starts from: "imagenet" for torchvision's own weights, or a file that its ``load``
+            takes; None for random ones.
     """
 
     default_boxes: Float[Tensor, "P 4"]
@@ -46,7 +48,7 @@ class SSD(nn.Module):
         *,
         num_classes: int,
         input_size: int,
-        backbone: PlannedLayers,
+        backbone: Backbone,
         extras: PlannedLayers,
         default_boxes: DefaultBoxes,
         normalisation: Normalisation,
@@ -84,7 +86,7 @@ class SSD(nn.Module):
         if weights is None:
             scale_first_layer(backbone, normalisation.std)
         else:
-            load_imagenet(backbone, weights)
+            backbone.load(located(weights, backbone.trained, "model.weights"))
         self._range_checked = False
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> RawPredictions:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from robustdet.defences.aa_conv import AAConv2d
-from robustdet.detection.layers import PlannedLayers
+from robustdet.detection.backbones.backbone import Backbone
+from robustdet.detection.backbones.residual import Residual
 from robustdet.errors import KindError
 
 PLAIN_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -26,8 +27,8 @@ class Levers(pl.Callback):
     Args:
         channels_last: kernels and, by them, activations are laid out channel by channel of a pixel.
         recompute: an update keeps neither the mixed kernels of AA-convolutions nor the activations inside the
-            backbone's blocks (from pool to pool), and computes them again in its backward pass. An attack does so with
-            the kernels only.
+            backbone's blocks (from pool to pool, or residual), and computes them again in its backward pass. An attack
+            does so with the kernels only.
         compile: `torch.compile` of the detector; its first steps take minutes.
         tf32: whether convolutions and matrix products of a GPU may round their factors to 10 bits; None leaves it to
             torch, which allows it for convolutions.
@@ -101,13 +102,16 @@ def recompute_in_backward(model: nn.Module) -> None:
         if isinstance(module, AAConv2d):
             module.recompute = True
     backbone = model.backbone
-    if not isinstance(backbone, PlannedLayers):
-        raise KindError(f"expected a backbone of PlannedLayers to recompute, got {type(backbone).__name__}")
+    if not isinstance(backbone, Backbone):
+        raise KindError(f"expected a Backbone to recompute, got {type(backbone).__name__}")
     backbone.__class__ = RecomputedLayers
 
 
-class RecomputedLayers(PlannedLayers):
-    """While weights learn, the graph keeps only what goes from block to block; a max-pool ends a block."""
+BLOCK_ENDS = (nn.MaxPool2d, Residual)
+
+
+class RecomputedLayers(Backbone):
+    """While weights learn, the graph keeps only what goes from block to block; a max-pool or a `Residual` ends one."""
 
     def forward(
         self, x: Float[Tensor, "B c h w"], start: int = 0, stop: int | None = None
@@ -116,7 +120,7 @@ class RecomputedLayers(PlannedLayers):
         if not (learning and torch.is_grad_enabled()):
             return super().forward(x, start, stop)
         stop, sources = len(self.layers) if stop is None else stop, []
-        ends = [index + 1 for index, layer in enumerate(self.layers) if isinstance(layer, nn.MaxPool2d)]
+        ends = [index + 1 for index, layer in enumerate(self.layers) if isinstance(layer, BLOCK_ENDS)]
         for block in pairwise([start, *(end for end in ends if start < end < stop), stop]):
             x, found = checkpoint(
                 super().forward, x, *block, use_reentrant=False, preserve_rng_state=False, context_fn=self._passes

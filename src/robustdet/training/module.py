@@ -19,6 +19,7 @@ from robustdet.defences.non_finite import first_non_finite_layer
 from robustdet.errors import InputError, NumericalError
 from robustdet.interop.classes import require_same_classes
 from robustdet.ranks import averaged, objects_at_rank_zero
+from robustdet.training.part_rates import PartRates
 from robustdet.training.rebuilding import rebuilt
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, TrainingMethod
@@ -29,9 +30,9 @@ SMALLEST_SCALE = 2.0**-10  # of a loss; 2**16 is where scalers begin
 class DetectionModule(pl.LightningModule):
     """Trains ``model`` by ``method``; watches ``validation``.
 
-    ``optimizer`` and ``scheduler`` are partial: one takes the parameters, the other the optimiser. The randomness of
-    a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an uninterrupted one would have
-    drawn, and several processes draw what one would: each takes the part of its images.
+    ``optimizer`` and ``scheduler`` are partial: one takes the parameters (`PartRates`: the model), the other the
+    optimiser. The randomness of a step comes from (seed, update, micro-batch) alone, so a resumed run repeats what an
+    uninterrupted one would have drawn, and several processes draw what one would: each takes the part of its images.
 
     Each part may be its settings instead (`robustdet.training.rebuilding`). A checkpoint has those of its run, and the
     names of the classes: ``DetectionModule.load_from_checkpoint(file).model`` is the trained detector.
@@ -108,7 +109,8 @@ class DetectionModule(pl.LightningModule):
     def optimizer(self) -> Optimizer:
         """A new one of the detector's parameters. Raises InputError for values that it refuses."""
         try:
-            return self.make_optimizer(self.model.parameters())
+            by_part = isinstance(self.make_optimizer, PartRates)
+            return self.make_optimizer(self.model if by_part else self.model.parameters())
         except (TypeError, ValueError) as error:
             raise InputError(f"optimizer: {error}") from error
 

@@ -9,8 +9,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from robustdet.detection.layers import PlannedLayers
-from robustdet.detection.weights import is_vgg16, load_imagenet
+from robustdet.detection.backbones.vgg import VGG16
 from robustdet.errors import InputError, MissingFileError
 from tests.detection.conftest import Build
 
@@ -28,8 +27,8 @@ def save(tmp_path: Path) -> Save:
 
 
 @pytest.fixture(scope="module")
-def backbone() -> PlannedLayers:
-    return PlannedLayers(VGG)
+def backbone() -> VGG16:
+    return VGG16(VGG)
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +37,15 @@ def features() -> dict[str, Tensor]:
     return {f"features.{name}": tensor for name, tensor in known.items()}
 
 
-def test_ssd_pytorchs_file_fills_every_tensor(backbone: PlannedLayers, save: Save) -> None:
+def test_ssd_pytorchs_file_fills_every_tensor(backbone: VGG16, save: Save) -> None:
     state = {name.removeprefix("layers."): torch.randn_like(tensor) for name, tensor in backbone.state_dict().items()}
-    assert load_imagenet(backbone, save(state)) == []
+    backbone.load(save(state))
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, state[name.removeprefix("layers.")])
 
 
 def test_torchvisions_features_leave_conv6_and_conv7_random_and_say_so(
-    backbone: PlannedLayers, features: dict[str, Tensor], save: Save, caplog: pytest.LogCaptureFixture
+    backbone: VGG16, features: dict[str, Tensor], save: Save, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = features | {
         f"classifier.{name}": torch.tensor([float("nan")])  # so does the file of torchvision that SSD needs
@@ -54,15 +53,14 @@ def test_torchvisions_features_leave_conv6_and_conv7_random_and_say_so(
     }
     before = backbone.layers[31].weight.clone()
     with caplog.at_level(logging.WARNING):
-        random = load_imagenet(backbone, save(file))
-    assert random == ["layers.31.weight", "layers.31.bias", "layers.33.weight", "layers.33.bias"]
+        backbone.load(save(file))
     assert "no values for layers.31.weight, layers.31.bias, layers.33.weight, layers.33.bias: they stay" in caplog.text
     assert torch.equal(backbone.layers[21].weight, features["features.21.weight"])
     assert torch.equal(backbone.layers[31].weight, before)
 
 
 def test_fully_connected_layers_are_decimated(
-    backbone: PlannedLayers, features: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: VGG16, features: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fc6 = torch.arange(4096.0).view(-1, 1, 1, 1) + torch.arange(49.0).view(7, 7) / 100
     file = features | {
@@ -75,7 +73,7 @@ def test_fully_connected_layers_are_decimated(
     }
     (tmp_path / "vgg16.pth").touch()
     monkeypatch.setattr(torch, "load", lambda *_, **__: file)  # half a gigabyte need not touch the disk
-    assert load_imagenet(backbone, tmp_path / "vgg16.pth") == []
+    backbone.load(tmp_path / "vgg16.pth")
     conv6, conv7 = backbone.layers[31], backbone.layers[33]
     assert conv6.weight[5, 100].tolist() == [
         [pytest.approx(20 + (7 * y + x) / 100) for x in (0, 3, 6)] for y in (0, 3, 6)
@@ -85,10 +83,10 @@ def test_fully_connected_layers_are_decimated(
     assert conv7.bias[7] == -28
 
 
-def test_a_missing_file_says_what_else_there_is(backbone: PlannedLayers, tmp_path: Path) -> None:
+def test_a_missing_file_says_what_else_there_is(build: Build, tmp_path: Path) -> None:
     said = r"model.weights=.*absent.pth: no such file. Also possible: model.weights=imagenet \(torchvision's .*vgg16"
     with pytest.raises(MissingFileError, match=said):
-        load_imagenet(backbone, tmp_path / "absent.pth")
+        build("ssd300", [f"weights={tmp_path / 'absent.pth'}"])
 
 
 @pytest.mark.parametrize(
@@ -102,24 +100,17 @@ def test_a_missing_file_says_what_else_there_is(backbone: PlannedLayers, tmp_pat
         ({"conv1.weight": torch.zeros(1)}, r"holds no VGG16: expected tensors named features.0.weight"),
     ],
 )
-def test_a_file_of_something_else_is_named(backbone: PlannedLayers, tmp_path: Path, content: object, said: str) -> None:
+def test_a_file_of_something_else_is_named(backbone: VGG16, tmp_path: Path, content: object, said: str) -> None:
     file = tmp_path / "other.pth"
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
         torch.save(content, file)
     with pytest.raises(InputError, match=rf"other\.pth {said}"):
-        load_imagenet(backbone, file)
+        backbone.load(file)
 
 
-def test_a_backbone_that_is_no_vgg16_takes_none(backbone: PlannedLayers) -> None:
-    assert is_vgg16(backbone)
-    assert not is_vgg16(PlannedLayers("16 32 M 64^"))
-    with pytest.raises(InputError, match=r"model.weights=imagenet is for a VGG16, .*: set model.weights=null"):
-        load_imagenet(PlannedLayers("16 32 M 64^"), "imagenet")
-
-
-def test_tensors_that_do_not_fit_are_all_named(backbone: PlannedLayers, save: Save) -> None:
+def test_tensors_that_do_not_fit_are_all_named(backbone: VGG16, save: Save) -> None:
     state = {name.removeprefix("layers."): tensor for name, tensor in backbone.state_dict().items()}
     del state["2.bias"]
     state |= {"35.weight": torch.zeros(1), "0.weight": torch.zeros(64, 1, 3, 3)}
@@ -128,10 +119,10 @@ def test_tensors_that_do_not_fit_are_all_named(backbone: PlannedLayers, save: Sa
         match=r"does not fit this network:\n  missing: layers.2.bias\n  left over: layers.35.weight\n"
         r"  layers.0.weight has shape \(64, 1, 3, 3\) instead of \(64, 3, 3, 3\)",
     ):
-        load_imagenet(backbone, save(state))
+        backbone.load(save(state))
 
 
-def test_the_detector_loads_what_its_yaml_names(build: Build, backbone: PlannedLayers, save: Save) -> None:
+def test_the_detector_loads_what_its_yaml_names(build: Build, backbone: VGG16, save: Save) -> None:
     state = {name.removeprefix("layers."): tensor for name, tensor in backbone.state_dict().items()}
     ssd = build("ssd300", [f"weights={save(state)}"])
     assert torch.equal(ssd.backbone.layers[21].weight, backbone.layers[21].weight)
