@@ -169,7 +169,11 @@ def compose(root: str, arguments: list[str], needs: frozenset[str] = frozenset()
     if "Ray" in needs:  # its launcher is not installed
         overrides = [one for one in overrides if not one.startswith(("launcher=", "hydra."))]
     overrides = [_first(override) for override in overrides]
-    own = [] if root in ("report", "study") or any(one.startswith("paths.run=") for one in overrides) else ["paths.run=run"]
+    own = (
+        []
+        if root in ("report", "study") or any(one.startswith("paths.run=") for one in overrides)
+        else ["paths.run=run"]
+    )
     cfg = composed(root, [*own, *overrides], [])
     expand_homes(cfg)
     check(cfg, root)

@@ -16,6 +16,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli import study as module
+from robustdet.cli.composition import CONF, check, composed
 from robustdet.cli.study import IncompleteStudyError, hours_left, jobs_of, study
 from robustdet.errors import InputError
 from robustdet.evaluation.record import read_record
@@ -144,3 +145,21 @@ def test_a_real_one_leaves_records_that_name_no_place(tmp_path: Path, data_folde
     assert (record.run.experiment, record.run.suite, record.threat) == ("shapes_std", "quick_eps_4", "L∞ 4/255")
     assert record.attack_settings["step_size"] == "1/255"
     assert all(str(tmp_path) not in file.read_text(encoding="utf-8") for file in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "study").glob("*.yaml")))
+def test_every_command_of_every_study_composes_and_names_its_row(name: str, tmp_path: Path):
+    cfg = composed("study", [f"study={name}", f"paths.outputs={tmp_path}", "data_root=data"])
+    jobs = jobs_of(cfg)
+    assert len({job.name for job in jobs}) == len({job.folder for job in jobs}) == len(jobs)
+    assert {job.after for job in jobs if job.command == "evaluate"} == {job.name for job in jobs if job.after is None}
+    first = [job for job in jobs if "seed 0" in job.name]
+    for job in [
+        *(job for job in first if job.command == "train"),
+        *(job for job in first if job.after == first[0].name),
+    ]:
+        one = composed(job.command, job.arguments)
+        check(one, job.command)
+        if job.command == "train":
+            assert one.name.endswith(job.name.partition(",")[0])
+            assert (one.seed, one.data.root) == (0, str(Path("data").absolute()))
