@@ -52,7 +52,7 @@ def consistency(passes: list[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def step_slowly(
-    model: Any, batch: Batch, attacked: Tensor, source: Batch, w: LossWeights, generator: Any, crossed: bool
+    model: Any, batch: Batch, attacked: Tensor, source: Batch, w: LossWeights, generator: Any, crossed: str
 ) -> dict[str, Tensor]:
     """Every image passes alone; their features' noise comes from one generator, so each gets what a batch gives it."""
     images = [*batch.images, *attacked]
@@ -61,11 +61,11 @@ def step_slowly(
     raws = [model(image[None], generator) for image in images]
     kinds = [place >= len(batch) for place in range(len(images))]
     aid, violated = triplets(torch.cat([raw.routing for raw in raws]), kinds, w.gamma)
-    if crossed:
-        for place, image in enumerate(batch.images):
-            of_its_twin = raws[len(batch) + place].routing.detach()
-            raws.append(model(image[None], generator, of_its_twin))
-        clean, targets = [*clean, *batch.images], [*targets, *batch.targets]
+    crossing = {"none": [], "clean": [*range(len(batch))], "both": [*range(len(images))]}[crossed]
+    for place in crossing:
+        of_its_twin = raws[(place + len(batch)) % len(images)].routing.detach()
+        raws.append(model(images[place][None], generator, of_its_twin))
+    clean, targets = ([*all_of, *(all_of[place] for place in crossing)] for all_of in (clean, targets))
 
     sums = [slowly.det_sums(model, raw, target) for raw, target in zip(raws, targets, strict=True)]
     positives = sum(count for _, _, count in sums)
@@ -96,11 +96,11 @@ def model_with_opinions(name: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("crossed", [False, True], ids=["two branches", "crossed"])
+@pytest.mark.parametrize("crossed", ["none", "clean", "both"])
 @pytest.mark.parametrize(
     ("name", "weights"), [("tiny_robust_ssd", PAPER), ("tiny_robust_ssd_cfr", PAPER), ("tiny_robust_ssd_cfr", OTHERS)]
 )
-def test_a_step_is_eq_5_image_by_image(name: str, weights: LossWeights, crossed: bool):
+def test_a_step_is_eq_5_image_by_image(name: str, weights: LossWeights, crossed: Any):
     """Two updates on a replayed source: in the second the attacked images are not those of the clean half."""
     model = model_with_opinions(name)
     replay = Replay(ATTACKS["a_cls"](20), updates_per_source=2, step_sizes=["4/255"])
@@ -126,16 +126,16 @@ def test_the_other_margin_has_violated_triplets_and_satisfied_ones():
 
 
 def test_the_crossed_branch_teaches_the_discriminator_nothing():
-    """Its π is detached: of L_det alone, the discriminator learns from three branches what it learns from two."""
+    """Its π is detached: of L_det alone, the discriminator learns from three or four branches what it learns from two."""
     model, gradients = model_with_opinions("tiny_robust_ssd"), []
-    for crossed in (False, True):
+    for crossed, branches in (("none", 2), ("clean", 3), ("both", 4)):
         method = RobustDet(Full(ATTACKS["a_cls"](1)), LossWeights(0.6, 1, 0, 0, 0), AllTriplets, crossed)
         output = method.step(model, slowly.batch(1), torch.Generator().manual_seed(0))
-        positives = 3 if crossed else 2  # three branches of as many positives each
         last = list(model.aid.parameters())[-1]
-        gradients.append(torch.autograd.grad(output.loss, last)[0] * positives)
+        gradients.append(torch.autograd.grad(output.loss, last)[0] * branches)  # of as many positives each
     assert gradients[0].any()
     torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], gradients[2])
 
 
 def test_its_state_is_that_of_its_schedule():

@@ -158,7 +158,7 @@ def training_step(compose: Compose, double: None) -> tuple[Any, Any, Batch, Adve
     attacked = (source + (noise - 0.5) * 16 / 255).clamp(0, 1)
     adversarial = AdversarialBatch(attacked, Batch(source, targets[3:]))
     method = instantiate(cfg.method)
-    assert method.crossed_branch
+    assert method.crossed_branch == "clean"
     method.schedule = Fixed(adversarial)
     return method, model, Batch(clean, targets[:3]), adversarial
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from robustdet.defences.triplet_loss import TripletTerms
 from robustdet.ranks import gathered_rows, world_size
 from robustdet.types import Batch, DetectionLosses, StepOutput
 
+CrossedBranch = Literal["none", "clean", "both"]
 Triplets = Callable[[Tensor, Tensor, torch.Generator], TripletTerms]
 
 
@@ -40,8 +41,9 @@ class RobustDet:
         schedule: where the adversarial half comes from.
         weights: of Eq. 5.
         triplets: L_aid (Eq. 2), made with the margin γ.
-        crossed_branch: whether the clean images pass a second time, routed as the adversarial ones (their π, detached),
-            and join L_det, L_re and L_kld: the published code's undocumented third branch.
+        crossed_branch: which images pass a second time, by the other half's routes (its π, detached), and join L_det,
+            L_re and L_kld: none; "clean" ones as the adversarial ones are routed, the published code's undocumented
+            third branch; "both" halves, so that no route is left that never saw an attack.
         triplets_across_processes: where several processes share a batch, L_aid is of the triplets of the whole batch,
             as it is in one process. Their number grows with the cube of the batch; False leaves each to its own.
     """
@@ -51,7 +53,7 @@ class RobustDet:
         schedule: Schedule,
         weights: LossWeights,
         triplets: Callable[..., Triplets],
-        crossed_branch: bool = False,
+        crossed_branch: CrossedBranch = "none",
         triplets_across_processes: bool = True,
     ) -> None:
         self.schedule = schedule
@@ -75,11 +77,15 @@ class RobustDet:
         aid = self.triplets(routing, marks, generator)
 
         joined, predictions, originals = losses, [raw], [clean_images]
-        if self.crossed_branch:
-            adversarial_routing = raw.routing[attacked][: len(batch)].detach()
-            crossed = model(batch.images, generator, adversarial_routing)
-            joined = join(losses, model.losses(crossed, model.assign(batch.targets)))
-            predictions, originals = [raw, crossed], [clean_images, batch.images]
+        if self.crossed_branch != "none":
+            images, targets, originally = batch.images, [*batch.targets], batch.images
+            routes = raw.routing[attacked][: len(batch)]
+            if self.crossed_branch == "both":
+                images, targets = torch.cat([images, adversarial.images]), [*targets, *source.targets]
+                originally, routes = clean_images, torch.cat([routes, raw.routing[~attacked]])
+            crossed = model(images, generator, routes.detach())
+            joined = join(losses, model.losses(crossed, model.assign(targets)))
+            predictions, originals = [raw, crossed], [clean_images, originally]
 
         w = self.weights
         parts = detection_parts(joined) | {"L_aid": aid.loss}
