@@ -126,7 +126,7 @@ def test_the_other_margin_has_violated_triplets_and_satisfied_ones():
 
 
 def test_the_crossed_branch_teaches_the_discriminator_nothing():
-    """Its π is detached: of L_det alone, the discriminator learns from three or four branches what it learns from two."""
+    """Its π is detached: of L_det alone, the discriminator learns from more branches what it learns from two."""
     model, gradients = model_with_opinions("tiny_robust_ssd"), []
     for crossed, branches in (("none", 2), ("clean", 3), ("both", 4)):
         method = RobustDet(Full(ATTACKS["a_cls"](1)), LossWeights(0.6, 1, 0, 0, 0), AllTriplets, crossed)
