@@ -174,7 +174,7 @@ def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_pat
     for name, outcomes in clean_and_weak.items():
         choice.add(name, outcomes)
     assert attack.objective.curves.digest == measured_curves(choice.effects).digest
-    assert set(own_ap(suite, "among")) == set(suite.seen.targets)  # one that has lost its objects has false alarms to give
+    assert set(own_ap(suite, "among")) == set(suite.seen.targets)  # those without objects, too: false alarms
     assert [stage.attack for stage in records[-1].stages] == ["weak", "among"]
     assert records[-1].map < choice.value
     assert rounds == [24, len(own_ap(suite, "among"))]
@@ -182,7 +182,7 @@ def test_a_second_round_attacks_among_the_detections_that_the_first_left(tmp_pat
 
 def test_a_round_has_no_images_where_the_worst_case_is_0_already(tmp_path):
     strong = PGD(total, LInf("255/255"), 20, "64/255")
-    suite, records, rounds = all_rounds(tmp_path, {"strong": strong, "among": among(LInf("255/255"))})
+    _, records, rounds = all_rounds(tmp_path, {"strong": strong, "among": among(LInf("255/255"))})
     assert records[-1].map == 0
     assert rounds[1] == 0
 

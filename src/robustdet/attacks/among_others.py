@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
-from robustdet.attacks.ap_surrogate import SATURATED, APSurrogate, judged
+from robustdet.attacks.ap_surrogate import APSurrogate, judged
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.outranking import IOU, LOST
 from robustdet.attacks.threat import LInf

@@ -38,8 +38,8 @@ class Cascade(SuiteEvaluator):
     """A `SuiteEvaluator` whose attacks go on in their order with the images of which an object is still found.
 
     An image without objects can only be given false alarms: the first attack has it, and those that aim at the data
-    set's ranking, as long as the worst case is above 0. The result is the worst case; an attack has no record of its own, because its images are a choice of the earlier ones. Of an attack
-    that fails, what it made before counts.
+    set's ranking, as long as the worst case is above 0. The result is the worst case; an attack has no record of its
+    own, because its images are a choice of the earlier ones. Of an attack that fails, what it made before counts.
     """
 
     fewest_rivals = 1
