@@ -102,31 +102,36 @@ def test_which_attacks_want_the_others():
 
 
 def slow_displaced(model, raw, found, target, row) -> float:
-    """The sum over the hits of an image, box by box, in double precision."""
+    """The sum over the objects of an image, box by box, in double precision."""
     p = raw.cls_logits[row].detach().double().softmax(dim=1)
-    total = 0.0
+    hits = judged(found, target)[0].tolist()
+    boxes = {}  # of the hit of each object
     for place in range(len(found.scores)):
-        if not judged(found, target)[0][place]:
+        if hits[place]:
+            same = [index for index, of in enumerate(target.labels.tolist()) if of == int(found.labels[place])]
+            ious = box_iou(found.boxes[place][None], target.boxes[same])[0]
+            boxes[same[int(ious.argmax())]] = found.boxes[place]
+    total = 0.0
+    for index, label in enumerate(target.labels.tolist()):
+        if target.difficult[index] or target.crowd[index]:
             continue
-        label, hit_box = int(found.labels[place]), found.boxes[place]
-        same = [index for index, of in enumerate(target.labels.tolist()) if of == label]
-        ious = box_iou(hit_box[None], target.boxes[same])[0]
-        object_box = target.boxes[same][int(ious.argmax())]
+        object_box = target.boxes[index]
         to_hit, to_object = (
             model.overlaps_of(raw, one.expand(len(raw.cls_logits), 1, 4))[row, :, 0].detach().double()
-            for one in (hit_box, object_box)
+            for one in (boxes.get(index, object_box), object_box)
         )
-        terms = [
+        right = [p[box, label] ** 2 for box in range(len(p)) if to_object[box] >= 0.5]
+        wrong = [
             (p[box, label] * torch.sigmoid((0.5 - to_object[box]) / 0.05)) ** 2
             for box in range(len(p))
             if to_hit[box] > 0.45 and to_object[box] > 0.05
         ]
-        rival = 0.5 * math.log(sum(terms)) if terms and sum(terms) > 0 else -30.0
-        total -= math.log1p(math.exp(math.log(found.scores[place].item()) - max(rival, -30.0)))
+        r, s = (max(0.5 * math.log(sum(terms)), -30.0) if terms else -30.0 for terms in (right, wrong))
+        total -= math.log1p(math.exp(r - s))
     return total
 
 
-def test_displacement_is_how_near_hits_are_to_being_suppressed():
+def test_displacement_is_how_near_objects_are_to_being_lost_to_suppression():
     images, targets = fakes.batch()
     detector = fakes.detector().eval()
     with DetectorVictim(detector).borrow(targets) as model:
@@ -136,7 +141,7 @@ def test_displacement_is_how_near_hits_are_to_being_suppressed():
         values = displaced(model, raw, of_images)
         expected = [slow_displaced(model, raw, found, targets[row], row) for row, found in enumerate(of_images)]
         assert values.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
-        assert min(expected) < 0  # there are hits
+        assert min(expected) < 0  # there are objects
         assert values[2] == 0  # and none without objects
         assert torch.autograd.grad(values.sum(), pixels)[0].isfinite().all()
 

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
-from robustdet.attacks.ap_surrogate import SATURATED, APSurrogate, judged
+from robustdet.attacks.ap_surrogate import APSurrogate, judged
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.outranking import IOU, LOST
 from robustdet.attacks.threat import LInf
@@ -104,37 +105,40 @@ class AmongOthers(APSurrogate):
 
 
 def displaced(detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]) -> Float[Tensor, "B"]:
-    """How near the hits of each image are to being suppressed by boxes that find no object; 0 or below, to be raised.
+    """How near the objects of each image are to being lost to suppression; 0 or below, to be raised.
 
-    -Σ_hits σ₊(r - s), with r the log-probability of the hit and s = τ log Σ (p σ((0.5 - IoU)/t))^(1/τ) over the boxes
-    that overlap the hit by more than suppression allows, but its object by less than finds it, or nearly (IoU is that
-    with the object; it has a gradient: a box may slip away). Once one of them has the higher score, the hit is gone.
+    -Σ_objects σ₊(r - s), over those that AP asks for. r = τ log Σ p^(1/τ) is of all boxes that find the object: where
+    one is lost, the next must not take its place. s = τ log Σ (p σ((0.5 - IoU)/t))^(1/τ) is of the boxes that overlap
+    its hit (itself, where nothing hits it) by more than suppression allows, but find it not, or hardly (IoU is that
+    with the object; it has a gradient: a box may slip away). Once one of these has the highest score, the object is
+    lost.
     """
-    hits_of = [judged(found, target)[0] for found, target in zip(of_images, detector.targets, strict=True)]
-    most = max(1, *(int(hits.sum()) for hits in hits_of))
-    hit_boxes = raw.cls_logits.new_zeros(len(of_images), most, 4, dtype=torch.float32)
-    objects, labels, scores = torch.zeros_like(hit_boxes), torch.zeros(hit_boxes.shape[:2], dtype=torch.long), []
-    real = torch.zeros_like(labels, dtype=torch.bool)
-    for row, (found, target, hits) in enumerate(zip(of_images, detector.targets, hits_of, strict=True)):
-        count = int(hits.sum())
-        scores.append(F.pad(found.scores[hits], (0, most - count)))
-        if count:
-            same = found.labels[hits, None] == target.labels.to(found.labels)
-            owner = box_iou(found.boxes[hits], target.boxes.to(found.boxes)).masked_fill(~same, -1).argmax(dim=1)
-            hit_boxes[row, :count] = found.boxes[hits].detach().to(hit_boxes)
-            objects[row, :count] = target.boxes.to(hit_boxes)[owner]
-            labels[row, :count], real[row, :count] = found.labels[hits].cpu() - 1, True
-    labels, real = labels.to(raw.cls_logits.device), real.to(raw.cls_logits.device)
-    log_p = raw.cls_logits.log_softmax(dim=-1)[..., 1:].gather(
-        2, labels.unsqueeze(1).expand(-1, raw.cls_logits.shape[1], -1)
-    )
+    device, boxes, labels, standing = raw.cls_logits.device, [], [], []
+    for found, target in zip(of_images, detector.targets, strict=True):
+        countable = ~(target.difficult | target.crowd)
+        boxes.append(target.boxes[countable].to(device, torch.float32))
+        labels.append(target.labels[countable].to(device))
+        standing.append(boxes[-1].clone())
+        if len(labels[-1]) and (hits := judged(found, target)[0]).any():
+            hit_boxes, same = found.boxes[hits].detach().to(boxes[-1]), found.labels[hits, None] == labels[-1]
+            owner = box_iou(hit_boxes, boxes[-1]).nan_to_num().masked_fill(~same, -1).argmax(dim=1)
+            standing[-1][owner] = hit_boxes
+    objects, hit, label = (pad_sequence(each, batch_first=True) for each in (boxes, standing, labels))
+    real = label > 0
+    index = (label - 1).clamp(min=0).unsqueeze(1).expand(-1, raw.cls_logits.shape[1], -1)
+    log_p = raw.cls_logits.log_softmax(dim=-1)[..., 1:].gather(2, index)
     to_object = detector.overlaps_of(raw, objects).nan_to_num()
     with torch.no_grad():
-        rivals = (detector.overlaps_of(raw, hit_boxes).nan_to_num() > SUPPRESSED) & (to_object > 0.05)
-    slipping = (log_p + F.logsigmoid((IOU - to_object) / SLOPE)) / SHARPNESS
-    strongest = SHARPNESS * slipping.masked_fill(~rivals, LOST).logsumexp(dim=1)
-    hit = torch.stack(scores).clamp(min=SATURATED).log()
-    return -(F.softplus(hit - strongest.clamp(min=FAR)) * real).sum(dim=1)
+        finds = to_object >= IOU
+        rivals = (detector.overlaps_of(raw, hit).nan_to_num() > SUPPRESSED) & (to_object > 0.05)
+    right = _best(log_p, finds)
+    wrong = _best(log_p + F.logsigmoid((IOU - to_object) / SLOPE), rivals)
+    return -(F.softplus(right - wrong) * real).sum(dim=1)
+
+
+def _best(log_p: Float[Tensor, "B P N"], among: Bool[Tensor, "B P N"]) -> Float[Tensor, "B N"]:
+    """Of each object the highest of these, smoothly; `FAR` where there is none."""
+    return (SHARPNESS * (log_p / SHARPNESS).masked_fill(~among, LOST).logsumexp(dim=1)).clamp(min=FAR)
 
 
 class ChosenSoFar(BaseAttack):

@@ -1,11 +1,12 @@
 """A suite as a cascade: attacks one after the other, each on those images that still have something to lose.
 
 What AutoAttack (Croce & Hein, ICML 2020) does for classifiers, where an image that is misclassified needs no further
-attack. Of a detector's image nothing is left when none of its objects is found: its own AP is 0.
+attack. Of a detector's image nothing of its own is left when none of its objects is found: its own AP is 0.
 
 AP ranks the detections of all images together. So an attack that is to know the others' detections
 (`robustdet.attacks.among_others`) has a round over the images of its own, when the worst case of those before is known,
-and may go on from the images that it has chosen.
+and may go on from the images that it has chosen. It has all images: one that has lost its objects can still be given
+false alarms that outrank the hits of others.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from robustdet.types import Attack, Batch, Images, Targets, Victim
 class Cascade(SuiteEvaluator):
     """A `SuiteEvaluator` whose attacks go on in their order with the images of which an object is still found.
 
-    An image without objects can only be given false alarms: the first attack has it, no later one. The result is the
-    worst case; an attack has no record of its own, because its images are a choice of the earlier ones. Of an attack
-    that fails, what it made before counts.
+    An image without objects can only be given false alarms: the first attack has it, and those that aim at the data
+    set's ranking, as long as the worst case is above 0. The result is the worst case; an attack has no record of its
+    own, because its images are a choice of the earlier ones. Of an attack that fails, what it made before counts.
     """
 
     fewest_rivals = 1
@@ -48,6 +49,7 @@ class Cascade(SuiteEvaluator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._among: set[str] = set()  # those that aim at the ranking of all images
         self._pictures: dict[tuple[str, str], UInt8[Tensor, "3 H W"]] = {}  # by attack and content
 
     def next_round(self, metric: Metric) -> list[str]:
@@ -61,6 +63,8 @@ class Cascade(SuiteEvaluator):
         more: dict[str, Any] = {}
         if any(outcomes[rival] for rival in rivals if rival != CLEAN):  # unattacked rankings teach little
             choice = self._worst_case(metric, outcomes, rivals)
+            if choice.value > 0:
+                self._among.add(name)
             curves = measured_curves(choice.effects)
             more["among"] = curves.digest
             for objective in held(attack, AmongOthers):
@@ -118,7 +122,9 @@ class Cascade(SuiteEvaluator):
         self._left = {}
         return super().evaluate_batch(detector, batch)
 
-    def _asked(self, batch: Batch, contents: Sequence[str]) -> list[int]:
+    def _asked(self, name: str, batch: Batch, contents: Sequence[str]) -> list[int]:
+        if name in self._among:
+            return list(range(len(batch)))
         return [place for place, content in enumerate(contents) if self._left.get(content, 1.0) > 0]
 
     def _attacked(self, name: str, part: Batch, contents: Sequence[str]) -> None:

@@ -100,7 +100,7 @@ class SuiteEvaluator:
             self.seen.contents[target.image_id] = content
         evaluated = 0
         for name in self.attacks:
-            places = [] if name in self.seen.failed else self._asked(batch, found)
+            places = [] if name in self.seen.failed else self._asked(name, batch, found)
             with self.working(name, len(places)):
                 if places:
                     part = Batch(batch.images[places], [batch.targets[place] for place in places])
@@ -119,8 +119,8 @@ class SuiteEvaluator:
         self._attacked(name, part, contents)
         return new
 
-    def _asked(self, batch: Batch, contents: Sequence[str]) -> list[int]:
-        """The places in the batch of the images that the next attack is for: all."""
+    def _asked(self, name: str, batch: Batch, contents: Sequence[str]) -> list[int]:
+        """The places in the batch of the images that this attack is for: all."""
         return list(range(len(batch)))
 
     def _attacked(self, name: str, part: Batch, contents: Sequence[str]) -> None:
