@@ -68,7 +68,7 @@ class Adaptive(BaseAttack):
     """
 
     knowledge: Knowledge = "discriminator"
-    needs: Offer = "scores"  # type: ignore[assignment]
+    needs: Offer = "scores"
 
     def __init__(self, attack: Attack, routing: Routing = own, source: Attack | None = None) -> None:
         self.attack = require_attack(attack)

@@ -25,7 +25,7 @@ class BFloat16(BaseAttack):
     It has a ``step`` where the attack has one.
     """
 
-    needs: Offer = "scores"  # type: ignore[assignment]
+    needs: Offer = "scores"
 
     def __init__(self, attack: Attack) -> None:
         self.attack = require_attack(attack)

@@ -26,7 +26,7 @@ class DAG(BaseAttack):
     ``start`` makes.
     """
 
-    needs: Offer = "scores"  # type: ignore[assignment]
+    needs: Offer = "scores"
     objective_bound = 0.0  # no target is left
 
     def __init__(

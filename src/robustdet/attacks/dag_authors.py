@@ -21,7 +21,7 @@ class DAGAuthors(BaseAttack):
     Where no target is left the published code divides 0 by 0; here that step is zero.
     """
 
-    needs: Offer = "scores"  # type: ignore[assignment]
+    needs: Offer = "scores"
 
     def __init__(self, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
         self.threat = PixelRange()

@@ -60,7 +60,7 @@ class DetectorVictim:
 
         Who borrows for the same targets again may hand in the ``assignment`` of the first time.
         """
-        lent = BorrowedScores if isinstance(self.detector, HasScores) else BorrowedDetector
+        lent: Any = BorrowedScores if isinstance(self.detector, HasScores) else BorrowedDetector
         with evaluation_mode(self.detector):  # type: ignore[arg-type]
             yield lent(self.detector, targets, assignment or assigned(self.detector, targets), self.forward)
 

@@ -18,7 +18,7 @@ from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.errors import InputError
-from robustdet.types import Assignment, Attack, Batch, Detector, Images
+from robustdet.types import Assignment, Attack, Batch, HasLosses, Images
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class AdversarialBatch:
 
 @runtime_checkable
 class Schedule(Protocol):
-    def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch: ...
+    def next(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> AdversarialBatch: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -48,7 +48,7 @@ class Full:
     def __init__(self, attack: Attack) -> None:
         self.attack = require_attack(attack)
 
-    def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
+    def next(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
         generators = image_generators(draw_seed(generator), [target.image_id for target in batch.targets])
         images = self.attack(DetectorVictim(model), batch.images, batch.targets, generators)
         return AdversarialBatch(images, batch)
@@ -102,7 +102,7 @@ class Replay:
         self.step_sizes = [pixel_fraction(size) for size in step_sizes]
         self._sources: dict[int, _Source] = {}  # by the place of their micro-batch in an update
 
-    def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
+    def next(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
         source = self._sources.get(batch.micro_batch)
         if source is None or source.updates == self.updates_per_source:
             choice = int(torch.randint(len(self.step_sizes), (), generator=generator))
