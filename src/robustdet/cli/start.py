@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.building import BACKBONE, TRUNK
+from robustdet.cli.foreign import is_foreign
 from robustdet.defences.aid import RESNET18
 from robustdet.detection.pretrained import IMAGENET, cached_file, located
 from robustdet.detection.weights import VGG16
@@ -34,6 +35,8 @@ def require_discriminator(model: DictConfig) -> None:
 
 def require_weights(model: DictConfig, superseded: tuple[str, ...]) -> None:
     """Finds, or fetches, each file of trained weights but those that something else brings."""
+    if is_foreign(OmegaConf.create({"model": model})):
+        return  # whose weights are of the whole detector, found by itself
     for key, own in OWN.items():
         weights = OmegaConf.select(model, key)
         if weights is not None and key not in superseded:

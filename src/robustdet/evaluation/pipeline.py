@@ -175,6 +175,8 @@ class SuiteEvaluator:
                 **self._worst_case_fields(choice, about, outcomes),
             }
             outcomes[WORST_CASE] = choice.outcomes
+        elif self.left_out:  # a suite says somewhere what is missing
+            rows[CLEAN]["left_out"] = self.left_out
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
             Record(

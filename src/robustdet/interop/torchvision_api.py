@@ -45,6 +45,9 @@ class TorchvisionDetector(ForeignDetector):
         input_size: height and width of the images it is called with, pixels.
     """
 
+    theirs: Tensor
+    ours: Tensor
+
     def __init__(
         self, network: nn.Module, num_classes: int, input_size: int, ids: Sequence[int] | None = None, name: str = ""
     ) -> None:
@@ -57,15 +60,12 @@ class TorchvisionDetector(ForeignDetector):
         ours = torch.zeros(int(theirs.max()) + 1, dtype=torch.long).scatter(0, theirs, torch.arange(len(theirs)))
         self.register_buffer("theirs", theirs, persistent=False)
         self.register_buffer("ours", ours, persistent=False)  # 0 for ids that no class has
-        self._choosing = [
-            network,
-            *(one for one in network.modules() if isinstance(one, RegionProposalNetwork | RoIHeads)),
-        ]
+        stages = [one for one in network.modules() if isinstance(one, RegionProposalNetwork | RoIHeads)]
+        self._choosing = [network, *stages]
         self._samplers = [
-            Sampler(one.fg_bg_sampler.batch_size_per_image, one.fg_bg_sampler.positive_fraction)
-            for one in self._choosing[1:]
+            Sampler(one.fg_bg_sampler.batch_size_per_image, one.fg_bg_sampler.positive_fraction) for one in stages
         ]
-        for one, sampler in zip(self._choosing[1:], self._samplers, strict=True):
+        for one, sampler in zip(stages, self._samplers, strict=True):
             one.fg_bg_sampler = sampler
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Asked:
@@ -85,7 +85,7 @@ class TorchvisionDetector(ForeignDetector):
         by_task: dict[bool, list[Tensor]] = {True: [], False: []}
         for parts in of_images:
             for of_boxes, losses in by_task.items():
-                losses.append(sum(value for name, value in parts.items() if ("box" in name) == of_boxes))  # type: ignore[arg-type]
+                losses.append(sum(value for name, value in parts.items() if ("box" in name) == of_boxes))
         objects = torch.tensor([len(one["labels"]) > 0 for one in assignment], device=raw.images.device)
         return DetectionLosses(torch.stack(by_task[False]), torch.stack(by_task[True]), objects.long())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from robustdet.detection.pretrained import cached_file, located
 from robustdet.detection.weights import require_fit, tensors_in
 from robustdet.errors import InputError
 from robustdet.interop.torchvision_api import TorchvisionDetector
-
-log = logging.getLogger(__name__)
 
 COCO = "coco"
 OF_OTHERS = ("maskrcnn", "keypointrcnn")  # their losses ask for more than boxes
@@ -57,7 +54,6 @@ class TorchvisionModel(TorchvisionDetector):
         count = len(classes) if classes is not None else num_classes
         if file is None:
             network = _built(name, count or 0, settings)
-            log.warning("%s has random weights (model.weights=null): what it detects means nothing", name)
         else:
             network, count = _loaded(name, file, own, count, settings)
         of_coco = file is not None and count == len(coco) - 1 and classes is None
@@ -74,7 +70,7 @@ def _weights_of(name: str) -> WeightsEnum:
     ]
     if name not in known:
         raise InputError(f"model.name={name}: torchvision has no such detector; known: {', '.join(known)}")
-    return torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    return torchvision.models.get_model_weights(name).DEFAULT
 
 
 def _built(name: str, num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
