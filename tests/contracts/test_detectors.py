@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,30 +14,75 @@ from hydra.utils import instantiate
 from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.objectives import total
 from robustdet.cli.composition import CONF, composed
-from robustdet.types import Batch, Detector, Targets
+from robustdet.evaluation.first_look import require_promises
+from robustdet.types import OFFERS, Batch, Detector, Offer, Targets, offers
 from tests.attacks.fakes import state
 from tests.detection.conftest import make_target
+from tests.interop import networks
 
 FULL_SIZE = {  # the classes of the tiny ones, which stand for them here; their own tests are in tests/detection
     "ssd300", "ssd300_coco", "robust_ssd300", "robust_ssd300_coco", "robust_ssd300_cfr", "robust_ssd300_cfr_coco",
 }  # fmt: skip
-MODELS = sorted({file.stem for file in (CONF / "model").glob("*.yaml")} - FULL_SIZE)
 CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A yaml with what makes it small, and what its detector offers."""
+
+    model: str
+    overrides: tuple[str, ...] = ()
+    offer: Offer = "scores"
+
+
+def torchvisions(name: str) -> Case:
+    fields = networks.settings(name)
+    given = tuple(f"model.{key}={'null' if value is None else value}" for key, value in fields.items())
+    return Case("torchvision", given, "losses")
+
+
+FOREIGN = {  # by yaml: what has to be said of somebody else's detectors
+    "torchvision": {name: torchvisions(name) for name in networks.NAMES},
+    "black_box": {
+        "function": Case(
+            "black_box",
+            ("model.name=bright", "model.function.path=tests.interop.networks.bright_boxes", "model.input_size=64"),
+            "detections",
+        )
+    },
+    "onnx": {},  # needs a file and a library: tests/interop/test_onnx.py
+}
+CASES = {
+    name: case
+    for yaml in sorted({file.stem for file in (CONF / "model").glob("*.yaml")} - FULL_SIZE)
+    for name, case in FOREIGN.get(yaml, {yaml: Case(yaml)}).items()
+}
 
 
 @cache
 def config(name: str) -> Any:
-    return composed("train", [f"model={name}"]).model
+    case = CASES[name]
+    return composed("train", [f"model={case.model}", *case.overrides]).model
+
+
+@cache
+def prototype(name: str, seed: int) -> Any:
+    torch.manual_seed(seed)
+    model = instantiate(config(name), num_classes=CLASSES)
+    return networks.lively(model) if CASES[name].model == "torchvision" else model
 
 
 def built(name: str, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    return instantiate(config(name), num_classes=CLASSES)
+    return copy.deepcopy(prototype(name, seed))
 
 
-@pytest.fixture(params=MODELS)
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+def of_those_that_offer(*offers: Offer) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.offer in offers])
+
+
+every_detector = of_those_that_offer(*OFFERS)
+with_losses = of_those_that_offer("losses", "scores")
+with_scores = of_those_that_offer("scores")
 
 
 @pytest.fixture
@@ -58,13 +105,27 @@ def batch_for(model: Any) -> Batch:
     )
 
 
+def said(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
+    """What it detects in each image, all in one."""
+    return [torch.cat([one.boxes.flatten(), one.scores, one.labels]) for one in model.detect(model(images))]
+
+
 def losses(model: Any, images: torch.Tensor, targets: Targets) -> torch.Tensor:
     return model.losses(model(images), model.assign(targets)).total
 
 
-def test_it_is_a_detector_of_one_type_in_both_modes(model: Any):
+@every_detector
+def test_it_is_a_detector_and_offers_what_it_says(name: str, model: Any):
     assert isinstance(model, Detector)
     assert model.num_classes == CLASSES
+    assert offers(model) == CASES[name].offer
+    require_promises(model, batch_for(model))
+    images = batch_for(model).images
+    assert type(model.train()(images, torch.Generator().manual_seed(0))) is type(model.eval()(images))
+
+
+@with_scores
+def test_its_raw_predictions_are_of_one_type_in_both_modes(model: Any):
     batch = batch_for(model)
     raw = model(batch.images)
     count = len(raw.default_boxes)
@@ -77,17 +138,39 @@ def test_it_is_a_detector_of_one_type_in_both_modes(model: Any):
     assert in_training.cls_logits.shape == raw.cls_logits.shape
 
 
-def test_an_image_is_seen_alone(model: Any):
+@every_detector
+def test_it_detects_in_an_image_alone_what_it_detects_beside_others(model: Any):
+    images = batch_for(model).images
+    with torch.no_grad():
+        together = said(model, images)
+        for place, found in enumerate(together):
+            torch.testing.assert_close(said(model, images[place : place + 1])[0], found, rtol=1e-3, atol=1e-3)
+        assert all(map(torch.equal, said(model, images), together))  # a pure function
+
+
+@with_losses
+def test_the_losses_of_an_image_are_its_own(model: Any):
     images, targets = (batch := batch_for(model)).images, batch.targets
     with torch.no_grad():
-        together, raw = losses(model, images, targets), model(images)
+        together = losses(model, images, targets)
         for place, target in enumerate(targets):
             own = images[place : place + 1]
             torch.testing.assert_close(losses(model, own, [target])[0], together[place], rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(model(own).cls_logits[0], raw.cls_logits[place], rtol=1e-3, atol=1e-3)
-        assert torch.equal(model(images).cls_logits, raw.cls_logits)  # a pure function
+        assert torch.equal(losses(model, images, targets), together)
+    count = model.losses(model(images), model.assign(targets)).num_positives
+    assert (count > 0).tolist() == [True, True, False]
 
 
+@with_losses
+def test_the_scores_of_its_detections_carry_gradients(model: Any):
+    images = batch_for(model).images.requires_grad_()
+    scores = torch.cat([one.scores for one in model.detect(model(images))])
+    if len(scores):
+        (gradient,) = torch.autograd.grad(scores.sum(), images)
+        assert gradient.abs().sum() > 0
+
+
+@with_scores
 def test_its_losses_are_parts_of_one_another(model: Any):
     batch = batch_for(model)
     with torch.no_grad():
@@ -102,20 +185,27 @@ def test_its_losses_are_parts_of_one_another(model: Any):
     assert set(assignment.labels[1].tolist()) == {0, 2}  # the difficult one is no target
 
 
-def test_it_detects_in_pixels_best_first(model: Any):
-    batch = batch_for(model)
+@every_detector
+def test_it_detects_best_first(model: Any):
     with torch.no_grad():
-        raw = model(batch.images)
-        for found in model.detect(raw):
+        for found in model.detect(model(batch_for(model).images)):
             assert ((found.labels >= 1) & (found.labels <= CLASSES)).all()
             assert (found.scores.diff() <= 0).all()
             assert ((found.scores >= 0) & (found.scores <= 1)).all()
+
+
+@with_scores
+def test_its_boxes_are_in_pixels(model: Any):
+    batch = batch_for(model)
+    with torch.no_grad():
+        raw = model(batch.images)
         boxes = torch.stack([batch.targets[0].boxes[:1]] * 3)
         overlaps = model.overlaps(raw, boxes)
     assert overlaps.shape == (3, len(raw.default_boxes), 1)
     assert overlaps.max() > 0.2  # in the same pixels as the objects
 
 
+@with_losses
 def test_it_is_attacked_and_given_back_as_it_was(model: Any):
     batch = batch_for(model)
     before = state(model)
@@ -127,13 +217,16 @@ def test_it_is_attacked_and_given_back_as_it_was(model: Any):
     assert raised[:2].all()
 
 
+@with_losses
 def test_its_weights_load_into_another(name: str, model: Any):
-    other = built(name, seed=5)
+    other = built(name, seed=5).eval()
+    batch = batch_for(model)
     other.load_state_dict(model.state_dict())
-    images = batch_for(model).images
-    assert torch.equal(other.eval()(images).cls_logits, model(images).cls_logits)
+    with torch.no_grad():
+        assert torch.equal(losses(other, batch.images, batch.targets), losses(model, batch.images, batch.targets))
 
 
+@with_losses
 def test_it_learns(name: str):
     model = built(name).train()
     batch = batch_for(model)

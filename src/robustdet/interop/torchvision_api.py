@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from robustdet.detection.matching import check_boxes
 from robustdet.errors import InputError
@@ -97,7 +98,7 @@ class TorchvisionDetector(ForeignDetector):
     def train(self, mode: bool = True) -> TorchvisionDetector:
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, _BatchNorm | GeneralizedRCNNTransform):  # the latter would draw a size
                 module.training = False
         return self
 
