@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.objectives import total
@@ -28,17 +28,23 @@ CLASSES = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A yaml with what makes it small, and what its detector offers."""
+    """A yaml with what makes it small."""
 
     model: str
     overrides: tuple[str, ...] = ()
-    offer: Offer = "scores"
+
+    @cached_property
+    def offer(self) -> Offer:
+        """What the detector's class says it offers, without building it."""
+        kind = get_object(composed("train", [f"model={self.model}", *self.overrides]).model._target_)
+        methods: dict[str, Offer] = {"box_losses": "scores", "losses": "losses"}
+        return next((offer for method, offer in methods.items() if hasattr(kind, method)), "detections")
 
 
 def torchvisions(name: str) -> Case:
     fields = networks.settings(name)
     given = tuple(f"model.{key}={'null' if value is None else value}" for key, value in fields.items())
-    return Case("torchvision", given, "losses")
+    return Case("torchvision", given)
 
 
 FOREIGN = {  # by yaml: what has to be said of somebody else's detectors
@@ -47,7 +53,6 @@ FOREIGN = {  # by yaml: what has to be said of somebody else's detectors
         "function": Case(
             "black_box",
             ("model.name=bright", "model.function.path=tests.interop.networks.bright_boxes", "model.input_size=64"),
-            "detections",
         )
     },
     "onnx": {},  # needs a file and a library: tests/interop/test_onnx.py
