@@ -34,9 +34,13 @@ class Case:
     overrides: tuple[str, ...] = ()
 
     @cached_property
+    def config(self) -> Any:
+        return composed("train", [f"model={self.model}", *self.overrides]).model
+
+    @cached_property
     def offer(self) -> Offer:
         """What the detector's class says it offers, without building it."""
-        kind = get_object(composed("train", [f"model={self.model}", *self.overrides]).model._target_)
+        kind = get_object(self.config._target_)
         methods: dict[str, Offer] = {"box_losses": "scores", "losses": "losses"}
         return next((offer for method, offer in methods.items() if hasattr(kind, method)), "detections")
 
@@ -65,15 +69,9 @@ CASES = {
 
 
 @cache
-def config(name: str) -> Any:
-    case = CASES[name]
-    return composed("train", [f"model={case.model}", *case.overrides]).model
-
-
-@cache
 def prototype(name: str, seed: int) -> Any:
     torch.manual_seed(seed)
-    model = instantiate(config(name), num_classes=CLASSES)
+    model = instantiate(CASES[name].config, num_classes=CLASSES)
     return networks.lively(model) if CASES[name].model == "torchvision" else model
 
 

@@ -135,7 +135,7 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -
         split=experiment.data.test_split,
         split_size=len(experiment.data.test_dataloader().dataset),  # type: ignore[arg-type]
         seed=cfg.seed,
-        checkpoint=origin(model, cfg.seed) if checkpoint is None else str(checkpoint),
+        checkpoint=origin(model, cfg) if checkpoint is None else str(checkpoint),
         checkpoint_sha256=None if file is None else file_sha256(file),
         **({} if checkpoint is None else training_of(checkpoint)),
     )

@@ -28,7 +28,7 @@ def built(cfg: DictConfig, num_classes: int | None = None) -> ForeignDetector:
     """In evaluation mode; random weights depend on ``seed`` alone, and are spoken of."""
     torch.manual_seed(cfg.seed)
     model: ForeignDetector = instantiate(cfg.model, num_classes=num_classes)
-    if model.file is None and any(True for _ in model.parameters()):
+    if _is_random(cfg):
         say(f"WARNING: {model.name} has random weights (model.weights=null): what it detects means nothing")
     return model.eval()
 
@@ -39,11 +39,15 @@ def folder_name(cfg: DictConfig) -> Path:
     return Path(cfg.model.name) / "_".join([*(Path(one).stem for one in weights), Path(cfg.data.root).name])
 
 
-def origin(model: ForeignDetector, seed: int) -> str:
+def origin(model: ForeignDetector, cfg: DictConfig) -> str:
     """Where what it knows comes from, for a record."""
     if model.file is not None:
         return str(model.file)
-    return f"random weights of seed {seed}" if any(True for _ in model.parameters()) else "no weights that we can see"
+    return f"random weights of seed {cfg.seed}" if _is_random(cfg) else f"as {cfg.model._target_} has it, no file named"
+
+
+def _is_random(cfg: DictConfig) -> bool:
+    return "weights" in cfg.model and cfg.model.weights is None
 
 
 def digest_of_weights(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FRAME = "expected xyxy in pixels of the input, upper edge exclusive"
 FRACTION = 2.0  # no set of boxes that end below this is one in pixels
-CLEARLY = 0.1  # of mean IoU with the objects: by so much another reading of the boxes has to be better to be named
+FOUND = 0.5  # mean IoU with the objects, from which on another reading of the boxes than as xyxy may be named
 
 
 def require_promises(detector: Detector, batch: Batch) -> None:
@@ -109,7 +109,7 @@ def _better_reading(of_images: Sequence[Float[Tensor, "_ 4"]], targets: Sequence
     as_it_is = _fit(of_images, targets)
     fits = {name: _fit([read(boxes) for boxes in of_images], targets) for name, read in orders.items()}
     best = max(fits, key=lambda name: fits[name])
-    return best if fits[best] > as_it_is + CLEARLY and fits[best] > 2 * as_it_is else None
+    return best if fits[best] > max(FOUND, 1.5 * as_it_is) else None
 
 
 def _fit(of_images: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target]) -> float:
