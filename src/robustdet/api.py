@@ -107,7 +107,9 @@ def attack(
 
 
 def evaluate(path: str | Path | None, *overrides: str) -> list[Record]:
-    """Attacks the test split of a checkpoint's data (None: as `load_detector`) as `src.evaluate` does: files, table and all; returns the records.
+    """Attacks the test split of a checkpoint's data as `src.evaluate` does: files, table and all; returns the records.
+
+    None is for a detector with its own weights, as in `load_detector`; then "data=…" says whose test split.
 
     ``evaluate("final.ckpt", "suite=strongest", "paths.run=there")``. It sets what a command may set of its process:
     the seed of global random numbers, and warnings that are kept quiet.

@@ -22,13 +22,13 @@ def settings(name: str) -> dict[str, object]:
 
 
 @cache
-def _built(name: str, seed: int) -> TorchvisionModel:
+def _built(name: str, seed: int, num_classes: int) -> TorchvisionModel:
     torch.manual_seed(seed)
-    return lively(TorchvisionModel(**settings(name), num_classes=3))  # type: ignore[arg-type]
+    return lively(TorchvisionModel(**settings(name), num_classes=num_classes))  # type: ignore[arg-type]
 
 
-def torchvision_model(name: str, seed: int = 0) -> TorchvisionModel:
-    return copy.deepcopy(_built(name, seed))
+def torchvision_model(name: str, seed: int = 0, num_classes: int = 3) -> TorchvisionModel:
+    return copy.deepcopy(_built(name, seed, num_classes))
 
 
 def lively(model: TorchvisionModel) -> TorchvisionModel:

@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from omegaconf import DictConfig
 
 import robustdet
+from robustdet.api import LoadedDetector
+from robustdet.cli.building import build
 from robustdet.cli.evaluate import chosen_checkpoint, evaluate, evaluation_folder, fitting_attacks
 from robustdet.cli.foreign import folder_name
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.predict import run as run_prediction
 from robustdet.cli.subjects import as_trained, checkpoints, subject
 from robustdet.evaluation.environment import file_sha256
@@ -31,7 +35,7 @@ BLACK_BOX = (
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    torch.save(torchvision_model(FAST).network.state_dict(), tmp_path / "mine.pth")
+    torch.save(torchvision_model(FAST, num_classes=6).network.state_dict(), tmp_path / "mine.pth")
     return tmp_path / "mine.pth"
 
 
@@ -59,24 +63,20 @@ def test_random_weights_are_said(compose: Callable[..., DictConfig], capsys: pyt
     assert evaluation_folder(cfg) == Path(cfg.paths.outputs, FAST, "random_shapes", "evaluation", "quick")
     label = next(iter(checkpoints(cfg)))
     assert label == one.name == FAST
-    from robustdet.cli.instantiating import instantiate
-
     model = subject(label, one, instantiate(cfg.data)).model
     assert "WARNING: fasterrcnn_mobilenet_v3_large_320_fpn has random weights" in capsys.readouterr().out
     assert not model.training
 
 
 def test_other_classes_than_the_datas_are_refused_with_what_to_do(compose: Callable[..., DictConfig], weights: Path):
-    cfg = compose("evaluate", *MODEL, f"model.weights={weights}", "model.classes=[cat,dog,circle]", *FEW)
-    with pytest.raises(ValueError, match=rf"{FAST} knows the classes cat, dog, circle; the data shapes have .*circle"):
+    cfg = compose("evaluate", *MODEL, f"model.weights={weights}", "model.classes=[cat,dog,disc,ring,square,star]", *FEW)
+    with pytest.raises(ValueError, match=rf"{FAST} knows the classes cat, dog, .*; the data shapes have cross, disc"):
         evaluate(cfg)
 
 
 def test_a_black_box_meets_what_asks_for_detections(
     compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
 ):
-    from robustdet.cli.building import build
-
     cfg = compose("evaluate", *BLACK_BOX, *FEW, "suite=black_box")
     attacks, left_out = fitting_attacks(cfg, build(cfg))
     assert list(attacks) == ["noise_sign", "square_detections", "jpeg", "clean"]
@@ -96,16 +96,14 @@ def test_a_checkpoint_is_still_asked_for(compose: Callable[..., DictConfig]):
 def test_it_predicts_without_data_where_it_knows_its_classes(
     compose: Callable[..., DictConfig], tmp_path: Path, weights: Path
 ):
-    import cv2
-
     photo = tmp_path / "photo.png"
     cv2.imwrite(str(photo), (torch.rand(50, 80, 3) * 255).byte().numpy())
-    named = [*MODEL, f"model.weights={weights}", "model.classes=[a,b,c]"]
-    files = run_prediction(compose("predict", *named, f"image={photo}", "attack.steps=1", "threshold=0"), "pgd_cls")
+    named = [*MODEL, f"model.weights={weights}", "model.classes=[a,b,c,d,e,f]"]
+    files = run_prediction(compose("predict", *named, f"image={photo}", "attack.steps=1", "threshold=0.0"), "pgd_cls")
     assert {file.suffix for file in files} == {".pdf", ".png", ".csv"}
 
     detector = robustdet.load_detector(None, *named)
-    assert detector.classes == ("a", "b", "c")
+    assert detector.classes == tuple("abcdef")
     assert robustdet.attack(detector, photo, "pgd_total", "attack.steps=1", threshold=0.0).shape == (1, 3, SIZE, SIZE)
 
 
@@ -113,6 +111,6 @@ def test_a_function_is_a_detector_of_the_api():
     box = BlackBox(
         function=lambda images: [([[1, 1, 9, 9]], [0.5], [1])] * len(images), input_size=SIZE, name="f", classes=["a"]
     )
-    detector = robustdet.api.LoadedDetector(box.eval(), ("a",), "f")
+    detector = LoadedDetector(box.eval(), ("a",), "f")
     (found,) = robustdet.detect(detector, torch.rand(1, 3, SIZE, SIZE))
     assert found.labels.tolist() == [1]
