@@ -109,7 +109,7 @@ def batch_for(model: Any) -> Batch:
 
 
 def said(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
-    """Of each image its logits, where the detector has such, for equal scores come in any order; else its detections."""
+    """Of each image its logits, where there are such, for equal scores come in any order; else its detections."""
     raw = model(images)
     if isinstance(raw, RawPredictions):
         return list(raw.cls_logits)
