@@ -149,7 +149,7 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
 
 
-LATER = ("add_a_detector", "add_a_data_set", "add_a_metric")
+LATER = ("add_a_detector", "any_detector", "add_a_data_set", "add_a_metric")
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +174,17 @@ def passed(said: str) -> int:
 
 def test_a_detector_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
     folder, said = together
-    assert passed(said["add_a_detector"]) == 9
+    assert passed(said["add_a_detector"]) == 13
     assert {"clean", "pgd_cls", "pgd_loc"} <= records(folder / "outputs" / "mobile_ssd").keys()
+
+
+def test_ones_own_detector_is_attacked_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["any_detector"]) == 8
+    found = records(folder / "outputs" / "cells" / "shapes")
+    assert {"clean", "pgd_cls", "pgd_loc"} <= found.keys()
+    assert found["clean"]["run"]["method"] == "not trained here"
+    assert found["pgd_cls"]["loss_rose"]["objective"] == 1.0
 
 
 def test_a_data_set_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):

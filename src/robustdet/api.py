@@ -20,7 +20,7 @@ from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import evaluate as run_evaluation
 from robustdet.cli.instantiating import instantiate
-from robustdet.cli.subjects import trained, without_data
+from robustdet.cli.subjects import checkpoints, trained, without_data
 from robustdet.data.photo import as_input, read_photo
 from robustdet.errors import InputError
 from robustdet.evaluation.record import Record
@@ -42,17 +42,18 @@ class LoadedDetector:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
 
-def load_detector(path: str | Path, *overrides: str, device: str | torch.device = "cpu") -> LoadedDetector:
+def load_detector(path: str | Path | None, *overrides: str, device: str | torch.device = "cpu") -> LoadedDetector:
     """The detector of a checkpoint. Neither its data set nor anything else than its run's folder has to be there.
 
     A checkpoint that is not a run's own needs "experiment=…", which says what it is, and the data set, which says what
-    its labels mean. Raises FileNotFoundError or ValueError, which name the file and what is wrong with it.
+    its labels mean. None is for a detector that comes with its own weights ("model=torchvision", "model.name=…").
+    Raises FileNotFoundError or ValueError, which name the file and what is wrong with it.
     """
     cfg = composed("predict", overrides)
-    one = trained(Path(path), cfg)
+    one = next(iter(checkpoints(cfg).values())) if path is None else trained(Path(path), cfg)
     model, classes = without_data(one, cfg)
     return LoadedDetector(model.to(device), tuple(classes), one.name)
 
@@ -105,14 +106,16 @@ def attack(
     return torch.cat(attacked)
 
 
-def evaluate(path: str | Path, *overrides: str) -> list[Record]:
+def evaluate(path: str | Path | None, *overrides: str) -> list[Record]:
     """Attacks the test split of a checkpoint's data as `src.evaluate` does: files, table and all; returns the records.
+
+    None is for a detector with its own weights, as in `load_detector`; then "data=…" says whose test split.
 
     ``evaluate("final.ckpt", "suite=strongest", "paths.run=there")``. It sets what a command may set of its process:
     the seed of global random numbers, and warnings that are kept quiet.
     """
     cfg = composed("evaluate", overrides)
-    cfg.ckpt_path = str(path)
+    cfg.ckpt_path = None if path is None else str(path)
     check(cfg, "evaluate")
     return run_evaluation(cfg, overrides)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -189,23 +189,51 @@ class Detections:
 
 @runtime_checkable
 class Detector(Protocol):
-    """A default-box detector: network, criterion and post-processing, each usable alone.
+    """Anything that detects: a ``torch.nn.Module`` whose post-processing, ``detect``, can be used alone.
 
-    ``__call__`` is a pure function of the images in evaluation mode. A stochastic network samples only when it is
-    handed a generator.
+    ``__call__`` is a pure function of the images in evaluation mode, in which each image is seen alone. What it gives
+    is the detector's own affair, of the same type in both modes; `HasScores` says what it is there. A stochastic
+    network samples only when it is handed a generator. `HasLosses` and `HasScores` offer attacks more than detections.
     """
 
     num_classes: int  # C, without the background
     input_size: int  # height and width of the images it is called with, pixels
     training: bool
 
+    def __call__(self, images: Images, generator: torch.Generator | None = None) -> Any: ...
+
+    def detect(self, raw: Any) -> list[Detections]:
+        """The detections of each image, xyxy in pixels of the input.
+
+        Of a detector that has losses, their scores carry the gradients of ``raw``.
+        """
+        ...
+
+
+@runtime_checkable
+class HasLosses(Detector, Protocol):
+    """A detector with its criterion: what an attack by gradients, and any training method, needs."""
+
+    def assign(self, targets: Targets) -> Any:
+        """What can be said of the targets without looking at the images: made once per batch, used by every loss."""
+        ...
+
+    def losses(self, raw: Any, assignment: Any) -> DetectionLosses:
+        """Differentiable to the images; the same in both modes, but for what a network samples."""
+        ...
+
+
+@runtime_checkable
+class HasScores(HasLosses, Protocol):
+    """A default-box detector: it says what it thinks of every default box, and which object that one answers for."""
+
     def __call__(self, images: Images, generator: torch.Generator | None = None) -> RawPredictions: ...
 
     def assign(self, targets: Targets) -> Assignment: ...
 
-    def losses(self, raw: RawPredictions, assignment: Assignment) -> DetectionLosses: ...
-
-    def localization(self, raw: RawPredictions, assignment: Assignment) -> Float[Tensor, "B"]: ...
+    def localization(self, raw: RawPredictions, assignment: Assignment) -> Float[Tensor, "B"]:
+        """That of ``losses``, without the cost of the other."""
+        ...
 
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses: ...
 
@@ -213,14 +241,30 @@ class Detector(Protocol):
         """IoU of every predicted box, where it is placed now, with every one of ``boxes`` (xyxy, pixels)."""
         ...
 
-    def detect(self, raw: RawPredictions) -> list[Detections]:
-        """The detections of each image; their scores carry the gradients of ``raw``."""
-        ...
+
+Offer: TypeAlias = Literal["detections", "losses", "scores"]
+"""What a detector offers an attack, less to more, each with those before it: detections alone (a black box), per-image
+losses with gradients to the pixels (`HasLosses`), raw scores and boxes of every default box (`HasScores`)."""
+OFFERS: tuple[Offer, ...] = get_args(Offer)
+
+
+def offers(detector: Detector) -> Offer:
+    return (
+        "scores" if isinstance(detector, HasScores) else "losses" if isinstance(detector, HasLosses) else "detections"
+    )
+
+
+def most(*needs: Offer) -> Offer:
+    """The one with which all these are met; detections, which every detector has, where there is none."""
+    return max(needs, key=OFFERS.index, default=OFFERS[0])
 
 
 @runtime_checkable
 class BorrowedVictim(Protocol):
-    """A victim for the time of one attack: in evaluation mode, its parameters frozen, its targets matched once."""
+    """A victim for the time of one attack: in evaluation mode, its parameters frozen, its targets matched once.
+
+    Both raise TypeError where the victim offers its detections alone.
+    """
 
     def losses(self, images: Images) -> DetectionLosses: ...
 
@@ -233,7 +277,7 @@ class BorrowedVictim(Protocol):
 class Victim(Protocol):
     """Something that can be attacked. Leaving the context, by an error too, gives the model back exactly as it was.
 
-    A default-box detector becomes one by `robustdet.attacks.victim.DetectorVictim`, which lends raw predictions too.
+    A detector becomes one by `robustdet.attacks.victim.DetectorVictim`, which lends all that it offers.
     """
 
     def borrow(self, targets: Targets) -> AbstractContextManager[BorrowedVictim]: ...
@@ -256,7 +300,8 @@ class Objective(Protocol):
     """What an attack maximises: a value for every image, which depends on that image alone.
 
     Difficult and crowd objects are no targets: most objectives do not look at them. One that does, so as to pass over
-    the detections that AP leaves out, says so by ``passes_over_difficult = True``.
+    the detections that AP leaves out, says so by ``passes_over_difficult = True``. One that asks its victim for
+    anything but losses says so by ``needs``, an `Offer`.
     """
 
     def __call__(self, model: BorrowedVictim, images: Images, /) -> Float[Tensor, "B"]: ...
@@ -292,6 +337,11 @@ class Attack(Protocol):
 
     @property
     def knowledge(self) -> Knowledge: ...
+
+    @property
+    def needs(self) -> Offer:
+        """What its victim has to offer; a suite leaves the attack out for a detector that does not."""
+        ...
 
     @property
     def objective(self) -> Objective | PreparedObjective | None:

@@ -468,3 +468,11 @@ def test_a_heavy_picture_is_embedded_lightly(tmp_path: Path):
     (source,) = Page(render(report(tmp_path), FLAGS)).sources
     assert source.startswith("data:image/webp")
     assert len(source) < picture.stat().st_size
+
+
+def test_the_page_says_what_a_suite_left_out_and_why(tmp_path: Path):
+    for attack in ("clean", "worst_case"):
+        left_out = {} if attack == "clean" else {"cwa": "this detector offers no <losses>", "x": "no checkpoint"}
+        write(tmp_path / "1", attack, left_out=left_out)
+    said = re.findall(r"<p>(Left out, as .*?)</p>", render(report(tmp_path), FLAGS))
+    assert said == ["Left out, as this detector offers no &lt;losses&gt;: CWA", "Left out, as no checkpoint: x"]

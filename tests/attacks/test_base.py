@@ -77,9 +77,10 @@ for name, door in {
         print(name, "says", error)
 """
 LACKS = (
-    "Bare is no attack: it lacks knowledge (one of nothing, outputs, gradients, discriminator); objective (what it "
-    "climbs, a function of a borrowed victim and images, or None); objective_bound (the largest value that its "
-    "objective can take, or None). robustdet.attacks.BaseAttack has defaults"
+    "Bare is no attack: it lacks knowledge (one of nothing, outputs, gradients, discriminator); needs (of its victim: "
+    "one of detections, losses, scores); objective (what it climbs, a function of a borrowed victim and images, or "
+    "None); objective_bound (the largest value that its objective can take, or None). "
+    "robustdet.attacks.BaseAttack has defaults"
 )
 
 
@@ -96,12 +97,12 @@ def test_what_is_missing_is_named_at_every_door():
         ("threat", "8/255", r"Copy\.threat is '8/255'; expected where its images lie: LInf\(ε\), or PixelRange\(\)"),
         ("threat", None, r"Copy\.threat is None; expected where its images lie"),
         ("knowledge", "everything", r"Copy\.knowledge is 'everything'; expected one of nothing, outputs, gradients, d"),
+        ("needs", "everything", r"Copy\.needs is 'everything'; expected of its victim: one of detections, losses, sc"),
         ("objective", "total", r"Copy\.objective is 'total'; expected what it climbs, a function of a borrowed victim"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_was_expected(field: str, value: Any, text: str):
-    attack = Copy()
-    setattr(attack, field, value)
+    attack = type("Copy", (Copy,), {field: value})()
     with pytest.raises(TypeError, match=text):
         require_attack(attack)
 

@@ -64,6 +64,6 @@ def test_boxes_are_cut_to_the_image_and_slivers_left_out():
 def test_it_is_an_objective_that_looks_at_clean_images_and_needs_a_detector():
     objective, (images, targets) = OwnPredictions(total), fakes.batch()
     assert isinstance(objective, PreparedObjective)
-    refused = pytest.raises(TypeError, match="OwnPredictions needs a default-box detector as its victim")
+    refused = pytest.raises(TypeError, match="OwnPredictions needs a detector as its victim")
     with fakes.ConvexVictim().borrow(targets) as model, refused:
         prepared(objective, model, images)

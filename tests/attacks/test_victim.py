@@ -8,7 +8,7 @@ from robustdet.attacks.victim import (
     DetectorVictim,
     evaluation_mode,
     input_gradient,
-    require_detector,
+    require_scores,
 )
 from robustdet.types import BorrowedVictim, Victim
 from tests.attacks import fakes
@@ -138,4 +138,4 @@ def test_an_attack_says_what_a_victim_lacks():
     assert isinstance(victim, BorrowedVictim)
     text = r"DAG needs a default-box detector as its victim \(DetectorVictim\), .*: got ConvexVictim"
     with pytest.raises(TypeError, match=text):
-        require_detector(victim, "DAG")
+        require_scores(victim, "DAG")

@@ -16,7 +16,7 @@ from robustdet.analysis.pictures import MAGNIFICATION, draw_found, magnified, sh
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.errors import InputError
-from robustdet.types import Attack, Detections, Detector, Images, Target
+from robustdet.types import Attack, Detections, Detector, Images, RawPredictions, Target
 
 INCHES = 4.2  # of a photograph's longer side
 
@@ -45,9 +45,10 @@ class PredictedBox:
 @torch.no_grad()
 def look(detector: Detector, image: Images, threshold: float) -> Prediction:
     raw = detector(image)
-    if not bool(raw.cls_logits.isfinite().all() & raw.bbox_regression.isfinite().all()):
-        raise InputError("the detector's predictions for this image are not finite: its weights are broken")
     (found,) = detector.detect(raw)
+    said = (raw.cls_logits, raw.bbox_regression) if isinstance(raw, RawPredictions) else (found.boxes, found.scores)
+    if not all(bool(values.isfinite().all()) for values in said):
+        raise InputError("the detector's predictions for this image are not finite: its weights are broken")
     keep = found.scores > threshold
     return Prediction(image[0], Detections(found.boxes[keep], found.scores[keep], found.labels[keep]))
 

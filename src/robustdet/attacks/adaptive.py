@@ -14,9 +14,9 @@ from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.threat import check_images
-from robustdet.attacks.victim import Alteration, Forward, require_detector, require_detector_victim
+from robustdet.attacks.victim import Alteration, Forward, require_scores, require_scores_victim
 from robustdet.errors import InputError, KindError
-from robustdet.types import Attack, BorrowedVictim, Images, Knowledge, Objective, RawPredictions, Targets, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Knowledge, Objective, Offer, RawPredictions, Targets, Victim
 
 
 @runtime_checkable
@@ -68,6 +68,7 @@ class Adaptive(BaseAttack):
     """
 
     knowledge: Knowledge = "discriminator"
+    needs: Offer = "scores"
 
     def __init__(self, attack: Attack, routing: Routing = own, source: Attack | None = None) -> None:
         self.attack = require_attack(attack)
@@ -80,7 +81,7 @@ class Adaptive(BaseAttack):
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
-        victim = require_detector_victim(victim, "an adaptive attack")
+        victim = require_scores_victim(victim, "an adaptive attack")
         shown = images if self.source is None else self.source(victim, images, targets, generators)
         with victim.borrow(targets) as model, torch.no_grad():
             reference = routing_of(model.predict(shown), "an adaptive attack")
@@ -107,14 +108,16 @@ class FoolDiscriminator:
     e⁻⁸⁷: a discriminator more certain than that gives no gradient. An image without objects is left alone.
     """
 
+    needs: Offer = "scores"
+
     def __init__(self, weight: float | int = 1.0) -> None:
         self.weight = weight
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
-        reference = routing_of(require_detector(model, "FoolDiscriminator").predict(clean), "FoolDiscriminator")
+        reference = routing_of(require_scores(model, "FoolDiscriminator").predict(clean), "FoolDiscriminator")
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-            detector = require_detector(model, "FoolDiscriminator")
+            detector = require_scores(model, "FoolDiscriminator")
             raw = detector.predict(images)
             losses = detector.losses_of(raw)
             distance = kl_divergence(reference, routing_of(raw, "FoolDiscriminator")) * (losses.num_positives > 0)

@@ -19,8 +19,8 @@ from robustdet.attacks.ap_surrogate import APSurrogate, judged
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.outranking import IOU, LOST
 from robustdet.attacks.threat import LInf
-from robustdet.attacks.victim import BorrowedDetector
-from robustdet.types import Detections, Images, RawPredictions, Targets, Victim
+from robustdet.attacks.victim import BorrowedDetector, BorrowedScores, require_scores
+from robustdet.types import Detections, Images, Offer, RawPredictions, Targets, Victim
 
 SUPPRESSED = 0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class
 SLOPE = 0.05  # in IoU: how near to finding its object a box may be to count as one that does not
@@ -75,6 +75,11 @@ class AmongOthers(APSurrogate):
 
     curves: Curves | None = None
 
+    @property
+    def needs(self) -> Offer:  # type: ignore[override]
+        """Where each box is counts for what could be displaced alone."""
+        return "scores" if self.displacement else "detections"
+
     def __init__(
         self,
         threshold: float | int = 2.0,
@@ -90,9 +95,11 @@ class AmongOthers(APSurrogate):
         self.curves = curves
 
     def _beside(
-        self, detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]
+        self, detector: BorrowedDetector, raw: Any, of_images: Sequence[Detections]
     ) -> Float[Tensor, "B"] | float:
-        return self.displacement * displaced(detector, raw, of_images) if self.displacement else 0.0
+        if not self.displacement:
+            return 0.0
+        return self.displacement * displaced(require_scores(detector, type(self).__name__), raw, of_images)
 
     def _worth(
         self, log_odds: Float[Tensor, "D"], labels: Int[Tensor, "D"], hits: Bool[Tensor, "D"]
@@ -104,7 +111,7 @@ class AmongOthers(APSurrogate):
         return self.curves.worth(log_odds, labels, hits)
 
 
-def displaced(detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]) -> Float[Tensor, "B"]:
+def displaced(detector: BorrowedScores, raw: RawPredictions, of_images: Sequence[Detections]) -> Float[Tensor, "B"]:
     """How near the objects of each image are to being lost to suppression; 0 or below, to be raised.
 
     -Σ_objects σ₊(r - s), over those that AP asks for. r = τ log Σ p^(1/τ) is of all boxes that find the object: where

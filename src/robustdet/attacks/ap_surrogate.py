@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +14,7 @@ from torchvision.ops import box_iou
 from robustdet.attacks.outranking import IOU
 from robustdet.attacks.victim import BorrowedDetector, require_detector
 from robustdet.errors import InputError, KindError
-from robustdet.types import BorrowedVictim, Detections, Images, RawPredictions, Target
+from robustdet.types import BorrowedVictim, Detections, Images, Offer, RawPredictions, Target
 
 SATURATED = 1e-6  # scores as near to 0 or 1 as this count as that near: log-odds stay finite
 
@@ -33,6 +34,7 @@ class APSurrogate:
     :class:`~robustdet.attacks.outranking.Outranking`, which has one everywhere.
     """
 
+    needs: Offer = "detections"
     passes_over_difficult = True
 
     def __init__(
@@ -47,18 +49,19 @@ class APSurrogate:
     def __call__(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
         detector = require_detector(model, "APSurrogate")
         raw = detector.predict(images)
-        of_images = detector.detector.detect(raw)
-        if raw.cls_logits.requires_grad and any(len(one.scores) and not one.scores.requires_grad for one in of_images):
+        of_images = detector.detections_of(raw)
+        # an image without detections has a gradient, too: 0
+        said = raw.cls_logits[:, 0, 0] if isinstance(raw, RawPredictions) else images[:, 0, 0, 0]
+        if said.requires_grad and any(len(one.scores) and not one.scores.requires_grad for one in of_images):
             raise KindError(
                 f"{type(self).__name__} needs scores that carry gradients: {type(detector.detector).__name__}.detect "
                 "detaches them, by torch.no_grad() perhaps"
             )
         added = [self._added(found, target) for found, target in zip(of_images, detector.targets, strict=True)]
-        # an image without detections has a gradient, too: 0
-        return 0 * raw.cls_logits[:, 0, 0] + self._beside(detector, raw, of_images) - torch.stack(added)
+        return 0 * said + self._beside(detector, raw, of_images) - torch.stack(added)
 
     def _beside(
-        self, detector: BorrowedDetector, raw: RawPredictions, of_images: Sequence[Detections]
+        self, detector: BorrowedDetector, raw: Any, of_images: Sequence[Detections]
     ) -> Float[Tensor, "B"] | float:
         """What else an attack by this is to raise: nothing."""
         return 0.0

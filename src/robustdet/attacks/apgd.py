@@ -16,7 +16,7 @@ from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
 from robustdet.errors import InputError
-from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective, Targets, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Objective, Offer, PreparedObjective, Targets, Victim, most
 
 MOMENTUM = 0.75  # α of the paper: the share of the new step
 RISING = 0.75  # ρ: a smaller share of rising steps between two checkpoints halves the step
@@ -52,6 +52,10 @@ class APGD(BaseAttack):
         self.starts = tuple(start if isinstance(start, str) else require_attack(start) for start in starts)
         self.first_step = 2 * threat.epsilon if first_step is None else pixel_fraction(first_step)
         self._checkpoints = frozenset(checkpoints(steps))
+
+    @property
+    def needs(self) -> Offer:
+        return most(super().needs, *(start.needs for start in self.starts if not isinstance(start, str)))
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]

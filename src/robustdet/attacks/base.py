@@ -8,22 +8,26 @@ from typing import Any, cast, get_args
 
 import torch
 
+from robustdet.attacks.objectives import needs_of
 from robustdet.errors import KindError
 from robustdet.types import (
     Attack,
     Images,
     Knowledge,
     Objective,
+    Offer,
     PreparedObjective,
     StepwiseAttack,
     Targets,
     Threat,
     Victim,
+    most,
 )
 
 EXPECTED = {
     "threat": "where its images lie: LInf(ε), or PixelRange() where it promises no ball",
     "knowledge": f"one of {', '.join(get_args(Knowledge))}",
+    "needs": f"of its victim: one of {', '.join(get_args(Offer))}",
     "objective": "what it climbs, a function of a borrowed victim and images, or None",
     "objective_bound": "the largest value that its objective can take, or None",
 }
@@ -36,6 +40,14 @@ class BaseAttack(ABC):
     knowledge: Knowledge = "gradients"
     objective: Objective | PreparedObjective | None = None
     objective_bound: float | None = None
+
+    @property
+    def needs(self) -> Offer:
+        """What its objective asks for; whatever follows gradients needs losses at least."""
+        if self.knowledge == "nothing":
+            return "detections"
+        asked = needs_of(self.objective)
+        return asked if self.knowledge == "outputs" else most("losses", asked)
 
     @abstractmethod
     def __call__(
@@ -67,6 +79,8 @@ def require_attack(attack: Any) -> Attack:
         raise KindError(f"{name}.threat is {attack.threat!r}; expected {EXPECTED['threat']}")
     if attack.knowledge not in get_args(Knowledge):
         raise KindError(f"{name}.knowledge is {attack.knowledge!r}; expected {EXPECTED['knowledge']}")
+    if attack.needs not in get_args(Offer):
+        raise KindError(f"{name}.needs is {attack.needs!r}; expected {EXPECTED['needs']}")
     if attack.objective is not None and not isinstance(attack.objective, Objective | PreparedObjective):
         raise KindError(f"{name}.objective is {attack.objective!r}; expected {EXPECTED['objective']}")
     return cast(Attack, attack)

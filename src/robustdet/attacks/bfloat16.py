@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack, require_attack
-from robustdet.attacks.victim import Forward, require_detector, require_detector_victim
-from robustdet.types import Attack, BorrowedVictim, Images, RawPredictions, StepwiseAttack, Targets, Victim
+from robustdet.attacks.victim import Forward, require_scores, require_scores_victim
+from robustdet.types import Attack, BorrowedVictim, Images, Offer, RawPredictions, StepwiseAttack, Targets, Victim
 
 USER = "an attack in bfloat16"
 
@@ -24,6 +24,8 @@ class BFloat16(BaseAttack):
 
     It has a ``step`` where the attack has one.
     """
+
+    needs: Offer = "scores"
 
     def __init__(self, attack: Attack) -> None:
         self.attack = require_attack(attack)
@@ -35,7 +37,7 @@ class BFloat16(BaseAttack):
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
-        return self.attack(require_detector_victim(victim, USER).altered(rounded), images, targets, generators)
+        return self.attack(require_scores_victim(victim, USER).altered(rounded), images, targets, generators)
 
 
 def _rounded_step(
@@ -45,7 +47,7 @@ def _rounded_step(
     clean: Images,
     step_size: float | Tensor | None = None,
 ) -> Images:
-    return attack.step(require_detector(model, USER).altered(rounded), adversarial, clean, step_size)
+    return attack.step(require_scores(model, USER).altered(rounded), adversarial, clean, step_size)
 
 
 def rounded(forward: Forward) -> Forward:

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robustdet.attacks.victim import require_detector
+from robustdet.attacks.objectives import needing
+from robustdet.attacks.victim import require_scores
 from robustdet.errors import InputError
-from robustdet.types import BorrowedVictim, Images
+from robustdet.types import BorrowedVictim, Images, Offer
 
 
 class ClassWise:
@@ -20,13 +21,15 @@ class ClassWise:
     0.01, so that objects which are already lost give way to those which are not.
     """
 
+    needs: Offer = "scores"
+
     def __init__(self, clip: float = 5.0) -> None:
         if not clip > 0:
             raise InputError(f"expected a positive bound for an object's loss, got clip={clip!r}")
         self.clip = clip
 
     def __call__(self, model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-        detector = require_detector(model, "CWA")
+        detector = require_scores(model, "CWA")
         raw = detector.predict(images)
         losses, owners = detector.box_losses_of(raw), detector.assignment.objects + 1
         num_objects = max(len(target.learnable.labels) for target in detector.targets)
@@ -38,9 +41,10 @@ class ClassWise:
         return _class_balanced(object_losses, labels, num_classes=raw.cls_logits.shape[-1] - 1)
 
 
+@needing("scores")
 def class_wise_over_boxes(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
     """What the published RobustDet code calls CWA: means over a class's default boxes, not objects, and nothing cut."""
-    detector = require_detector(model, "CWA")
+    detector = require_scores(model, "CWA")
     raw = detector.predict(images)
     losses = detector.box_losses_of(raw)
     box_losses = losses.cross_entropy + losses.smooth_l1

@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack, require_attack
+from robustdet.attacks.objectives import needing
 from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
-from robustdet.attacks.victim import input_gradient, require_detector
+from robustdet.attacks.victim import input_gradient, require_scores
 from robustdet.errors import InputError
-from robustdet.types import Attack, BorrowedVictim, Images, Targets, Threat, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Offer, Targets, Threat, Victim
 
 
 class DAG(BaseAttack):
@@ -25,6 +26,7 @@ class DAG(BaseAttack):
     ``start`` makes.
     """
 
+    needs: Offer = "scores"
     objective_bound = 0.0  # no target is left
 
     def __init__(
@@ -42,7 +44,7 @@ class DAG(BaseAttack):
         check_images(images, targets)
         adversarial = images.clone() if self.start is None else self.start(victim, images, targets, generators)
         with victim.borrow(targets) as model:
-            detector = require_detector(model, "DAG")
+            detector = require_scores(model, "DAG")
             true, draws = detector.assignment.labels, draw_for_boxes(detector.assignment.labels, generators)
             running = torch.arange(len(images), device=images.device)
             for _ in range(self.steps):
@@ -60,9 +62,10 @@ class DAG(BaseAttack):
         return adversarial
 
 
+@needing("scores")
 def minus_targets_left(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
     """What DAG answers for: minus the number of default boxes that still find their object."""
-    detector = require_detector(model, "DAG")
+    detector = require_scores(model, "DAG")
     logits = detector.predict(images).cls_logits
     return -finds_its_object(logits, detector.assignment.labels).sum(dim=1).to(logits)
 

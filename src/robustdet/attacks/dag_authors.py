@@ -9,8 +9,8 @@ import torch
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.dag import draw_for_boxes, margin, scaled_to, wrong_label
 from robustdet.attacks.threat import PixelFraction, PixelRange, check_images, pixel_fraction
-from robustdet.attacks.victim import input_gradient, require_detector
-from robustdet.types import Images, Targets, Victim
+from robustdet.attacks.victim import input_gradient, require_scores
+from robustdet.types import Images, Offer, Targets, Victim
 
 
 class DAGAuthors(BaseAttack):
@@ -20,6 +20,8 @@ class DAGAuthors(BaseAttack):
     The ``steps`` perturbations are added up at the end, so the result is up to steps · gamma away (75/255), whatever ε.
     Where no target is left the published code divides 0 by 0; here that step is zero.
     """
+
+    needs: Offer = "scores"
 
     def __init__(self, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
         self.threat = PixelRange()
@@ -32,7 +34,7 @@ class DAGAuthors(BaseAttack):
         check_images(images, targets)
         latest, summed = torch.zeros_like(images), torch.zeros_like(images)
         with victim.borrow(targets) as model:
-            detector = require_detector(model, "DAG")
+            detector = require_scores(model, "DAG")
             true, draws = detector.assignment.labels, draw_for_boxes(detector.assignment.labels, generators)
             for _ in range(self.steps):
                 current = self.threat.project(images + latest, images).requires_grad_()

@@ -8,10 +8,21 @@ from typing import get_args
 import torch
 
 from robustdet.attacks.base import BaseAttack, require_attack
-from robustdet.attacks.objectives import prepared, total
+from robustdet.attacks.objectives import needs_of, prepared, total
 from robustdet.attacks.threat import check_images
 from robustdet.errors import InputError
-from robustdet.types import Attack, Images, Knowledge, Objective, PreparedObjective, Targets, Threat, Victim
+from robustdet.types import (
+    Attack,
+    Images,
+    Knowledge,
+    Objective,
+    Offer,
+    PreparedObjective,
+    Targets,
+    Threat,
+    Victim,
+    most,
+)
 
 
 class HighestLoss(BaseAttack):
@@ -28,6 +39,10 @@ class HighestLoss(BaseAttack):
         self.objective = objective
         self.threat = _shared_threat(self.attacks)
         self.knowledge = max((attack.knowledge for attack in self.attacks.values()), key=get_args(Knowledge).index)
+
+    @property
+    def needs(self) -> Offer:
+        return most(needs_of(self.objective), *(attack.needs for attack in self.attacks.values()))
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]

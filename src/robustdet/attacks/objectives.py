@@ -6,11 +6,31 @@ attack as a batch of one. The published attacks divide by the number of positive
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.types import BorrowedVictim, Images, Objective, PreparedObjective
+from robustdet.types import BorrowedVictim, Images, Objective, Offer, PreparedObjective
+
+Kind = TypeVar("Kind", bound=Callable[..., Any])
+
+
+def needing(offer: Offer) -> Callable[[Kind], Kind]:
+    """Says of an objective what its victim has to offer, where that is not its losses."""
+
+    def marked(objective: Kind) -> Kind:
+        objective.needs = offer  # type: ignore[attr-defined]
+        return objective
+
+    return marked
+
+
+def needs_of(objective: Any) -> Offer:
+    """What an objective asks of a victim: what it says, else losses; None asks for nothing."""
+    return "detections" if objective is None else getattr(objective, "needs", "losses")
 
 
 def a_cls(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.attacks.victim import BorrowedScores, require_scores
 from robustdet.errors import InputError
-from robustdet.types import BorrowedVictim, Images, Objective
+from robustdet.types import BorrowedVictim, Images, Objective, Offer
 
 IOU = 0.5  # from which on a detection finds an object, as AP counts
 LOST = -1e4  # the log-probability where there is no such box: finite, so that its gradient is zero and not NaN
@@ -39,6 +39,7 @@ class Outranking:
     their sum.
     """
 
+    needs: Offer = "scores"
     passes_over_difficult = True
 
     def __init__(
@@ -52,7 +53,7 @@ class Outranking:
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
         """The objects of all images as one tensor, so that a step copies nothing to the device."""
-        objects = _padded(require_detector(model, "Outranking"), clean)
+        objects = _padded(require_scores(model, "Outranking"), clean)
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
             return self._value(model, images, objects)
@@ -60,7 +61,7 @@ class Outranking:
         return objective
 
     def _value(self, model: BorrowedVictim, images: Images, objects: _Objects) -> Float[Tensor, "B"]:
-        detector = require_detector(model, "Outranking")
+        detector = require_scores(model, "Outranking")
         raw = detector.predict(images)
         classes = detector.detector.num_classes  # outputs beyond them are never detected
         foreground = raw.cls_logits.log_softmax(dim=-1)[..., 1 : 1 + classes] / self.temperature
@@ -89,7 +90,7 @@ class _Objects:
     counts: Bool[Tensor, "B N"]
 
 
-def _padded(detector: BorrowedDetector, images: Images) -> _Objects:
+def _padded(detector: BorrowedScores, images: Images) -> _Objects:
     most = max((len(target.labels) for target in detector.targets), default=0)
     boxes = images.new_zeros(len(detector.targets), max(most, 1), 4)
     labels = torch.zeros(boxes.shape[:2], dtype=torch.long, device=images.device)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 
-from robustdet.attacks.objectives import prepared
+from robustdet.attacks.objectives import needs_of, prepared
 from robustdet.attacks.victim import require_detector
 from robustdet.types import BorrowedVictim, Detections, Images, Objective, PreparedObjective, Target
 
@@ -22,17 +22,18 @@ class OwnPredictions:
     def __init__(self, objective: Objective | PreparedObjective, threshold: float = 0.3) -> None:
         self.objective = objective
         self.threshold = threshold
+        self.needs = needs_of(objective)
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
         victim = require_detector(model, "OwnPredictions")
-        found = victim.detector.detect(victim.predict(clean))
+        found = victim.detections_of(victim.predict(clean))
         targets = [own_target(*each, self.threshold) for each in zip(found, clean, strict=True)]
-        assignment = victim.detector.assign(targets)
-        missed = prepared(self.objective, replace(victim, targets=targets, assignment=assignment), clean)
+        about_own = victim.about(targets)
+        missed = prepared(self.objective, about_own, clean)
 
         def objective(model: BorrowedVictim, images: Images) -> Float[torch.Tensor, "B"]:
-            own = replace(require_detector(model, "OwnPredictions"), targets=targets, assignment=assignment)
-            return missed(own, images)
+            given = require_detector(model, "OwnPredictions")
+            return missed(replace(given, targets=targets, assignment=about_own.assignment), images)
 
         return objective
 

@@ -14,7 +14,18 @@ from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
 from robustdet.errors import InputError
-from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective, Targets, Threat, Victim
+from robustdet.types import (
+    Attack,
+    BorrowedVictim,
+    Images,
+    Objective,
+    Offer,
+    PreparedObjective,
+    Targets,
+    Threat,
+    Victim,
+    most,
+)
 
 StepSize: TypeAlias = PixelFraction | Float[Tensor, "B"]
 
@@ -46,6 +57,10 @@ class PGD(BaseAttack):
         self.step_size = pixel_fraction(step_size)
         self.random_start = random_start
         self.start = None if start is None else require_attack(start)
+
+    @property
+    def needs(self) -> Offer:
+        return most(super().needs, *([] if self.start is None else [self.start.needs]))
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]

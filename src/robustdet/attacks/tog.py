@@ -11,16 +11,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robustdet.attacks.victim import BorrowedDetector, require_detector
+from robustdet.attacks.objectives import needing
+from robustdet.attacks.victim import BorrowedScores, require_scores
 from robustdet.errors import InputError
-from robustdet.types import BorrowedVictim, Images, Objective
+from robustdet.types import BorrowedVictim, Images, Objective, Offer
 
 
+@needing("scores")
 def vanishing(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
     """Every default box says background: the sum of their log-probabilities of it."""
-    return _log_probabilities(require_detector(model, "TOG"), images)[..., 0].sum(dim=1)
+    return _log_probabilities(require_scores(model, "TOG"), images)[..., 0].sum(dim=1)
 
 
+@needing("scores")
 def fabrication(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
     """No default box says background: objects appear where there are none."""
     return -vanishing(model, images)
@@ -35,17 +38,19 @@ class Mislabelling:
     objects.
     """
 
+    needs: Offer = "scores"
+
     def __init__(self, wrong: Literal["most_likely", "least_likely"] = "most_likely") -> None:
         if wrong not in ("most_likely", "least_likely"):
             raise InputError(f"expected the wrong class to be 'most_likely' or 'least_likely', got {wrong!r}")
         self.wrong = wrong
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
-        detector = require_detector(model, "TOG")
+        detector = require_scores(model, "TOG")
         labels = wrong_labels(_log_probabilities(detector, clean), detector, likely=self.wrong == "most_likely")
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-            detector = require_detector(model, "TOG")
+            detector = require_scores(model, "TOG")
             raw = detector.predict(images)
             log_probability = raw.cls_logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
             return (log_probability * (labels > 0)).sum(dim=1) - detector.localization_of(raw)
@@ -54,7 +59,7 @@ class Mislabelling:
 
 
 def wrong_labels(
-    log_probabilities: Float[Tensor, "B P C_plus_1"], detector: BorrowedDetector, likely: bool
+    log_probabilities: Float[Tensor, "B P C_plus_1"], detector: BorrowedScores, likely: bool
 ) -> Int[Tensor, "B P"]:
     """For every default box the wrong class of its object, 0 where it has none.
 
@@ -74,5 +79,5 @@ def wrong_labels(
     return (of_box.argmax(dim=-1) if likely else of_box.argmin(dim=-1)) * (labels > 0)
 
 
-def _log_probabilities(detector: BorrowedDetector, images: Images) -> Float[Tensor, "B P C_plus_1"]:
+def _log_probabilities(detector: BorrowedScores, images: Images) -> Float[Tensor, "B P C_plus_1"]:
     return detector.predict(images).cls_logits.log_softmax(dim=-1)

@@ -17,7 +17,10 @@ from robustdet.types import (
     BorrowedVictim,
     BoxLosses,
     DetectionLosses,
+    Detections,
     Detector,
+    HasLosses,
+    HasScores,
     Images,
     RawPredictions,
     Targets,
@@ -27,9 +30,12 @@ from robustdet.types import (
 
 @runtime_checkable
 class Forward(Protocol):
-    """images → raw predictions. ``routing`` π replaces what the discriminator of a routed detector would say."""
+    """images → what the detector says of them.
 
-    def __call__(self, images: Images, routing: Float[Tensor, "B K"] | None = None, /) -> RawPredictions: ...
+    ``routing`` π replaces what the discriminator of a routed detector would say.
+    """
+
+    def __call__(self, images: Images, routing: Float[Tensor, "B K"] | None = None, /) -> Any: ...
 
 
 Alteration: TypeAlias = Callable[[Forward], Forward]
@@ -37,7 +43,7 @@ Alteration: TypeAlias = Callable[[Forward], Forward]
 
 
 class DetectorVictim:
-    """A default-box detector (a ``torch.nn.Module``) as a victim: white box, the whole model.
+    """A detector (a ``torch.nn.Module``) as a victim: the whole model, with all that it offers.
 
     ``forward`` is its forward pass, where that is not the detector's own.
     """
@@ -49,34 +55,77 @@ class DetectorVictim:
         self.forward: Forward = forward or _forward_of(detector)
 
     @contextmanager
-    def borrow(self, targets: Targets, assignment: Assignment | None = None) -> Iterator[BorrowedDetector]:
+    def borrow(self, targets: Targets, assignment: Any = None) -> Iterator[BorrowedDetector]:
         """The detector in :func:`evaluation_mode`, with ``targets`` matched once for all steps.
 
         Who borrows for the same targets again may hand in the ``assignment`` of the first time.
         """
+        lent: Any = BorrowedScores if isinstance(self.detector, HasScores) else BorrowedDetector
         with evaluation_mode(self.detector):  # type: ignore[arg-type]
-            yield BorrowedDetector(self.detector, targets, assignment or self.detector.assign(targets), self.forward)
+            yield lent(self.detector, targets, assignment or assigned(self.detector, targets), self.forward)
 
     def altered(self, how: Alteration) -> DetectorVictim:
         """The same detector with another forward pass; what predictions are worth is the detector's to say."""
         return DetectorVictim(self.detector, how(self.forward))
 
 
+def assigned(detector: Detector, targets: Targets) -> Any:
+    """What the criterion of a detector with losses makes of the targets; None for one without."""
+    return detector.assign(targets) if isinstance(detector, HasLosses) else None
+
+
 @dataclass(frozen=True)
 class BorrowedDetector:
-    """A borrowed default-box detector: offers, beside losses, its raw predictions and what each box was assigned."""
+    """A borrowed detector: lends its detections and its losses, or says with a TypeError that it has none."""
 
     detector: Detector
     targets: Targets
-    assignment: Assignment
+    assignment: Any
     forward: Forward
 
-    def predict(self, images: Images, routing: Float[Tensor, "B K"] | None = None) -> RawPredictions:
+    def predict(self, images: Images, routing: Float[Tensor, "B K"] | None = None) -> Any:
         """As typed as the detector's own, so that a routed detector's carry ``routing``; for that: see `Forward`."""
         return self.forward(images, routing)
 
-    def losses_of(self, raw: RawPredictions) -> DetectionLosses:
-        return self.detector.losses(raw, self.assignment)
+    def losses_of(self, raw: Any) -> DetectionLosses:
+        return self._with_losses.losses(raw, self.assignment)
+
+    def localization_of(self, raw: Any) -> Float[Tensor, "B"]:
+        return self.losses_of(raw).localization
+
+    def detections_of(self, raw: Any) -> list[Detections]:
+        return self.detector.detect(raw)
+
+    def losses(self, images: Images) -> DetectionLosses:
+        return self.losses_of(self.predict(images))
+
+    def localization(self, images: Images) -> Float[Tensor, "B"]:
+        return self.localization_of(self.predict(images))
+
+    def about(self, targets: Targets) -> BorrowedDetector:
+        """The same with other objects to be found."""
+        return replace(self, targets=targets, assignment=assigned(self.detector, targets))
+
+    def altered(self, how: Alteration) -> BorrowedDetector:
+        """The same, with another forward pass."""
+        return replace(self, forward=how(self.forward))
+
+    @property
+    def _with_losses(self) -> HasLosses:
+        if not isinstance(self.detector, HasLosses):
+            raise KindError(
+                f"{type(self.detector).__name__} offers its detections alone, and this attack climbs its losses: take "
+                "one that asks for detections, such as square_detections or transfer (suite=black_box)"
+            )
+        return self.detector
+
+
+@dataclass(frozen=True)
+class BorrowedScores(BorrowedDetector):
+    """A borrowed default-box detector: lends its raw predictions too, and what each box was assigned."""
+
+    detector: HasScores
+    assignment: Assignment
 
     def localization_of(self, raw: RawPredictions) -> Float[Tensor, "B"]:
         return self.detector.localization(raw, self.assignment)
@@ -87,19 +136,9 @@ class BorrowedDetector:
     def overlaps_of(self, raw: RawPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
         return self.detector.overlaps(raw, boxes)
 
-    def losses(self, images: Images) -> DetectionLosses:
-        return self.losses_of(self.predict(images))
-
-    def localization(self, images: Images) -> Float[Tensor, "B"]:
-        return self.localization_of(self.predict(images))
-
-    def altered(self, how: Alteration) -> BorrowedDetector:
-        """The same, with another forward pass."""
-        return replace(self, forward=how(self.forward))
-
 
 def _forward_of(detector: Any) -> Forward:
-    def forward(images: Images, routing: Tensor | None = None, /) -> RawPredictions:
+    def forward(images: Images, routing: Tensor | None = None, /) -> Any:
         return detector(images) if routing is None else detector(images, routing=routing)
 
     return forward
@@ -168,25 +207,34 @@ def input_gradient(values: Float[Tensor, "B"], images: Images, retain_graph: boo
 
 
 def require_detector(model: BorrowedVictim, attack: str) -> BorrowedDetector:
-    """``model``, when it offers what a class- or box-wise attack needs.
+    """``model``, when it lends detections, and what they are to be.
 
     Raises:
         TypeError: it does not; the message names the attack and what it was given.
     """
     if not isinstance(model, BorrowedDetector):
-        raise KindError(_needs_a_detector(attack, model))
+        raise KindError(f"{attack} needs a detector as its victim (DetectorVictim), got {type(model).__name__}")
     return model
 
 
-def require_detector_victim(victim: Victim, attack: str) -> DetectorVictim:
+def require_scores(model: BorrowedVictim, attack: str) -> BorrowedScores:
+    """``model``, when it lends what a class- or box-wise attack needs. Raises TypeError as `require_detector` does."""
+    if not isinstance(model, BorrowedScores):
+        lent = type(model.detector if isinstance(model, BorrowedDetector) else model).__name__
+        raise KindError(_needs_scores(attack, lent))
+    return model
+
+
+def require_scores_victim(victim: Victim, attack: str) -> DetectorVictim:
     """``victim``, when its forward pass can be altered. Raises TypeError as `require_detector` does."""
-    if not isinstance(victim, DetectorVictim):
-        raise KindError(_needs_a_detector(attack, victim))
+    if not isinstance(victim, DetectorVictim) or not isinstance(victim.detector, HasScores):
+        given = type(victim.detector if isinstance(victim, DetectorVictim) else victim).__name__
+        raise KindError(_needs_scores(attack, given))
     return victim
 
 
-def _needs_a_detector(attack: str, given: object) -> str:
+def _needs_scores(attack: str, given: str) -> str:
     return (
         f"{attack} needs a default-box detector as its victim (DetectorVictim), for its raw predictions and the boxes' "
-        f"labels: got {type(given).__name__}"
+        f"labels: got {given}"
     )

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from robustdet.analysis.figures.study import Study, require_detectors, save
 from robustdet.cli.building import build_metric, build_trainer, prepare
 from robustdet.cli.data_check import check_data
+from robustdet.cli.foreign import is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
@@ -65,6 +66,6 @@ def analyze(cfg: DictConfig, name: str) -> list[Path]:
 @launcher("analyze")
 def main(cfg: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task
-    if cfg.name == NO_EXPERIMENT and any(override.startswith("data") for override in overrides):
+    if cfg.name == NO_EXPERIMENT and not is_foreign(cfg) and any(override.startswith("data") for override in overrides):
         raise InputError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
     analyze(cfg, HydraConfig.get().runtime.choices["analysis"])

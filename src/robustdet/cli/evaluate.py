@@ -33,6 +33,7 @@ from robustdet.cli.building import (
     table_specs,
 )
 from robustdet.cli.data_check import check_data
+from robustdet.cli.foreign import digest_of_weights, folder_name, is_foreign, origin
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
@@ -51,7 +52,9 @@ from robustdet.progress import ProgressBar
 from robustdet.runs.first_process import is_first, say
 from robustdet.runs.run import Run
 from robustdet.training.testing import EvaluationModule, log_records
-from robustdet.types import Attack, Batch
+from robustdet.types import Attack, Batch, Detector, most, offers
+
+NOT_OURS = "not trained here"  # a record's method, of a detector that comes as it is
 
 
 class IncompleteSuiteError(StateError):
@@ -60,25 +63,36 @@ class IncompleteSuiteError(StateError):
 
 def evaluation_folder(cfg: DictConfig) -> Path:
     """`evaluation/<suite>` in `paths.run`; by default in the folder of the run that wrote the checkpoint, else in
-    `outputs/<name>/<file>`, or in `outputs/<name>/<run>` where the run's folder cannot be written to.
+    `outputs/<name>/<file>` (without a checkpoint in `foreign.folder_name`), or in `outputs/<name>/<run>` where the
+    run's folder cannot be written to.
 
     The protocol follows where it is not the paper's, the file where the run did not end with it.
     """
-    checkpoint = Path(cfg.ckpt_path).resolve()
+    checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).resolve()
     parts = [cfg.suite.name.replace(" ", "_"), *([] if cfg.protocol.name == "paper" else [cfg.protocol.name])]
-    run = Run.around(checkpoint)
-    if run is not None and not run.ended_with(checkpoint):
+    run = None if checkpoint is None else Run.around(checkpoint)
+    if checkpoint is not None and run is not None and not run.ended_with(checkpoint):
         parts.append(checkpoint.stem)
-    folder = Path(cfg.paths.outputs) / cfg.name / checkpoint.stem if run is None else run.folder
+    if run is not None:
+        folder = run.folder
+    else:
+        folder = Path(cfg.paths.outputs) / (
+            folder_name(cfg) if checkpoint is None else Path(cfg.name) / checkpoint.stem
+        )
     if not os.access(folder, os.W_OK) and folder.exists():  # somebody else's, or a medium that is read-only
         folder = Path(cfg.paths.outputs) / cfg.name / folder.name
     return Path(cfg.paths.run or folder) / "evaluation" / "_".join(parts)
 
 
 def chosen_checkpoint(cfg: DictConfig) -> Trained:
-    """The one of `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's."""
+    """The one of `ckpt_path`, which may be ours, the authors', ssd.pytorch's or torchvision's; or a model's own."""
+    if cfg.ckpt_path is None and is_foreign(cfg):
+        return Trained(None, cfg, own=False)
     if cfg.ckpt_path is None:
-        raise InputError("ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt")
+        raise InputError(
+            "ckpt_path is needed: the checkpoint to evaluate, such as outputs/…/checkpoints/final.ckpt. A detector "
+            "that comes with its weights needs none: model=torchvision model.name=… data=…"
+        )
     return trained(Path(cfg.ckpt_path), cfg)
 
 
@@ -110,11 +124,13 @@ def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return alone
 
 
-def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunInfo:
-    loaded = load_checkpoint(checkpoint)
+def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> RunInfo:
+    model = experiment.model
+    file = model.file if checkpoint is None else checkpoint
+    loaded = None if checkpoint is None else load_checkpoint(checkpoint)
     return RunInfo(
         experiment=cfg.name,
-        method=cfg.method._target_.rpartition(".")[2],
+        method=NOT_OURS if checkpoint is None else cfg.method._target_.rpartition(".")[2],
         protocol=cfg.protocol.name,
         suite=cfg.suite.name,
         tabled=cfg.suite.tabled,
@@ -122,11 +138,11 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path) -> RunIn
         split=experiment.data.test_split,
         split_size=len(experiment.data.test_dataloader().dataset),  # type: ignore[arg-type]
         seed=cfg.seed,
-        checkpoint=str(checkpoint),
-        checkpoint_sha256=file_sha256(checkpoint),
-        **training_of(checkpoint),
-        chosen=loaded.chosen,
-        averaged=loaded.averaged,
+        checkpoint=origin(model, cfg) if checkpoint is None else str(checkpoint),
+        checkpoint_sha256=None if file is None else file_sha256(file),
+        **({} if checkpoint is None else training_of(checkpoint)),
+        chosen="" if loaded is None else loaded.chosen,
+        averaged="" if loaded is None else loaded.averaged,
     )
 
 
@@ -142,9 +158,19 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     return {"training_seed": run.config["seed"], "training_recipe": recipe}
 
 
+def unmet(attack: Attack, detector: Detector) -> str | None:
+    """What an attack needs that a detector does not offer, in words; None where it offers all."""
+    if most(attack.needs, offers(detector)) == offers(detector):
+        return None
+    return {
+        "losses": "this detector offers no losses",
+        "scores": "this detector offers no raw scores of default boxes",
+    }[attack.needs]
+
+
 def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, Attack | None], dict[str, str]]:
-    """The suite's attacks, but for those on a discriminator where there is none, and transfer from no surrogate; and
-    why these are left out.
+    """The suite's attacks, but for those on a discriminator where there is none, those that need what the detector does
+    not offer, and transfer from no surrogate; and why these are left out.
 
     Raises ValueError for what is no attack, and for a surrogate of other classes or another input size.
     """
@@ -163,6 +189,10 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, 
         attack = None if node is None else require_attack(instantiate(node))
         if attack is not None and attack.knowledge == "discriminator" and not hasattr(experiment.model, "aid"):
             left_out[name] = "this detector has no discriminator"
+            continue
+        lacking = None if attack is None else unmet(attack, experiment.model)
+        if lacking is not None:
+            left_out[name] = lacking
             continue
         attacks[name] = attack
     for reason in dict.fromkeys(left_out.values()):
@@ -194,7 +224,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     fields = plain(cfg)
     run = run_info(cfg, experiment, one.path)
     settings = {
-        "checkpoint": run.checkpoint_sha256,
+        "checkpoint": run.checkpoint_sha256 or digest_of_weights(experiment.model),
         "model": fields["model"],
         "callbacks": fields["callbacks"],  # levers among them
         **conditions(experiment.model, device, trainer.precision),
@@ -213,7 +243,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
     names = ", ".join([*suite.attacks, *suite.waiting])
     for what in weights_in_words(run):
-        say(f"The weights in {one.path.name} {what}")
+        say(f"The weights in {one.name if one.path is None else one.path.name} {what}")
     say(f"{cfg.name}: suite {cfg.suite.name} ({names}) on {run.split}; writing to {folder}")
     metric = build_metric(cfg, data)
     with logging_of(trainer, cfg):

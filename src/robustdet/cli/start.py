@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torchvision.models import WeightsEnum
 
 from robustdet.cli.building import BACKBONE, TRUNK
+from robustdet.cli.foreign import is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.defences.aid import RESNET18
 from robustdet.detection.pretrained import IMAGENET, cached_file, located
@@ -45,6 +46,8 @@ def require_discriminator(model: DictConfig) -> None:
 
 def require_weights(model: DictConfig, superseded: tuple[str, ...]) -> None:
     """Finds, or fetches, each file of trained weights but those that something else brings."""
+    if is_foreign(OmegaConf.create({"model": model})):
+        return  # whose weights are of the whole detector, found by itself
     for key in (BACKBONE, TRUNK):
         weights = OmegaConf.select(model, key)
         if weights is not None and key not in superseded:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.analysis.figures.study import Subject
 from robustdet.cli.building import plain, without_start
+from robustdet.cli.foreign import built, is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.detection.weights import require_fit
@@ -31,20 +32,28 @@ LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint with the config that its detector is built from."""
+    """A checkpoint with the config that its detector is built from; or such a config alone, which names the weights."""
 
-    path: Path
+    path: Path | None
     cfg: DictConfig
     own: bool  # whether the config is its run's own
 
     @property
     def run(self) -> Path | None:
         """The folder of the run that wrote it."""
-        run = Run.around(self.path) if self.own else None
+        run = Run.around(self.path) if self.own and self.path is not None else None
         return None if run is None else run.folder
 
     @property
+    def place(self) -> str:
+        """What tells it from others of the same name: the run's folder, or the file."""
+        place = self.run or self.path
+        return "" if place is None else place.name
+
+    @property
     def name(self) -> str:
+        if self.path is None:
+            return str(self.cfg.model.name)
         return str(self.cfg.name) if self.own else self.path.stem
 
 
@@ -55,13 +64,16 @@ def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     ValueError or FileNotFoundError that names what is missing.
     """
     given = OmegaConf.to_container(cfg.ckpt_path) if OmegaConf.is_config(cfg.ckpt_path) else cfg.ckpt_path
+    if not given and is_foreign(cfg):
+        one = Trained(None, cfg, own=False)
+        return {one.name: one}
     if not given:
         raise InputError("ckpt_path is needed: outputs/…/final.ckpt, or several, quoted: 'ckpt_path=[A.ckpt,B.ckpt]'")
     if isinstance(given, Mapping):
         return {str(label): trained(Path(path), cfg) for label, path in given.items()}
     found = [trained(Path(path), cfg) for path in (given if isinstance(given, list) else [given])]
     counts = Counter(one.name for one in found)
-    labels = [one.name if counts[one.name] == 1 else f"{one.name} {(one.run or one.path).name}" for one in found]
+    labels = [one.name if counts[one.name] == 1 else f"{one.name} {one.place}" for one in found]
     for label, count in Counter(labels).items():
         if count > 1:
             raise InputError(f"{count} checkpoints are called {label!r}: name them, as in 'ckpt_path={{A:…,B:…}}'")
@@ -108,6 +120,10 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
     command line's ``overrides`` say of them (``data=…``, ``data.root=…``, ``paths.data=…``). Raises ValueError where
     the command names another experiment, method, model or protocol, with both.
     """
+    if one.path is None:
+        named_cfg = cfg.copy()
+        named_cfg.name = one.name
+        return named_cfg
     if not one.own:
         return cfg
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
@@ -155,6 +171,10 @@ def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
     size = one.cfg.model.input_size
     if size != data.image_size:
         raise InputError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
+    if one.path is None:
+        model = built(one.cfg, len(data.classes))
+        require_same_classes(model.classes, data.classes, label, data.name)
+        return Subject(label, model)
     checkpoint = load_checkpoint(one.path)
     require_classes(one, checkpoint.classes, data)
     return Subject(label, _built(one, checkpoint, data.classes))
@@ -165,6 +185,9 @@ def without_data(one: Trained, cfg: DictConfig) -> tuple[Any, list[str]]:
 
     Where it does not say (an older run's, somebody else's) they are those of the data, which have to be there.
     """
+    if one.path is None:
+        model = built(one.cfg)
+        return model, list(model.classes or data_of(cfg, {one.name: one}).classes)
     checkpoint = load_checkpoint(one.path)
     classes = checkpoint.classes
     if classes is None:

@@ -12,7 +12,7 @@ import torch
 
 from robustdet.defences.schedules import AdversarialBatch, Schedule
 from robustdet.defences.standard import detection_parts
-from robustdet.types import Batch, DetectionLosses, Detector, StepOutput
+from robustdet.types import Batch, DetectionLosses, HasLosses, StepOutput
 
 
 def halves(losses: DetectionLosses, clean: int) -> dict[str, torch.Tensor]:
@@ -32,7 +32,7 @@ class AdversarialTraining:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
-    def step(self, model: Detector, batch: Batch, generator: torch.Generator) -> StepOutput:
+    def step(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> StepOutput:
         adversarial = self.schedule.next(model, batch, generator)
         images = torch.cat([batch.images, adversarial.images])
         targets = [*batch.targets, *adversarial.source.targets]

@@ -20,7 +20,7 @@ from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.epsilon_warmup import EpsilonWarmup
 from robustdet.errors import InputError
-from robustdet.types import Assignment, Attack, Batch, Detector, Images
+from robustdet.types import Assignment, Attack, Batch, HasLosses, Images
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AdversarialBatch:
 
 @runtime_checkable
 class Schedule(Protocol):
-    def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch: ...
+    def next(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> AdversarialBatch: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -52,7 +52,7 @@ class Full:
         self.warmup = EpsilonWarmup(attack, epsilon_warmup)
         self._update = 0
 
-    def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
+    def next(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
         self._update += batch.micro_batch == 0
         generators = image_generators(draw_seed(generator), [target.image_id for target in batch.targets])
         attack = self.warmup.within(self.attack, self._update)
@@ -112,7 +112,7 @@ class Replay:
         self._sources: dict[int, _Source] = {}  # by the place of their micro-batch in an update
         self._update = 0
 
-    def next(self, model: Detector, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
+    def next(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> AdversarialBatch:
         self._update += batch.micro_batch == 0
         source = self._sources.get(batch.micro_batch)
         if source is None or source.updates == self.updates_per_source:

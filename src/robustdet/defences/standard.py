@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from robustdet.ranks import averaged, world_size
-from robustdet.types import Batch, DetectionLosses, Detector, StepOutput
+from robustdet.types import Batch, DetectionLosses, HasLosses, StepOutput
 
 
 def detection_parts(losses: DetectionLosses) -> dict[str, torch.Tensor]:
@@ -24,7 +24,7 @@ def detection_parts(losses: DetectionLosses) -> dict[str, torch.Tensor]:
 class Standard:
     """Minimises L_det on the clean batch."""
 
-    def step(self, model: Detector, batch: Batch, generator: torch.Generator) -> StepOutput:
+    def step(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> StepOutput:
         losses = model.losses(model(batch.images), model.assign(batch.targets))
         parts = detection_parts(losses)
         return StepOutput(parts["L_det"], parts)

@@ -14,8 +14,8 @@ from robustdet.errors import InputError, MissingFileError
 IMAGENET = "imagenet"
 
 
-def located(weights: str | Path, own: WeightsEnum | None, key: str) -> Path:
-    """The file that ``weights`` means: ``own``, torchvision's, for "imagenet", otherwise the path itself.
+def located(weights: str | Path, own: WeightsEnum | None, key: str, word: str = IMAGENET) -> Path:
+    """The file that ``weights`` means: ``own``, torchvision's, for ``word``, otherwise the path itself.
 
     torchvision's is looked for in torch's cache (``$TORCH_HOME/hub/checkpoints``) and else downloaded with progress and
     compared with the hash in its name. Raises MissingFileError that names the file, where it was looked for, ``key``
@@ -26,10 +26,10 @@ def located(weights: str | Path, own: WeightsEnum | None, key: str) -> Path:
     cached = cached_file(own)
     name = f"torchvision's {own}, {cached.name}"
     others = f"{key}=FILE, or {key}=null for random weights, which cost many points of AP"
-    if str(weights) != IMAGENET:
+    if str(weights) != word:
         if not Path(weights).is_file():
             raise MissingFileError(
-                f"{key}={weights}: no such file. Also possible: {key}={IMAGENET} ({name}), another {others}"
+                f"{key}={weights}: no such file. Also possible: {key}={word} ({name}), another {others}"
             )
         return Path(weights)
     if cached.is_file():
@@ -42,7 +42,7 @@ def located(weights: str | Path, own: WeightsEnum | None, key: str) -> Path:
                 torch.hub.download_url_to_file(own.url, str(cached), digest and digest[1], progress=True)
     except (OSError, RuntimeError) as error:  # no network, no room, another content than its name says
         raise MissingFileError(
-            f"{key}={IMAGENET}: {name} is not in {cached.parent} and could not be downloaded: {error}. "
+            f"{key}={word}: {name} is not in {cached.parent} and could not be downloaded: {error}. "
             f"Download {own.url} on a machine with a network and put it there. Also possible: {others}"
         ) from error
     return cached

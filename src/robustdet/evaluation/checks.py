@@ -110,7 +110,7 @@ def no_gradient(outcomes: Mapping[str, Outcome]) -> str | None:
     return _flag(
         "no_gradient",
         "the loss's gradient to the pixels is zero everywhere",
-        _with_objects(outcomes),
+        _with_objects(_measured(outcomes, "gradient_zero")),
         lambda m: m["gradient_zero"] == 1,
     )
 
@@ -119,14 +119,14 @@ def gradient_not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
     return _flag(
         "gradient_not_finite",
         "NaN or infinity in the loss's gradient to the pixels",
-        outcomes,
+        _measured(outcomes, "gradient_not_finite"),
         lambda m: m["gradient_not_finite"] > 0,
     )
 
 
 def gradient_wrong(outcomes: Mapping[str, Outcome]) -> str | None:
     """More images with objects than `WRONG_SHARE` allows: a few may lie where the loss has no slope."""
-    asked = _with_objects(outcomes)
+    asked = _with_objects(_measured(outcomes, "finite_difference_error"))
     wrong = [name for name, outcome in asked.items() if outcome.measures["finite_difference_error"] > AGREEMENT]
     if not more_than_chance(len(wrong), len(asked), WRONG_SHARE):
         return None
@@ -183,7 +183,8 @@ def risen(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict
     start; an objective that is so under attack has risen, whatever noise did.
     """
     asked = [(clean[name], one) for name, one in _with_objects(attacked).items() if not _at_its_bound(one, "_clean")]
-    columns = {name: [_above(before, one, name) for before, one in asked] for name in LOSSES} if asked else {}
+    lost = LOSSES if asked and has_losses(asked[0][1]) else ()
+    columns = {name: [_above(before, one, name) for before, one in asked] for name in lost}
     if asked and all("objective" in one.measures for _, one in asked):
         columns["objective"] = [
             _rose(one.measures["objective"], one.measures["objective_clean"], one.measures.get("objective_noise"))
@@ -191,6 +192,11 @@ def risen(clean: Mapping[str, Outcome], attacked: Mapping[str, Outcome]) -> dict
             for _, one in asked
         ]
     return columns
+
+
+def has_losses(outcome: Outcome) -> bool:
+    """Whether the detector offered them."""
+    return "classification" in outcome.measures
 
 
 def losses(outcome: Outcome, where: str = "") -> dict[str, float]:
@@ -214,6 +220,11 @@ def _rose(value: float, clean: float, noise: float | None) -> bool:
 
 def _with_objects(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.measures["positives"] > 0}
+
+
+def _measured(outcomes: Mapping[str, Outcome], name: str) -> dict[str, Outcome]:
+    """Those of detectors of which this can be measured."""
+    return {key: outcome for key, outcome in outcomes.items() if name in outcome.measures}
 
 
 def _at_its_bound(outcome: Outcome, where: str = "") -> bool:

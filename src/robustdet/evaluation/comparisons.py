@@ -20,7 +20,7 @@ from jaxtyping import Float
 from robustdet.attacks.threat import pixel_fraction
 from robustdet.evaluation.average_precision import Matched, match_detections
 from robustdet.evaluation.chance import DEVIATIONS, more_than_chance, resampled_map
-from robustdet.evaluation.checks import FlagName, flag
+from robustdet.evaluation.checks import FlagName, flag, has_losses
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge, Target
 
@@ -197,7 +197,7 @@ def loss_wins(entry: Entry, rivals: Sequence[Entry]) -> tuple[int, int]:
     """
     wins = []
     for name, outcome in entry.outcomes.items():
-        others = [_loss(rival.outcomes[name]) for rival in rivals if name in rival.outcomes]
+        others = [_loss(rival.outcomes[name]) for rival in rivals if name in rival.outcomes and has_losses(outcome)]
         if others and outcome.measures["positives"] > 0:
             wins.append(_loss(outcome) > max(others))
     return sum(wins), len(wins)

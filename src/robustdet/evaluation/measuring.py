@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -12,15 +15,16 @@ from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.finite_differences import finite_difference_error
 from robustdet.evaluation.perturbation import perturbation_measures
 from robustdet.exact import exact
-from robustdet.types import Attack, Batch, Detections, Detector, Images, RawPredictions
+from robustdet.types import Attack, Batch, Detections, Detector, HasLosses, Images, RawPredictions
 
-VERSION = 7  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 8  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
-def predictions(detector: Detector, images: Images) -> Float[Tensor, "B values"]:
-    """All that the network says of each image, in one row."""
+def predictions(detector: Detector, images: Images) -> list[Float[Tensor, "values"]]:
+    """All that the detector says of each image, one after the other."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        return _flat(detector(images))
+        raw = detector(images)
+        return _said(raw, detector.detect(raw))
 
 
 def measure(
@@ -28,45 +32,58 @@ def measure(
     attack: Attack | None,
     clean: Batch,
     images: Images,
-    expected: Float[Tensor, "B values"] | None = None,
+    expected: list[Float[Tensor, "values"]] | None = None,
 ) -> tuple[list[Detections], list[dict[str, float]]]:
     """Detections on ``images``, made from ``clean`` by ``attack``, and per image:
 
-    - ``classification``, ``localization``: the losses per positive default box; ``positives``: number of these boxes;
+    - ``positives``: number of positive default boxes; of a detector without losses that of objects to be found;
     - ``finite``: pixels, predictions and losses are; ``repeats``: a second forward pass gave the same bits (1 or 0);
     - ``as_expected``: the predictions are the ``expected`` ones, to the bit (1 or 0), where there are such;
-    - ``classification_noise``, ``localization_noise``: the losses under noise of the same size (see :func:`noise`),
-      where the attack asks the victim anything;
-    - those of :func:`gradient_measures`, of :func:`objective_measures` and of
-      :func:`~robustdet.evaluation.perturbation.perturbation_measures`.
+    - those of :func:`objective_measures` and of :func:`~robustdet.evaluation.perturbation.perturbation_measures`;
+    - where the detector offers losses, those of :func:`loss_measures` and of :func:`gradient_measures`.
     """
     beside = noise(clean, images) if attack is not None and attack.knowledge != "nothing" else None
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        raw, assignment = detector(images), detector.assign(clean.targets)
-        losses = detector.losses(raw, assignment)
-        found = [detections.to("cpu") for detections in detector.detect(raw)]
-        of_noise = None if beside is None else detector.losses(detector(beside), assignment)
-    now, again = _flat(raw), predictions(detector, images)
+        raw = detector(images)
+        found = detector.detect(raw)
+    now, again = _said(raw, found), predictions(detector, images)
+    finite = images.isfinite().flatten(1).all(dim=1) & _each(lambda said: said.isfinite().all(), now).to(images.device)
     measures = {
-        "classification": losses.each_per_positive(losses.classification),
-        "localization": losses.each_per_positive(losses.localization),
-        "positives": losses.num_positives,
-        "finite": torch.cat([now, images.flatten(1)], 1).isfinite().all(dim=1) & losses.total.isfinite(),
+        "positives": torch.tensor([len(target.learnable.labels) for target in clean.targets]),
+        "finite": finite,
         "repeats": _same(now, again),
-        **gradient_measures(detector, clean, images),
         **objective_measures(detector, attack, clean, images, beside),
         **perturbation_measures(clean.images, images),
     }
-    if of_noise is not None:
-        measures["classification_noise"] = of_noise.each_per_positive(of_noise.classification)
-        measures["localization_noise"] = of_noise.each_per_positive(of_noise.localization)
+    if isinstance(detector, HasLosses):
+        of_losses = loss_measures(detector, raw, clean, beside)
+        finite &= (of_losses["classification"] + of_losses["localization"]).isfinite()
+        measures |= of_losses | gradient_measures(detector, clean, images)
     if expected is not None:
         measures["as_expected"] = _same(now, expected)
     columns = {key: values.tolist() for key, values in measures.items()}
-    return found, [{key: float(values[row]) for key, values in columns.items()} for row in range(len(found))]
+    rows = [{key: float(values[row]) for key, values in columns.items()} for row in range(len(found))]
+    return [detections.to("cpu") for detections in found], rows
 
 
-def gradient_measures(detector: Detector, clean: Batch, images: Images) -> dict[str, Float[Tensor, "B"]]:
+@torch.no_grad()
+def loss_measures(detector: HasLosses, raw: Any, clean: Batch, beside: Images | None) -> dict[str, Tensor]:
+    """``classification``, ``localization``: the losses per positive default box; ``positives``: number of these boxes;
+    ``classification_noise``, ``localization_noise``: the losses ``beside`` the images, where there is such a place.
+    """
+    with torch.autocast(clean.images.device.type, enabled=False):
+        assignment = detector.assign(clean.targets)
+        of_images = {"": detector.losses(raw, assignment)}
+        if beside is not None:
+            of_images["_noise"] = detector.losses(detector(beside), assignment)
+    measures: dict[str, Tensor] = {"positives": of_images[""].num_positives}
+    for where, losses in of_images.items():
+        measures[f"classification{where}"] = losses.each_per_positive(losses.classification)
+        measures[f"localization{where}"] = losses.each_per_positive(losses.localization)
+    return measures
+
+
+def gradient_measures(detector: HasLosses, clean: Batch, images: Images) -> dict[str, Float[Tensor, "B"]]:
     """Of the whole loss's gradient to each image's pixels, as an attack would get it at ``images``:
 
     - ``gradient_zero``, ``gradient_not_finite``: share of the values that are exactly zero, that are NaN or infinite;
@@ -124,12 +141,23 @@ def objective_measures(
     return measures
 
 
-def _flat(raw: RawPredictions) -> Float[Tensor, "B values"]:
-    return torch.cat([raw.cls_logits.flatten(1), raw.bbox_regression.flatten(1)], 1)
+def _said(raw: Any, found: Sequence[Detections]) -> list[Float[Tensor, "values"]]:
+    """Of each image in one row: the raw predictions, where they can be told, else the detections."""
+    if isinstance(raw, RawPredictions):
+        return list(torch.cat([raw.cls_logits.flatten(1), raw.bbox_regression.flatten(1)], 1))
+    return [torch.cat([one.boxes.flatten(), one.scores, one.labels.to(one.scores)]) for one in found]
 
 
-def _same(a: Float[Tensor, "B values"], b: Float[Tensor, "B values"]) -> Bool[Tensor, "B"]:
-    return ((a == b) | (a.isnan() & b.isnan())).all(dim=1)
+def _each(holds: Callable[..., Any], *rows: Sequence[Tensor]) -> Bool[Tensor, "B"]:
+    return torch.tensor([bool(holds(*of_image)) for of_image in zip(*rows, strict=True)])
+
+
+def _same(a: Sequence[Tensor], b: Sequence[Tensor]) -> Bool[Tensor, "B"]:
+    return _each(lambda one, other: one.shape == other.shape and _equal(one, other), a, b)
+
+
+def _equal(a: Float[Tensor, "values"], b: Float[Tensor, "values"]) -> Bool[Tensor, ""]:
+    return ((a == b) | (a.isnan() & b.isnan())).all()
 
 
 def _gradient(values: Float[Tensor, "B"], pixels: Images) -> Images:

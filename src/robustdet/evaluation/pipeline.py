@@ -19,7 +19,9 @@ from robustdet.evaluation.attacked import AttackedImages, AttackFailedError, dec
 from robustdet.evaluation.comparisons import Entry, suite_flags
 from robustdet.evaluation.content import contents
 from robustdet.evaluation.environment import Environment
+from robustdet.evaluation.first_look import require_promises
 from robustdet.evaluation.metric import Metric
+from robustdet.evaluation.precision import whole_factors
 from robustdet.evaluation.record import Record, RunInfo
 from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.summary import summarise, worst_fields
@@ -88,12 +90,17 @@ class SuiteEvaluator:
             name: self._attacked_images(name, attack) for name, attack in given.items() if name not in self.waiting
         }
         self.seen = Seen()
+        self._looked = False  # whether the detector's promises were looked at
         self.working = lambda name, images: nullcontext()
 
     def evaluate_batch(self, detector: Detector, batch: Batch) -> int:
         """Attack and detect what is still missing of this batch; returns how many evaluations that were."""
         if detector.training:
             raise RuntimeError("the detector is in training mode: call .eval() before it is evaluated")
+        if not self._looked:
+            with whole_factors():
+                require_promises(detector, batch)
+            self._looked = True
         found = contents(batch)
         for target, content in zip(batch.targets, found, strict=True):
             self.seen.targets[target.image_id] = target.to("cpu")
@@ -175,6 +182,8 @@ class SuiteEvaluator:
                 **self._worst_case_fields(choice, about, outcomes),
             }
             outcomes[WORST_CASE] = choice.outcomes
+        elif self.left_out:  # a suite says somewhere what is missing
+            rows[CLEAN]["left_out"] = self.left_out
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
             Record(

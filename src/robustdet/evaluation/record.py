@@ -86,8 +86,8 @@ class Record:
     The attack "worst_case" is made from the others, which its ``attack_settings`` name; ``chosen`` says for how many
     images each was taken, ``stages`` what each did where they form a cascade, ``failed`` and ``left_out`` which attacks
     of the suite are missing in it, and why. Its ``image_ap`` is that of each image's lowest, and no choice of one of
-    these attacks per image leaves less than ``area_bound`` by the area rule. For any other attack these are empty. Each
-    flag is "name: sentence", see docs/flags.md.
+    these attacks per image leaves less than ``area_bound`` by the area rule. For any other attack these are empty, but
+    that "clean" says what was left out where there is no worst case. Each flag is "name: sentence", see docs/flags.md.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustdet.evaluation.average_precision import Matched, match_detections, pooled_average_precision
-from robustdet.evaluation.checks import attack_flags, loss_rose, losses, lost_in_rounding
+from robustdet.evaluation.checks import attack_flags, has_losses, loss_rose, losses, lost_in_rounding
 from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.objects import count_objects
@@ -114,9 +114,9 @@ def perturbation(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
 
 
 def gradient_shares(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
-    """See :class:`~robustdet.evaluation.record.Record`; over images with objects, empty when there is none."""
+    """See :class:`~robustdet.evaluation.record.Record`; over images with objects, empty where there is none of it."""
     rows = [outcome.measures for outcome in outcomes.values() if outcome.measures["positives"] > 0]
-    if not rows:
+    if not rows or "gradient_zero" not in rows[0]:
         return {}
     shares = {
         "zero": finite_mean([row["gradient_zero"] for row in rows]),
@@ -130,8 +130,9 @@ def gradient_shares(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
 
 
 def mean_losses(outcomes: Iterable[Outcome]) -> dict[str, float | None]:
-    rows = [losses(outcome) for outcome in outcomes]
-    return {name: finite_mean([row[name] for row in rows]) for name in rows[0]}
+    """Nothing of a detector that offers none."""
+    rows = [losses(outcome) for outcome in outcomes if has_losses(outcome)]
+    return {name: finite_mean([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def finite_mean(values: Sequence[float]) -> float | None:

@@ -29,6 +29,15 @@ class Checkpoint:
     def name(self) -> str:
         return f"{self.experiment} ({self.hash})"
 
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """The attacks of the suite that were left out, by the reason."""
+        found: dict[str, list[str]] = {}
+        for one in self.evaluated:
+            for attack, reason in one.record.left_out.items():
+                found.setdefault(reason, []).append(attack)
+        return found
+
 
 @dataclass(frozen=True)
 class Group:

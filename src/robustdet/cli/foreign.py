@@ -1,0 +1,60 @@
+"""Detectors that no run of ours has made, named by `model=…` in place of a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from robustdet.cli.instantiating import instantiate
+from robustdet.interop.foreign import ForeignDetector
+from robustdet.runs.first_process import say
+
+
+def is_foreign(cfg: DictConfig) -> bool:
+    """Whether the config's model comes with its own weights, so that a command needs no checkpoint."""
+    target = OmegaConf.select(cfg, "model._target_")
+    found = get_object(target) if target is not None else None
+    return inspect.isclass(found) and issubclass(found, ForeignDetector)
+
+
+def built(cfg: DictConfig, num_classes: int | None = None) -> ForeignDetector:
+    """In evaluation mode; random weights depend on ``seed`` alone, and are spoken of."""
+    torch.manual_seed(cfg.seed)
+    model: ForeignDetector = instantiate(cfg.model, num_classes=num_classes)
+    if _is_random(cfg):
+        say(f"WARNING: {model.name} has random weights (model.weights=null): what it detects means nothing")
+    return model.eval()
+
+
+def folder_name(cfg: DictConfig) -> Path:
+    """Of its records: `<name>/<weights>_<folder of the data>`."""
+    weights = [] if "weights" not in cfg.model else ["random" if cfg.model.weights is None else str(cfg.model.weights)]
+    return Path(cfg.model.name) / "_".join([*(Path(one).stem for one in weights), Path(cfg.data.root).name])
+
+
+def origin(model: ForeignDetector, cfg: DictConfig) -> str:
+    """Where what it knows comes from, for a record."""
+    if model.file is not None:
+        return str(model.file)
+    return f"random weights of seed {cfg.seed}" if _is_random(cfg) else f"as {cfg.model._target_} has it, no file named"
+
+
+def _is_random(cfg: DictConfig) -> bool:
+    return "weights" in cfg.model and cfg.model.weights is None
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    state: dict[str, Any] = model.state_dict()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

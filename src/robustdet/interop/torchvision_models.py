@@ -1,0 +1,106 @@
+"""torchvision's own detectors by name: Faster R-CNN, RetinaNet, FCOS, SSD300, SSDLite320."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+from torchvision.models.detection._utils import overwrite_eps
+
+from robustdet.detection.pretrained import cached_file, located
+from robustdet.detection.weights import require_fit, tensors_in
+from robustdet.errors import InputError
+from robustdet.interop.torchvision_api import TorchvisionDetector
+
+COCO = "coco"
+OF_OTHERS = ("maskrcnn", "keypointrcnn")  # their losses ask for more than boxes
+WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # whose COCO_V1 was trained with batch norms' ε = 0
+
+
+class TorchvisionModel(TorchvisionDetector):
+    """One of torchvision's detectors, as torchvision builds it, with the settings of its post-processing.
+
+    Args:
+        name: as in torchvision.models, such as "retinanet_resnet50_fpn".
+        weights: "coco" for torchvision's own, a file of a state dict, or None for random ones.
+        input_size: height and width of the images it is called with, pixels; it resizes them as torchvision does.
+        num_classes: C of the data at hand, where the weights do not say which classes they know.
+        classes: names of the network's labels 1..C. None: those of COCO where it has torchvision's 91 outputs for them,
+            else unknown.
+        min_size: to which the shorter side is resized; None is torchvision's own (800, or the one size of an SSD).
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        weights: str | Path | None,
+        input_size: int,
+        num_classes: int | None = None,
+        classes: Sequence[str] | None = None,
+        min_size: int | None = None,
+    ) -> None:
+        own = _weights_of(name)
+        settings = {} if min_size is None else {"min_size": min_size}
+        coco = dict(enumerate(own.meta["categories"]))
+        named = {label: word for label, word in coco.items() if label and word != "N/A"}
+        if weights is None and num_classes is None and classes is None:
+            raise InputError(f"model.name={name} has random weights and no classes: model.classes=[a,b,…] names them")
+        file = None if weights is None else located(weights, own, "model.weights", COCO)
+        count = len(classes) if classes is not None else num_classes
+        if file is None:
+            network = _built(name, count or 0, settings)
+        else:
+            network, count = _loaded(name, file, own, count, settings)
+        of_coco = file is not None and count == len(coco) - 1 and classes is None
+        if of_coco:
+            classes, count = list(named.values()), len(named)
+        super().__init__(network, count or 0, input_size, list(named) if of_coco else None, name)
+        self.classes, self.file = classes, file
+
+
+def _weights_of(name: str) -> WeightsEnum:
+    """torchvision's best of this name. Raises InputError, with the names that there are, where it is none."""
+    known = [
+        one for one in torchvision.models.list_models(torchvision.models.detection) if not one.startswith(OF_OTHERS)
+    ]
+    if name not in known:
+        raise InputError(f"model.name={name}: torchvision has no such detector; known: {', '.join(known)}")
+    return torchvision.models.get_model_weights(name).DEFAULT
+
+
+def _built(name: str, num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    """With random weights; outputs are one more than classes, the background's."""
+    if settings and name.startswith("ssd"):
+        raise InputError(f"model.min_size={settings['min_size']}: {name} resizes to the one size that it has; null")
+    return torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **settings
+    )
+
+
+def _loaded(
+    name: str, file: Path, own: WeightsEnum, count: int | None, settings: Mapping[str, Any]
+) -> tuple[nn.Module, int]:
+    """The network with the file's weights, and the number of its labels: COCO's, or ``count``.
+
+    Raises InputError naming the tensors that do not fit.
+    """
+    state, of_coco = tensors_in(file), len(own.meta["categories"]) - 1
+    for labels in dict.fromkeys([of_coco, count or of_coco]):
+        network = _built(name, labels, settings)
+        wanted = _weights(network.state_dict())
+        if all(one in state and state[one].shape == tensor.shape for one, tensor in wanted.items()):
+            break
+    require_fit(_weights(state), wanted, file)
+    network.load_state_dict(state, strict=False)  # but for the counters of batch norms, which nothing here reads
+    if file.name == cached_file(own).name and name in WITHOUT_EPS:
+        overwrite_eps(network, 0.0)
+    return network, labels
+
+
+def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
