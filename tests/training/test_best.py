@@ -150,8 +150,8 @@ def test_a_record_and_its_table_say_by_what_the_weights_were_chosen(
         for name in ("best.ckpt", "final.ckpt")
     )
     chosen = load_checkpoint(final.with_name("best.ckpt")).chosen
-    assert {record.run.chosen for record in of_best} == {chosen}
-    assert {record.run.chosen for record in of_final} == {""}
+    assert {record.run.kept_for for record in of_best} == {chosen}
+    assert {record.run.kept_for for record in of_final} == {""}
     assert (of_best[0].run.training_recipe, of_final[0].run.training_recipe is None) == (None, False)
     assert f"The weights in best.ckpt were chosen for {chosen}" in capsys.readouterr().out
     assert f"shapes_std: the weights were chosen for {chosen}" in summary(of_best).notes

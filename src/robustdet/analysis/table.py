@@ -266,7 +266,7 @@ def _weights_notes(rows: Iterable[Sequence[Record]]) -> list[str]:
 
 def weights_in_words(run: RunInfo) -> list[str]:
     """What is to be said of them where they are not simply those of their training's last update."""
-    chosen = [f"were chosen for {run.chosen}"] if run.chosen else []
+    chosen = [f"were chosen for {run.kept_for}"] if run.kept_for else []
     return [*chosen, f"are {run.averaged}"] if run.averaged else chosen
 
 

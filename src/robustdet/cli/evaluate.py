@@ -141,7 +141,7 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -
         checkpoint=origin(model, cfg) if checkpoint is None else str(checkpoint),
         checkpoint_sha256=None if file is None else file_sha256(file),
         **({} if checkpoint is None else training_of(checkpoint)),
-        chosen="" if loaded is None else loaded.chosen,
+        kept_for="" if loaded is None else loaded.chosen,
         averaged="" if loaded is None else loaded.averaged,
     )
 
