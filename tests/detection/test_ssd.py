@@ -4,11 +4,11 @@ from dataclasses import fields
 
 import pytest
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from robustdet.detection.ssd import SSD
+from robustdet.errors import InputError
 from robustdet.types import Detector
 from tests.detection.conftest import CONF, Build, make_target, random_target
 
@@ -110,7 +110,7 @@ def test_images_of_the_wrong_size_are_refused(tiny: SSD) -> None:
 
 
 def test_extras_go_on_where_the_backbone_ends(build: Build) -> None:
-    with pytest.raises(InstantiationException, match=r"extras.in_channels is 96, but the backbone ends with 48"):
+    with pytest.raises(InputError, match=r"extras.in_channels is 96, but the backbone ends with 48"):
         build("tiny_ssd", ["+backbone.width=0.5"])
 
 
