@@ -86,8 +86,8 @@ GROUP_MEMBERS = [
 
 @pytest.mark.parametrize(("group", "member"), GROUP_MEMBERS)
 def test_every_member_of_a_group_composes(group: str, member: str):
-    root = {"suite": "evaluate", "metric": "evaluate", "analysis": "analyze"}.get(group, "train")
-    overrides = [f"{group}={member}", "paths.run=run"]
+    root = {"suite": "evaluate", "metric": "evaluate", "analysis": "analyze", "study": "study"}.get(group, "train")
+    overrides = [f"{group}={member}", *(["paths.run=run"] if root != "study" else [])]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(root, overrides, return_hydra_config=True)
     assert cfg.hydra.runtime.choices[group] == member
