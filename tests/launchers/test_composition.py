@@ -116,6 +116,13 @@ def test_a_misspelt_key_in_a_yaml_names_the_right_one(path: str, key: str, messa
         check(cfg, "train")
 
 
+def test_a_value_that_leads_back_to_itself_is_named():
+    cfg = compose("evaluate")
+    cfg.suite.attacks = {"pgd_cls": "${suite.attacks.pgd_cls}"}
+    with pytest.raises(UnknownKeyError, match=r"suite\.attacks\.pgd_cls: Recursive interpolation"):
+        check(cfg, "evaluate")
+
+
 def test_a_target_that_does_not_exist_is_named():
     cfg = compose("train")
     cfg.method._target_ = "robustdet.defences.standard.Standart"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli import study as module
@@ -85,6 +87,33 @@ def test_what_was_told_otherwise_is_not_taken_for_done(tmp_path: Path):
     (tmp_path / "study" / "small" / "good" / "seed0" / "study.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"study\.json does not say what was done there, remove it to have that done"):
         study(config(tmp_path, {"good": {"overrides": []}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("trainings.one.seeds=[]", "study.trainings.one.seeds: List should have at least 1 item"),
+        ("~trainings.one.minutes", "study.trainings.one.minutes: Field required"),
+        ("trainings.one.minutes=long", "study.trainings.one.minutes: Input should be a valid number"),
+        ("trainings.one.seed=1", "study.trainings.one.seed: Unexpected keyword argument"),
+        ("trainings={}", "study.trainings: Dictionary should have at least 1 item"),
+        ("trainings.one.overrides=[paths.run=here]", r"trainings.one: paths.run=here is what the study says itself"),
+        ("evaluations.paper.overrides=[ckpt_path=mine]", r"evaluations.paper: ckpt_path=mine is what the study says"),
+    ],
+)
+def test_what_is_wrong_in_a_study_is_told_before_anything_begins(change: str, said: str, tmp_path: Path):
+    cfg = config(tmp_path, {"one": {"overrides": []}}, paper={"overrides": []})
+    key, _, value = change.partition("=")
+    if key.startswith("~"):
+        node = OmegaConf.select(cfg.study, key[1:].rpartition(".")[0])
+        del node[key.rpartition(".")[2]]
+    elif value == "{}":
+        cfg.study.trainings = {}
+    else:
+        OmegaConf.update(cfg.study, key, yaml.safe_load(value), force_add=True)
+    with pytest.raises(InputError, match=re.escape(said)):
+        study(cfg)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("scripted")

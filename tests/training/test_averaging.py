@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from robustdet.training.averaging import MovingAverage, move
 from robustdet.training.module import DetectionModule
 from robustdet.training.routing import RoutingDiagnostics
 from tests.launchers.commands import FEW, Pair
+from tests.training import told
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
@@ -113,20 +112,35 @@ def test_the_average_is_what_is_validated_and_watched(compose: Compose, monkeypa
     assert_same(seen["watched"][-1], state(final)["state_dict"])  # after the last update, too
 
 
+def test_a_run_that_died_goes_on_from_a_state_that_a_validation_saved(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """It was saved while the average stood in the place of what learns, which is what goes on."""
+    straight = state(train(compose("train", *RUN, f"paths.run={tmp_path / 'straight'}")))
+    original = DetectionModule.training_step
+
+    def dies(module: DetectionModule, *arguments: Any) -> Any:
+        if module.global_step == 4:
+            raise RuntimeError("out of memory")
+        return original(module, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionModule, "training_step", dies)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(compose("train", *RUN))
+    assert torch.load(Path(compose("train").paths.run) / "checkpoints" / "last.ckpt")["global_step"] == 3
+    resumed = state(train(compose("train", *RUN)))
+    for key in ("state_dict", "current_model_state", "averaging_state"):
+        assert_same(straight[key], resumed[key])
+
+
 @pytest.mark.parametrize(("hook", "at"), [("training_step", 4), ("validation_step", 6)])
 def test_a_run_that_is_stopped_goes_on_with_both(
     hook: str, at: int, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     straight = state(train(compose("train", *RUN, f"paths.run={tmp_path / 'straight'}")))
-    original = getattr(DetectionModule, hook)
-
-    def interrupted(module: DetectionModule, *arguments: Any) -> Any:
-        if module.global_step == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(module, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionModule, hook, interrupted)
+        told.to_stop(patch, hook, at)
         with pytest.raises(SystemExit, match="143"):
             train(compose("train", *RUN))
     resumed = state(train(compose("train", *RUN)))

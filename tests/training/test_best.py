@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
 from robustdet.types import Attack, Detections
 from tests.launchers.commands import FEW
+from tests.training import told
 from tests.training.test_ranks import validation_of
 
 pytestmark = [
@@ -118,15 +117,8 @@ def test_a_run_that_goes_on_knows_its_best(told_in: str, compose: Compose, monke
     """It is told to stop around the best look of all."""
     measured(monkeypatch, {2: 0.2, 4: 0.5, 6: 0.3, 7: 0.4})
     hook, at = {"the update": ("training_step", 3), "the validation": ("validation_step", 4)}[told_in]
-    original = getattr(DetectionModule, hook)
-
-    def interrupted(module: DetectionModule, *arguments: Any) -> Any:
-        if module.global_step == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(module, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionModule, hook, interrupted)
+        told.to_stop(patch, hook, at)
         with pytest.raises(SystemExit, match="143"):
             train(compose("train", *RUN))
     run = Run(Path(compose("train").paths.run))

@@ -22,7 +22,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from robustdet.cli.values import KINDS, kind_of, objection
 from robustdet.errors import InputError
@@ -182,6 +182,8 @@ def check(cfg: DictConfig, root: str) -> None:
         wanted = re.search(r"'([^']+)' not found", str(error))
         hint = nearest(wanted.group(1), all_keys(cfg)) if wanted else ""
         raise UnknownKeyError("\n".join([*wrong, f"{error}{hint}"])) from error
+    except InterpolationResolutionError as error:  # one that leads back to itself, say
+        raise UnknownKeyError("\n".join([*wrong, f"{error.full_key or error.key}: {error.msg or error}"])) from error
     if not wrong:
         bad = [
             (key.rpartition(".")[2], value, source, text)

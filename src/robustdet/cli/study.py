@@ -14,14 +14,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from robustdet.cli.composition import quoted
 from robustdet.cli.launcher import launcher
 from robustdet.cli.stopping import stop_when_told
 from robustdet.errors import InputError, StateError
@@ -33,6 +35,8 @@ from robustdet.runs.run import Run
 COMMANDS = {"train": "robustdet.cli.train", "evaluate": "robustdet.cli.evaluate"}
 MEMORY = "study.json"
 LOG = "study.log"
+OWN = ("seed", "ckpt_path", "paths.run", "paths.outputs")  # settings that nobody else may say
+STRICT = ConfigDict(extra="forbid")
 
 
 class IncompleteStudyError(StateError):
@@ -90,50 +94,88 @@ class Job:
         write_text(self.folder / MEMORY, json.dumps(asdict(memory), indent=2) + "\n")
 
 
-def jobs_of(cfg: DictConfig) -> list[Job]:
-    """Every training, each followed by its evaluations; first seeds first, so that a whole table is there early.
+@dataclass(frozen=True)
+class Training:
+    """A row of a study: what `src.train` is told, with which seeds, and about how many minutes each takes."""
 
-    Raises InputError for trainings without a seed, and for a training or evaluation that is told where to write.
-    """
-    study: dict[str, Any] = OmegaConf.to_container(cfg.study, resolve=True)  # type: ignore[assignment]
-    home = Path(cfg.paths.outputs).absolute() / "study" / study["name"]
-    common = [f"paths.outputs={_quoted(home)}"]
-    if cfg.data_root is not None:
-        common.append(f"data.root={_quoted(Path(cfg.data_root).absolute())}")
-    places = max(len(row["seeds"]) for row in study["trainings"].values())
+    __pydantic_config__ = STRICT
+
+    overrides: list[str]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `src.evaluate` is told of each result, and about how many minutes that takes."""
+
+    __pydantic_config__ = STRICT
+
+    overrides: list[str]
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """A file of `conf/study`. ``results`` is the folder of copied records; rows and evaluations are by title."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    title: str
+    results: str
+    trainings: Annotated[dict[str, Training], Field(min_length=1)]
+    evaluations: dict[str, Evaluation]
+
+
+def study_of(cfg: DictConfig) -> Study:
+    """Raises InputError with all that is wrong in it, and for a command that is told where to write."""
+    try:
+        spec = TypeAdapter(Study).validate_python(OmegaConf.to_container(cfg.study, resolve=True))
+    except ValidationError as error:
+        wrong = [f"study.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
+        raise InputError("\n".join(wrong)) from error
+    said = {f"trainings.{title}": row.overrides for title, row in spec.trainings.items()}
+    said |= {f"evaluations.{title}": row.overrides for title, row in spec.evaluations.items()}
+    said["trainings"] = list(cfg.trainings)
+    for place, overrides in said.items():
+        for override in overrides:
+            if override.lstrip("+~").partition("=")[0] in OWN:
+                raise InputError(f"{place}: {override} is what the study says itself ({', '.join(OWN)}): leave it out")
+    return spec
+
+
+def jobs_of(cfg: DictConfig) -> list[Job]:
+    """Every training, each followed by its evaluations; first seeds first, so that a whole table is there early."""
+    study = study_of(cfg)
+    home = Path(cfg.paths.outputs).absolute() / "study" / study.name
+    data = [] if cfg.data_root is None else [_path("data.root", Path(cfg.data_root).absolute())]
+    common = [_path("paths.outputs", home), *data, *cfg.trainings]
     jobs: list[Job] = []
-    for place in range(places):
-        for title, row in study["trainings"].items():
-            if place >= len(row["seeds"]):
-                continue
-            jobs += _chain(title, row, row["seeds"][place], study, home, [*common, *cfg.trainings])
+    for place in range(max(len(row.seeds) for row in study.trainings.values())):
+        for title, row in study.trainings.items():
+            for seed in row.seeds[place : place + 1]:
+                folder = home / title / f"seed{seed}"
+                told = (*row.overrides, f"seed={seed}", _path("paths.run", folder), *common)
+                training = Job(f"{title}, seed {seed}", "train", told, folder, None, row.minutes)
+                jobs += [training, *_evaluations(training, study, data)]
     return jobs
 
 
-def _chain(
-    title: str, row: Mapping[str, Any], seed: int, study: Mapping[str, Any], home: Path, common: Sequence[str]
-) -> Iterator[Job]:
-    """A training and its evaluations."""
-    folder = home / title / f"seed{seed}"
-    name = f"{title}, seed {seed}"
-    told = (*row["overrides"], f"seed={seed}", f"paths.run={_quoted(folder)}", *common)
-    yield Job(name, "train", told, folder, None, row["minutes"])
-    for suite, evaluation in study["evaluations"].items():
-        result = folder / "evaluation" / suite
-        arguments = (
-            f"ckpt_path={_quoted(Run(folder).final)}",
-            *evaluation["overrides"],
-            f"paths.run={_quoted(result)}",
-            *(one for one in common if one.startswith("data.root=")),
-        )
-        copies = Path(study["results"]).absolute() / study["name"] / title / f"seed{seed}" / "evaluation" / suite
-        yield Job(f"{name}: {suite}", "evaluate", arguments, result, copies, evaluation["minutes"], after=name)
+def _evaluations(training: Job, study: Study, data: Sequence[str]) -> Iterator[Job]:
+    copies = Path(study.results).absolute() / study.name / training.folder.parent.name / training.folder.name
+    for title, evaluation in study.evaluations.items():
+        folder = training.folder / "evaluation" / title
+        checkpoint = _path("ckpt_path", Run(training.folder).final)
+        told = (checkpoint, *evaluation.overrides, _path("paths.run", folder), *data)
+        name, records = f"{training.name}: {title}", copies / "evaluation" / title
+        yield Job(name, "evaluate", told, folder, records, evaluation.minutes, after=training.name)
 
 
-def _quoted(path: Path) -> str:
-    """As Hydra reads any path."""
-    text = str(path)
-    return text if re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def _path(key: str, path: Path) -> str:
+    """The override, as Hydra reads any path."""
+    plain = re.fullmatch(r"[\w./-]+", str(path))
+    return f"{key}={path if plain else quoted(str(path))}"
 
 
 def pace(jobs: Sequence[Job]) -> float:
@@ -155,6 +197,7 @@ class Workers:
         self.number = number
         self.threads = max(1, (os.cpu_count() or 1) // number)
         self.processes: set[subprocess.Popen[bytes]] = set()
+        self.told_to_stop = False
 
     def do(self, job: Job) -> float:
         """Returns the seconds that it took in all; what it prints goes to its folder.
@@ -180,6 +223,8 @@ class Workers:
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
             self.processes.add(process)
+            if self.told_to_stop:  # while this one was on its way
+                process.terminate()
             try:
                 return process.wait()
             finally:
@@ -187,6 +232,7 @@ class Workers:
 
     def stop(self) -> None:
         """Tells them to save and go."""
+        self.told_to_stop = True
         for process in list(self.processes):
             process.terminate()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.models.detection._utils import overwrite_eps
 
 from robustdet.detection.pretrained import cached_file, located
-from robustdet.detection.weights import require_fit, tensors_in
+from robustdet.detection.weights import require_fit, tensors_in, without_counters
 from robustdet.errors import InputError
 from robustdet.interop.torchvision_api import TorchvisionDetector
 
@@ -92,15 +92,11 @@ def _loaded(
     state, of_coco = tensors_in(file), len(own.meta["categories"]) - 1
     for labels in dict.fromkeys([of_coco, count or of_coco]):
         network = _built(name, labels, settings)
-        wanted = _weights(network.state_dict())
+        wanted = without_counters(network.state_dict())
         if all(one in state and state[one].shape == tensor.shape for one, tensor in wanted.items()):
             break
-    require_fit(_weights(state), wanted, file)
+    require_fit(without_counters(state), wanted, file)
     network.load_state_dict(state, strict=False)  # but for the counters of batch norms, which nothing here reads
     if file.name == cached_file(own).name and name in WITHOUT_EPS:
         overwrite_eps(network, 0.0)
     return network, labels
-
-
-def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
