@@ -85,6 +85,19 @@ def test_what_is_wrong_is_named_with_a_hint(detector: Told, text: str):
         require_promises(detector.eval(), batch())
 
 
+def test_a_detector_that_writes_into_its_images_is_refused():
+    class Normalising(Told):
+        def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Any:
+            images.mul_(255)
+            return super().__call__(images, generator)
+
+    given = batch()
+    before = given.images.clone()
+    with pytest.raises(ValueError, match="Normalising: it writes into the images that it is given"):
+        require_promises(Normalising(), given)
+    assert torch.equal(given.images, before)
+
+
 def test_xywh_is_told_from_other_orders():
     wide = Told([[40.0, 10.0, 20.0, 30.0], TRUE[1]])  # xywh of the first object
     images = batch()

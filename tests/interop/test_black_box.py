@@ -9,6 +9,7 @@ import torch
 from robustdet.attacks import PGD, DetectorVictim, LInf, Noise, Square, image_generators
 from robustdet.attacks.ap_surrogate import APSurrogate
 from robustdet.attacks.objectives import total
+from robustdet.errors import InputError
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.metric import VocMetric
 from robustdet.evaluation.pipeline import SuiteEvaluator
@@ -79,6 +80,25 @@ def test_other_forms_are_refused(found: object, text: str):
 def test_it_has_to_speak_of_every_image():
     with pytest.raises(ValueError, match=r"bright: expected a list with what was found in each of 2 images, got 1"):
         black_box(lambda images: [(BOXES, SCORES, LABELS)])(torch.rand(2, 3, SIZE, SIZE))
+
+
+def test_a_function_may_write_into_what_it_is_given():
+    batch, before = scene(), scene().images
+
+    def normalising(images):
+        images.sub_(0.5).div_(0.2)
+        return bright_boxes(images * 0.2 + 0.5)
+
+    assert len(black_box(normalising)(batch.images)) == 3
+    assert torch.equal(batch.images, before)
+
+
+def test_an_error_of_the_function_is_its_own():
+    def down(images):
+        raise ConnectionError("the service is down")
+
+    with pytest.raises(InputError, match="bright: it raised ConnectionError: the service is down"):
+        black_box(down)(scene().images)
 
 
 def test_gradients_are_refused_with_what_to_do_instead():

@@ -7,35 +7,42 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from robustdet.attacks.threat import ratio
 from robustdet.cli.building import plain
 from robustdet.cli.composition import CONF, composed
 from robustdet.cli.ladder import without_ladder
-from robustdet.cli.rescaling import named, rescaled
+from robustdet.cli.rescaling import balls, named, rescaled, unbounded
 from robustdet.errors import InputError
 
+NAMED_BY_SIZES = {"ladder", "reliable", "sanity"}
 SUITES = sorted(file.stem for file in (CONF / "suite").glob("*.yaml"))
 
 
 def at(suite: str, epsilon: str) -> dict[str, Any]:
     cfg = composed("evaluate", [f"suite={suite}", f"suite.epsilon={epsilon}"]).suite
-    return plain(rescaled(without_ladder(cfg)))
+    return plain(without_ladder(rescaled(cfg)))
 
 
-def balls(node: Any) -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    own = [node["epsilon"]] if str(node.get("_target_")).endswith(".LInf") else []
-    return own + [found for value in node.values() for found in balls(value)]
-
-
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", sorted(set(SUITES) - NAMED_BY_SIZES))
 def test_every_ball_of_every_suite_follows(suite: str):
     before, after = at(suite, "null"), at(suite, "2/255")
     assert after["name"] == f"{suite}_eps_2"
     assert after["attacks"].keys() == before["attacks"].keys()
-    found = balls(after)
-    assert len(found) == len(balls(before))
-    assert set(found) <= {"2/255", "0/255"}  # what has no ball to speak of has none at another ε
+    found = [size for attack in after["attacks"].values() for size in balls(attack)]
+    assert len(found) == sum(len(balls(attack)) for attack in before["attacks"].values())
+    assert set(found) <= {ratio("2/255"), 0}  # what has no ball to speak of has none at another ε
+
+
+@pytest.mark.parametrize("suite", sorted(NAMED_BY_SIZES))
+def test_a_suite_whose_attacks_are_named_by_their_sizes_is_refused(suite: str):
+    with pytest.raises(
+        InputError, match=rf"suite={suite} has (balls of several sizes: 2/255, 4/|a ladder of step siz)"
+    ):
+        at(suite, "4/255")
+
+
+def test_what_no_ball_bounds_is_named():
+    assert unbounded(composed("evaluate", ["suite=paper"]).suite) == ["dag"]
 
 
 def test_steps_are_in_proportion_and_an_attack_without_a_ball_stays():
@@ -61,7 +68,10 @@ def test_nothing_is_changed_where_nothing_is_said():
     assert rescaled(suite) is suite
 
 
-@pytest.mark.parametrize(("epsilon", "said"), [("0/255", "expected a size above 0"), ("4", "fraction of the pixel")])
+@pytest.mark.parametrize(
+    ("epsilon", "said"),
+    [("0/255", "expected a size above 0"), ("4", "suite.epsilon: expected a fraction of the pixel")],
+)
 def test_sizes_that_are_none_are_refused(epsilon: str, said: str):
     with pytest.raises(InputError, match=said):
         at("paper", epsilon)

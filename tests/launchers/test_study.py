@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli import study as module
-from robustdet.cli.composition import CONF, check, composed
-from robustdet.cli.study import IncompleteStudyError, hours_left, jobs_of, study
-from robustdet.errors import InputError
+from robustdet.cli.composition import CONF, composed
+from robustdet.cli.study import IncompleteStudyError, jobs_of, require_commands, seconds_left, study, study_of
+from robustdet.errors import InputError, StateError
 from robustdet.evaluation.record import read_record
 from tests.launchers.commands import FEW
 
@@ -29,6 +30,7 @@ from tests.launchers.commands import FEW
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMMANDS", dict.fromkeys(("train", "evaluate"), "tests.launchers.scripted"))
     monkeypatch.setattr(module, "copy_records", lambda folder, target: None)
+    monkeypatch.setattr(module, "require_commands", lambda jobs: None)
 
 
 def config(folder: Path, trainings: dict[str, Any], side_by_side: int = 1, **evaluations: Any) -> DictConfig:
@@ -67,12 +69,12 @@ def test_each_is_done_once_and_what_failed_is_done_again(tmp_path: Path, capsys:
     )
     with pytest.raises(IncompleteStudyError) as raised:
         study(cfg)
-    assert "bad, seed 0 ended with 3: see " in str(raised.value)
+    assert "bad, seed 0 ended with 3: no room left; see " in str(raised.value)
     assert "bad, seed 0: paper is left out, for it needs bad, seed 0" in str(raised.value)
     once = {"good/seed0": 1, "good/seed0/evaluation/paper": 1, "good/seed1": 1, "good/seed1/evaluation/paper": 1}
     assert calls(tmp_path) == once | {"bad/seed0": 1}
     said = capsys.readouterr().out
-    assert "A small one: 6 jobs, 0 of them done; 2 at a time\nAbout 2.2 h to go" in said
+    assert "A small one: 6 jobs, 0 of them done; 2 at a time\nAbout 2:15:00 to go" in said
     with pytest.raises(IncompleteStudyError):
         study(cfg)
     assert calls(tmp_path) == once | {"bad/seed0": 2}
@@ -97,6 +99,16 @@ def test_what_was_told_otherwise_is_not_taken_for_done(tmp_path: Path):
         ("trainings.one.minutes=long", "study.trainings.one.minutes: Input should be a valid number"),
         ("trainings.one.seed=1", "study.trainings.one.seed: Unexpected keyword argument"),
         ("trainings={}", "study.trainings: Dictionary should have at least 1 item"),
+        ("trainings.one.seeds=[0, 0]", "study.trainings.one.seeds: [0, 0] has one twice"),
+        ("trainings.one.seeds=[1.5]", "study.trainings.one.seeds.0: Input should be a valid integer"),
+        (
+            "trainings.one.overrides=experiment=shapes_std",
+            "study.trainings.one.overrides: Input should be a valid list",
+        ),
+        ("trainings.one.overrides=[experiment=shapes_sdt]", "one, seed 0: In 'common': Could not find"),
+        ("evaluations.paper.overrides=[suite=quik]", "Could not find 'suite/quik'"),
+        ("trainings.one.overrides=[bogus.key=1]", "one, seed 0: Could not override 'bogus.key'"),
+        ("name=a/b", "study.name: String should match pattern"),
         ("trainings.one.overrides=[paths.run=here]", r"trainings.one: paths.run=here is what the study says itself"),
         ("evaluations.paper.overrides=[ckpt_path=mine]", r"evaluations.paper: ckpt_path=mine is what the study says"),
     ],
@@ -117,14 +129,27 @@ def test_what_is_wrong_in_a_study_is_told_before_anything_begins(change: str, sa
 
 
 @pytest.mark.usefixtures("scripted")
+def test_two_processes_do_not_work_on_one_study(tmp_path: Path):
+    cfg = config(tmp_path, {"one": {"overrides": []}})
+    folder = tmp_path / "study" / "small"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(StateError, match=f"another process works on the study in {folder}"):
+        study(cfg)
+    assert calls(tmp_path) == {}
+    study(cfg)
+    assert calls(tmp_path) == {"one/seed0": 1}
+
+
+@pytest.mark.usefixtures("scripted")
 def test_the_time_left_follows_what_was_measured(tmp_path: Path):
     jobs = jobs_of(config(tmp_path, {"one": {"overrides": []}, "two": {"overrides": []}}))
-    assert hours_left(jobs, 1) == 2
+    assert seconds_left(jobs, 1) == 2 * 3600
     jobs[0].remember(90 * 60, done=True)
-    assert hours_left(jobs, 1) == pytest.approx(1.5)
-    assert hours_left(jobs, 2) == pytest.approx(0.75)
+    assert seconds_left(jobs, 1) == pytest.approx(1.5 * 3600)
+    assert seconds_left(jobs, 2) == pytest.approx(0.75 * 3600)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_dry_one_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cfg = config(tmp_path / "with blank", {"one": {"overrides": ["a=1"]}})
     cfg.dry, cfg.data_root, cfg.trainings = True, "some where", ["trainer=gpu"]
@@ -134,7 +159,7 @@ def test_a_dry_one_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     told = shlex.split(line.partition(": train ")[2])
     assert told[:2] == ["a=1", "seed=0"]
     assert told[-2:] == [f"data.root='{Path('some where').absolute()}'", "trainer=gpu"]
-    assert told[2] == f"paths.run='{tmp_path}/with blank/study/small/one/seed0'"
+    assert told[2] == f"hydra.run.dir='{tmp_path}/with blank/study/small/one/seed0'"
     assert not list(tmp_path.rglob("*"))
 
 
@@ -142,6 +167,7 @@ def test_a_signal_stops_the_commands_that_work(tmp_path: Path):
     script = (
         "import sys; from pathlib import Path; from tests.launchers import test_study as t; m = t.module\n"
         "m.COMMANDS = dict.fromkeys(('train', 'evaluate'), 'tests.launchers.scripted')\n"
+        "m.require_commands = lambda jobs: None\n"
         "m.study(t.config(Path(sys.argv[1]), {'one': {'overrides': ['does=waits']}}))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -182,13 +208,6 @@ def test_every_command_of_every_study_composes_and_names_its_row(name: str, tmp_
     jobs = jobs_of(cfg)
     assert len({job.name for job in jobs}) == len({job.folder for job in jobs}) == len(jobs)
     assert {job.after for job in jobs if job.command == "evaluate"} == {job.name for job in jobs if job.after is None}
-    first = [job for job in jobs if "seed 0" in job.name]
-    for job in [
-        *(job for job in first if job.command == "train"),
-        *(job for job in first if job.after == first[0].name),
-    ]:
-        one = composed(job.command, job.arguments)
-        check(one, job.command)
-        if job.command == "train":
-            assert one.name.endswith(job.name.partition(",")[0])
-            assert (one.seed, one.data.root) == (0, str(Path("data").absolute()))
+    require_commands(jobs)
+    trained = [composed(job.command, job.arguments[:-3]) for job in jobs if job.after is None and "seed 0" in job.name]
+    assert all(cfg.name.endswith(row) for cfg, row in zip(trained, study_of(cfg).trainings, strict=True))

@@ -264,5 +264,5 @@ def suites_of(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, Any]
         suite, epsilon = named(name)
         if {suite, protocol} <= ours:
             said = [f"suite={suite}", f"protocol={protocol}", f"suite.epsilon={epsilon or 'null'}"]
-            found[name, protocol] = plain(rescaled(without_ladder(composed("evaluate", said).suite)).attacks)
+            found[name, protocol] = plain(without_ladder(rescaled(composed("evaluate", said).suite)).attacks)
     return found

@@ -37,7 +37,7 @@ from robustdet.cli.foreign import digest_of_weights, folder_name, is_foreign, or
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
-from robustdet.cli.rescaling import rescaled
+from robustdet.cli.rescaling import rescaled, unbounded
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.errors import InputError, StateError
@@ -210,7 +210,11 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     prepare(cfg)
     one = chosen_checkpoint(cfg)
     cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
-    cfg.suite = rescaled(without_ladder(cfg.suite))
+    if cfg.suite.get("epsilon") is not None:
+        cfg.suite = rescaled(cfg.suite)
+        if others := unbounded(cfg.suite):
+            say(f"suite.epsilon: no L∞ ball bounds {', '.join(others)}, which stay as they are")
+    cfg.suite = without_ladder(cfg.suite)
     if is_first():
         check_data(cfg, evaluation_folder(cfg))
     data = instantiate(cfg.data)

@@ -21,17 +21,44 @@ def rescaled(suite: DictConfig) -> DictConfig:
     """The suite with every L∞ ball of size ``epsilon`` and lengths of steps in proportion; as it is where that is null.
 
     Its name gets an ending, paper_eps_4 at 4/255, so that no number at one ε passes for one at another. Attacks that
-    no such ball bounds stay as they are. Raises InputError where ``epsilon`` is 0 or no fraction of the pixel range.
+    no such ball bounds stay as they are. Raises InputError where ``epsilon`` is 0 or no fraction of the pixel range,
+    and for a suite whose attacks are named by their sizes: a ladder of steps, a sweep of ε.
     """
     epsilon = suite.get("epsilon")
     if epsilon is None:
         return suite
-    if pixel_fraction(epsilon) == 0:
+    try:
+        size = ratio(epsilon) if pixel_fraction(epsilon) else None
+    except InputError as error:
+        raise InputError(f"suite.epsilon: {error}") from error
+    if size is None:
         raise InputError(f"suite.epsilon={epsilon}: expected a size above 0, such as 4/255")
+    if suite.get("ladder") is not None:
+        raise InputError(f"suite.epsilon={epsilon}: suite={suite.name} has a ladder of step sizes, named by them")
     fields: dict[str, Any] = OmegaConf.to_container(suite, resolve=True)  # type: ignore[assignment]
-    fields |= {"epsilon": None, "name": f"{fields['name']}_eps_{in_levels(in_255ths(ratio(epsilon)))}"}
-    fields["attacks"] = {name: _scaled(attack, ratio(epsilon), None) for name, attack in fields["attacks"].items()}
+    sizes = sorted({found for attack in fields["attacks"].values() for found in balls(attack) if found})
+    if len(sizes) > 1:
+        several = ", ".join(in_255ths(one) for one in sizes)
+        raise InputError(f"suite.epsilon={epsilon}: suite={suite.name} has balls of several sizes: {several}")
+    fields |= {"epsilon": None, "name": f"{fields['name']}_eps_{in_levels(in_255ths(size))}"}
+    fields["attacks"] = {name: _scaled(attack, size, None) for name, attack in fields["attacks"].items()}
     return OmegaConf.create(fields)
+
+
+def unbounded(suite: DictConfig) -> list[str]:
+    """Names of the attacks that no L∞ ball bounds."""
+    attacks: dict[str, Any] = OmegaConf.to_container(suite.attacks, resolve=True)  # type: ignore[assignment]
+    return [name for name, attack in attacks.items() if attack is not None and not balls(attack)]
+
+
+def balls(node: Any) -> list[Fraction]:
+    """Sizes of all L∞ balls in an attack's fields."""
+    if isinstance(node, list):
+        return [found for item in node for found in balls(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [ratio(node["epsilon"])] if node.get("_target_") in BALL else []
+    return own + [found for value in node.values() for found in balls(value)]
 
 
 def named(suite: str) -> tuple[str, str | None]:

@@ -20,10 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from filelock import FileLock, Timeout
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from robustdet.cli.composition import quoted
+from robustdet.cli.composition import check, composed, quoted
 from robustdet.cli.launcher import launcher
 from robustdet.cli.stopping import stop_when_told
 from robustdet.errors import InputError, StateError
@@ -35,8 +38,9 @@ from robustdet.runs.run import Run
 COMMANDS = {"train": "robustdet.cli.train", "evaluate": "robustdet.cli.evaluate"}
 MEMORY = "study.json"
 LOG = "study.log"
-OWN = ("seed", "ckpt_path", "paths.run", "paths.outputs")  # settings that nobody else may say
+OWN = ("seed", "ckpt_path", "paths.run", "paths.outputs", "hydra.run.dir")  # settings that nobody else may say
 STRICT = ConfigDict(extra="forbid")
+Title = Annotated[str, Field(pattern=r"^[\w-]+$")]  # a folder is called so
 
 
 class IncompleteStudyError(StateError):
@@ -121,11 +125,11 @@ class Study:
 
     __pydantic_config__ = STRICT
 
-    name: str
+    name: Title
     title: str
     results: str
-    trainings: Annotated[dict[str, Training], Field(min_length=1)]
-    evaluations: dict[str, Evaluation]
+    trainings: Annotated[dict[Title, Training], Field(min_length=1)]
+    evaluations: dict[Title, Evaluation]
 
 
 def study_of(cfg: DictConfig) -> Study:
@@ -135,6 +139,9 @@ def study_of(cfg: DictConfig) -> Study:
     except ValidationError as error:
         wrong = [f"study.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
         raise InputError("\n".join(wrong)) from error
+    for title, row in spec.trainings.items():
+        if len(set(row.seeds)) < len(row.seeds):
+            raise InputError(f"study.trainings.{title}.seeds: {row.seeds} has one twice")
     said = {f"trainings.{title}": row.overrides for title, row in spec.trainings.items()}
     said |= {f"evaluations.{title}": row.overrides for title, row in spec.evaluations.items()}
     said["trainings"] = list(cfg.trainings)
@@ -145,18 +152,21 @@ def study_of(cfg: DictConfig) -> Study:
     return spec
 
 
+def home(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.outputs).absolute() / "study" / str(cfg.study.name)
+
+
 def jobs_of(cfg: DictConfig) -> list[Job]:
     """Every training, each followed by its evaluations; first seeds first, so that a whole table is there early."""
     study = study_of(cfg)
-    home = Path(cfg.paths.outputs).absolute() / "study" / study.name
     data = [] if cfg.data_root is None else [_path("data.root", Path(cfg.data_root).absolute())]
-    common = [_path("paths.outputs", home), *data, *cfg.trainings]
+    common = [_path("paths.outputs", home(cfg)), *data, *cfg.trainings]
     jobs: list[Job] = []
     for place in range(max(len(row.seeds) for row in study.trainings.values())):
         for title, row in study.trainings.items():
             for seed in row.seeds[place : place + 1]:
-                folder = home / title / f"seed{seed}"
-                told = (*row.overrides, f"seed={seed}", _path("paths.run", folder), *common)
+                folder = home(cfg) / title / f"seed{seed}"
+                told = (*row.overrides, f"seed={seed}", _path("hydra.run.dir", folder), *common)
                 training = Job(f"{title}, seed {seed}", "train", told, folder, None, row.minutes)
                 jobs += [training, *_evaluations(training, study, data)]
     return jobs
@@ -172,6 +182,17 @@ def _evaluations(training: Job, study: Study, data: Sequence[str]) -> Iterator[J
         yield Job(name, "evaluate", told, folder, records, evaluation.minutes, after=training.name)
 
 
+def require_commands(jobs: Sequence[Job]) -> None:
+    """Composes one command of each row, as it would be. Raises InputError naming the first that would be refused."""
+    rows = {(job.command, job.folder.name if job.after else job.folder.parent): job for job in reversed(jobs)}
+    for job in reversed(rows.values()):
+        try:
+            told = [one.replace("hydra.run.dir=", "paths.run=", 1) for one in job.arguments]  # which Hydra would set
+            check(composed(job.command, told), job.command)
+        except (HydraException, OmegaConfBaseException, InputError) as error:
+            raise InputError(f"{job.name}: {str(error).splitlines()[0]}") from error
+
+
 def _path(key: str, path: Path) -> str:
     """The override, as Hydra reads any path."""
     plain = re.fullmatch(r"[\w./-]+", str(path))
@@ -185,9 +206,8 @@ def pace(jobs: Sequence[Job]) -> float:
     return sum(job.memory.seconds for job in done) / 60 / planned if planned else 1.0
 
 
-def hours_left(jobs: Sequence[Job], side_by_side: int) -> float:
-    left = sum(job.minutes for job in jobs if not job.is_done)
-    return left * pace(jobs) / side_by_side / 60
+def seconds_left(jobs: Sequence[Job], side_by_side: int) -> float:
+    return 60 * sum(job.minutes for job in jobs if not job.is_done) * pace(jobs) / side_by_side
 
 
 class Workers:
@@ -212,7 +232,8 @@ class Workers:
             copy_records(job.folder, job.records)
         job.remember(seconds, done=code == 0)
         if code != 0:
-            raise IncompleteStudyError(f"{job.name} ended with {code}: see {job.folder / LOG}")
+            last = (job.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+            raise IncompleteStudyError(f"{job.name} ended with {code}: {last}; see {job.folder / LOG}")
         return seconds
 
     def _run(self, job: Job) -> int:
@@ -249,14 +270,31 @@ def study(cfg: DictConfig) -> None:
     Raises IncompleteStudyError at the end, naming what failed; a job that needs its result is left out.
     """
     jobs = jobs_of(cfg)
+    require_commands(jobs)
     missing = [job for job in jobs if not job.is_done]
     workers = Workers(cfg.side_by_side)
     print(f"{cfg.study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} of them done; {workers.number} at a time")
-    print(f"About {hours_left(jobs, workers.number):.1f} h to go. Ctrl-C stops; the same command goes on.", flush=True)
+    print(
+        f"About {duration(seconds_left(jobs, workers.number))} to go. Ctrl-C stops; the same command goes on.",
+        flush=True,
+    )
     if cfg.dry:
         for job in missing:
             print(f"  {job.minutes:5.0f} min  {job.name}: {job.command} {shlex.join(job.arguments)}")
         return
+    place = home(cfg)
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(place / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise StateError(f"another process works on the study in {place}: wait for its end, or stop it") from None
+    with held:
+        _work(jobs, missing, workers)
+    print(f"All is done. Records: {Path(cfg.study.results) / cfg.study.name}; `make tables` writes them into the pages")
+
+
+def _work(jobs: Sequence[Job], missing: list[Job], workers: Workers) -> None:
+    """Until nothing is missing. Raises IncompleteStudyError at the end, with what failed."""
     failed: dict[str, str] = {}
     working: dict[Future[float], Job] = {}
     stop_when_told()
@@ -270,7 +308,8 @@ def study(cfg: DictConfig) -> None:
                 for job in [job for job in missing if job.after not in waiting][: workers.number - len(working)]:
                     missing.remove(job)
                     print(
-                        f"begins: {job.name}, about {job.minutes * pace(jobs):.0f} min: {job.folder / LOG}", flush=True
+                        f"begins: {job.name}, about {duration(60 * job.minutes * pace(jobs))}: {job.folder / LOG}",
+                        flush=True,
                     )
                     working[pool.submit(workers.do, job)] = job
                 for future in wait(working, return_when=FIRST_COMPLETED).done:
@@ -281,15 +320,14 @@ def study(cfg: DictConfig) -> None:
                         failed[job.name] = str(error)
                         print(f"FAILED: {error}", flush=True)
                     else:
-                        left = hours_left(jobs, workers.number)
-                        print(f"done:   {job.name} in {took}; about {left:.1f} h to go", flush=True)
+                        left = duration(seconds_left(jobs, workers.number))
+                        print(f"done:   {job.name} in {took}; about {left} to go", flush=True)
         except (SystemExit, KeyboardInterrupt):
             workers.stop()
             print("Told to stop: what is at work saves its state; the same command goes on")
             raise
     if failed:
         raise IncompleteStudyError("\n".join(failed.values()))
-    print(f"All is done. Records: {Path(cfg.study.results) / cfg.study.name}; `make tables` writes them into the pages")
 
 
 @launcher("study")

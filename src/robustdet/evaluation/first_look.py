@@ -29,9 +29,12 @@ def require_promises(detector: Detector, batch: Batch) -> None:
     """Raises InputError for detections of another form, frame or labels, for NaN among them, and for losses of another
     shape. Losses that are not finite, or have no gradient to the pixels, are warned of: they are measured and flagged.
     """
-    name = type(detector).__name__
+    name = getattr(detector, "name", type(detector).__name__)
+    images = batch.images.clone()
     with torch.no_grad():
-        found = detector.detect(detector(batch.images))
+        found = detector.detect(detector(images))
+    if not torch.equal(images, batch.images):
+        raise InputError(f"{name}: it writes into the images that it is given, expected it to leave them as they are")
     if not isinstance(found, Sequence) or len(found) != len(batch):
         got = f"{len(found)} of them" if isinstance(found, Sequence) else f"a {type(found).__name__}"
         raise InputError(
@@ -52,7 +55,7 @@ def _require_form(found: Any, where: str, num_classes: int) -> None:
         if tuple(values.shape) != shape:
             raise InputError(f"{where}: {field} have shape {list(values.shape)}, expected {list(shape)}")
         if not bool(values.isfinite().all()):
-            raise InputError(f"{where}: {field} have NaN or infinity, expected finite values: its weights are broken")
+            raise InputError(f"{where}: {field} have NaN or infinity, expected finite values")
     if not count:
         return
     low, high = found.labels.min().item(), found.labels.max().item()

@@ -46,8 +46,11 @@ class BlackBox(ForeignDetector):
         self.file = getattr(function, "file", None)
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> list[Detections]:
-        with torch.no_grad():
-            found = self.function(images.detach())
+        try:
+            with torch.no_grad():
+                found = self.function(images.detach().clone())  # it may write into what it is given
+        except Exception as error:
+            raise InputError(f"{self.name}: it raised {type(error).__name__}: {error}") from error
         if not isinstance(found, Sequence) or len(found) != len(images):
             got = f"{len(found)}" if isinstance(found, Sequence) else f"a {type(found).__name__}"
             raise InputError(
