@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.building import build
@@ -23,6 +24,7 @@ from robustdet.cli.evaluate import (
     training_of,
 )
 from robustdet.cli.train import train
+from robustdet.errors import MissingFileError
 from robustdet.evaluation.environment import file_sha256
 from robustdet.evaluation.record import Record, Stage, read_records
 from robustdet.interop.checkpoints import load_checkpoint
@@ -421,3 +423,20 @@ def test_a_broken_attack_ends_its_row_and_the_command_says_so(
     output, _ = command.communicate(timeout=1200)
     assert command.returncode == 1
     assert "1 of 4 rows failed:\n  broken: image" in output
+
+
+def test_nothing_is_drawn_where_a_strangers_run_says(compose: Callable[..., DictConfig], tmp_path: Path):
+    small = ["experiment=shapes_std", "trainer.max_steps=1", "trainer.val_check_interval=1", "logger=none"]
+    checkpoint = train(compose("train", *small))
+    run = Run.around(checkpoint)
+    assert run is not None
+    elsewhere = tmp_path / "home"
+    settings = run.config
+    settings["data"]["root"] = settings["paths"]["data"] = str(elsewhere)
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    cfg = [f"ckpt_path={checkpoint}", "suite=quick", "suite.max_images=1", "pictures=0"]
+    with pytest.raises(MissingFileError, match=rf"{elsewhere}/.* is not there, and nothing is drawn where somebody"):
+        evaluate(compose("evaluate", *cfg))
+    assert not elsewhere.exists()
+    own = f"data.root={tmp_path / 'own'}"
+    assert evaluate(compose("evaluate", *cfg, own), [own])

@@ -19,6 +19,7 @@ from robustdet.cli.building import plain, without_start
 from robustdet.cli.foreign import built, is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.data.datamodule import DetectionDataModule
+from robustdet.data.shapes_set import Shapes
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
@@ -26,6 +27,7 @@ from robustdet.interop.classes import require_same_classes
 from robustdet.runs.run import CONFIG, Run
 from robustdet.trust import require_trusted
 
+DRAWN = f"{Shapes.__module__}.{Shapes.__qualname__}"
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
 LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler")  # what a run is, but for its data
 
@@ -149,6 +151,8 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
             own.data.check = False  # that was for the training
             if "paths.data" in given and Path(own.data.root).is_relative_to(one.cfg.paths.data):
                 own.data.root = str(Path(cfg.paths.data) / Path(own.data.root).relative_to(one.cfg.paths.data))
+            if "data.root" not in given:
+                _draw_nowhere_else(own.data, cfg)
             for key in given:
                 if key.startswith("data."):
                     OmegaConf.update(own, key, OmegaConf.select(cfg, key))
@@ -162,8 +166,19 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 def data_of(cfg: DictConfig, found: Mapping[str, Trained]) -> DetectionDataModule:
     """The data of this command's experiment; without one, that which the first detector was trained on."""
-    source = next(iter(found.values())).cfg if cfg.name == NO_EXPERIMENT else cfg
-    return instantiate(source.data)
+    if cfg.name != NO_EXPERIMENT:
+        return instantiate(cfg.data)
+    data = next(iter(found.values())).cfg.data.copy()
+    _draw_nowhere_else(data, cfg)
+    return instantiate(data)
+
+
+def _draw_nowhere_else(data: DictConfig, cfg: DictConfig) -> None:
+    """A run's data are drawn in this command's own folder of data alone: its config may be a stranger's."""
+    root, own = (Path(folder).expanduser().resolve() for folder in (data.root, cfg.paths.data))
+    if data.source._target_ == DRAWN and not root.is_relative_to(own):
+        with open_dict(data):
+            data.source.draw = False
 
 
 def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:

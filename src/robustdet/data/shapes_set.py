@@ -21,6 +21,7 @@ from robustdet.data.annotation import Annotation, Split
 from robustdet.data.problems import Problems
 from robustdet.data.shapes import FORMS, Scene, draw_scene
 from robustdet.data.voc import VOC
+from robustdet.errors import MissingFileError
 from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Shapes:
         seed: of the drawing, independent of a run's seed so that all runs see the same data.
         size: height and width of the images, in pixels.
         train, val, test: numbers of images.
+        draw: whether files that are not there are drawn.
     """
 
     name = "shapes"
@@ -73,7 +75,9 @@ class Shapes:
         train: int = 2000,
         val: int = 200,
         test: int = 300,
+        draw: bool = True,
     ) -> None:
+        self.draw = draw
         self.settings = ShapesSettings(seed, size, train, val, test)
         self.folder = Path(root).expanduser() / self.settings.folder_name
         self._reader = VOC(self.folder, classes=list(FORMS))
@@ -87,8 +91,14 @@ class Shapes:
         return f"shapes: test ({self.settings.folder_name})"
 
     def prepare(self) -> None:
-        if not (self.folder / MANIFEST).is_file():
-            draw_set(self.settings, self.folder)
+        if (self.folder / MANIFEST).is_file():
+            return
+        if not self.draw:
+            raise MissingFileError(
+                f"{self.folder} is not there, and nothing is drawn where somebody else's config says: data.root=… says "
+                "where these images are, or may be drawn"
+            )
+        draw_set(self.settings, self.folder)
 
     def annotations(self, split: Split, problems: Problems | None = None) -> list[Annotation] | None:
         return self._reader.annotations(split, problems)
