@@ -116,7 +116,8 @@ def test_commands_run_where_there_is_no_repository(installed: Path, tmp_path: Pa
     )
     assert "photo.png (120 x 80 pixels), seen by shapes_std" in said
     assert not (tmp_path / "drawn").exists()  # a checkpoint and a picture are enough
-    evaluation = [checkpoint, "attack=noise", "suite.max_images=2", "pictures=0", "trainer=cpu"]
+    own = "paths.data=drawn"  # without it, nothing is drawn where a run says
+    evaluation = [checkpoint, "attack=noise", "suite.max_images=2", "pictures=0", "trainer=cpu", own]
     run(installed, tmp_path, ["robustdet-evaluate", *evaluation], ["robustdet-report", "folders=[run]", "output=page"])
     assert "random_forward" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")  # of docs/flags.md
 
