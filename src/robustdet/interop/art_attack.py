@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,10 +16,10 @@ from robustdet.attacks.objectives import a_cls, a_loc, total
 from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import evaluation_mode
 from robustdet.errors import InputError, KindError
-from robustdet.interop.art_estimator import LOSSES, art_targets, as_art
-from robustdet.types import HasLosses, Images, Targets, Victim
+from robustdet.interop.art_estimator import LOSSES, Loss, art_targets, as_art
+from robustdet.types import HasLosses, Images, Objective, Targets, Victim
 
-CLIMBED = {("classification",): a_cls, ("bbox_regression",): a_loc, LOSSES: total}
+CLIMBED: dict[tuple[Loss, ...], Objective] = {LOSSES[:1]: a_cls, LOSSES[1:]: a_loc, LOSSES: total}
 
 
 class ArtPGD(BaseAttack):
@@ -34,7 +34,7 @@ class ArtPGD(BaseAttack):
 
     def __init__(
         self,
-        losses: Sequence[Literal["classification", "bbox_regression"]],
+        losses: Sequence[Loss],
         threat: LInf,
         steps: int,
         step_size: PixelFraction,

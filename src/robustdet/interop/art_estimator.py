@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -12,12 +12,13 @@ from robustdet.errors import InputError
 from robustdet.interop.as_torchvision import TorchvisionInterface, torchvision_target
 from robustdet.types import Detector, Targets
 
-LOSSES = ("classification", "bbox_regression")
+Loss: TypeAlias = Literal["classification", "bbox_regression"]
+LOSSES: tuple[Loss, ...] = ("classification", "bbox_regression")
 
 
 def as_art(
     detector: Detector,
-    attack_losses: Sequence[Literal["classification", "bbox_regression"]] = LOSSES,
+    attack_losses: Sequence[Loss] = LOSSES,
     optimizer: Any = None,
     device_type: Literal["cpu", "gpu"] = "cpu",
 ) -> Any:
