@@ -147,7 +147,7 @@ class AAConv2d(nn.Module):
         last = self.weight.movedim(2, -1)
         return (vectors @ last.flatten(1)).view(-1, *last.shape[1:]).movedim(-1, 2)
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int | torch.SymInt) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
 
