@@ -64,7 +64,7 @@ COMMON = {
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives", "larger_batch"},
-    "evaluate": COMMON | {"warm_start", "validation", "suite", "metric", "pictures", "fresh"},
+    "evaluate": COMMON | {"warm_start", "validation", "suite", "metric", "pictures", "fresh", "results"},
     "analyze": COMMON | {"warm_start", "validation", "analysis", "metric"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
     "export": COMMON | {"warm_start", "validation", "output", "format"},
