@@ -24,7 +24,12 @@ CLASSES = ["a", "b", "c"]
 def robust() -> SSD:
     """AA-convolutions, discriminator and CFR, small; says different things of different images."""
     torch.manual_seed(1)
-    few_layers = ["backbone.plan=8s2 8s2 M 16^ M 16^", "extras.plan=16s2^ 16p0^", "extras.in_channels=16", "cfr.tap=5"]
+    few_layers = [
+        "backbone.plan='8s2 8s2 M 16^ M 16^'",
+        "extras.plan='16s2^ 16p0^'",
+        "extras.in_channels=16",
+        "cfr.tap=5",
+    ]
     return build_detector(
         "tiny_robust_ssd_cfr", [*few_layers, "head_std=0.3", "num_kernels=2"], num_classes=len(CLASSES)
     )
