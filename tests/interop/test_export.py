@@ -31,7 +31,7 @@ def robust() -> SSD:
         "cfr.tap=5",
     ]
     return build_detector(
-        "tiny_robust_ssd_cfr", [*few_layers, "head_std=0.3", "num_kernels=2"], num_classes=len(CLASSES)
+        "tiny_robust_ssd_cfr", [*few_layers, "head_std=0.1", "num_kernels=2"], num_classes=len(CLASSES)
     )
 
 

@@ -20,7 +20,7 @@ SMALL = (
     "model.backbone.plan='8s2 8s2 M 16^ M 16^'",
     "model.extras.plan='16s2^ 16p0^'",
     "model.extras.in_channels=16",
-    "model.head_std=0.3",
+    "model.head_std=0.1",
     *FEW,
 )
 
