@@ -8,6 +8,7 @@ number of detections of an image; rows with a score of 0 are filling.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,7 @@ def _write_onnx(detector: SSD, file: Path, metadata: dict[str, str]) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"format=onnx needs {error.name}: pip install 'robustdet[onnx]'") from error
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells of every constant that it finds twice
     program = traced(detector, torch.ops.robustdet.suppressed)
     made = torch.onnx.export(
         program,
