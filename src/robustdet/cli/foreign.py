@@ -15,6 +15,7 @@ from torch import nn
 from robustdet.cli.instantiating import instantiate
 from robustdet.interop.foreign import ForeignDetector
 from robustdet.runs.first_process import say
+from robustdet.types import Offer
 
 
 def is_foreign(cfg: DictConfig) -> bool:
@@ -22,6 +23,13 @@ def is_foreign(cfg: DictConfig) -> bool:
     target = OmegaConf.select(cfg, "model._target_")
     found = get_object(target) if target is not None else None
     return inspect.isclass(found) and issubclass(found, ForeignDetector)
+
+
+def offered(cfg: DictConfig) -> Offer:
+    """What the config's model offers an attack, as its class says, without building it."""
+    kind = get_object(cfg.model._target_)
+    methods: dict[str, Offer] = {"box_losses": "scores", "losses": "losses"}
+    return next((offer for method, offer in methods.items() if hasattr(kind, method)), "detections")
 
 
 def built(cfg: DictConfig, num_classes: int | None = None) -> ForeignDetector:
