@@ -86,7 +86,8 @@ class TorchvisionDetector(ForeignDetector):
 
     def assign(self, targets: Targets) -> list[dict[str, Tensor]]:
         check_boxes(targets)
-        return [{"boxes": one.boxes, "labels": self.theirs[one.labels]} for one in (each.learnable for each in targets)]
+        learnable = (each.learnable for each in targets)
+        return [{"boxes": one.boxes, "labels": self._to_theirs(one.labels)} for one in learnable]
 
     def losses(self, raw: Asked, assignment: list[dict[str, Tensor]]) -> DetectionLosses:
         of_images = losses_of_each(self.network, list(raw.images), assignment, raw.generator)
@@ -114,6 +115,9 @@ class TorchvisionDetector(ForeignDetector):
         """Start from the state dict of another like this. InputError names every tensor that does not fit."""
         require_fit(clean, self.state_dict(), "the clean state dict")
         self.load_state_dict(clean)
+
+    def _to_theirs(self, labels: Tensor) -> Tensor:
+        return self.theirs[labels]
 
     def _named_as_ours(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
         """Best first, without labels that no class has."""
