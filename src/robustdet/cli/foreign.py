@@ -47,10 +47,10 @@ def folder_name(cfg: DictConfig) -> Path:
     return Path(cfg.model.name) / "_".join([*(Path(one).stem for one in weights), Path(cfg.data.root).name])
 
 
-def origin(model: ForeignDetector, cfg: DictConfig) -> str:
+def origin(model: nn.Module, cfg: DictConfig) -> str:
     """Where what it knows comes from, for a record."""
-    if model.file is not None:
-        return str(model.file)
+    if (file := getattr(model, "file", None)) is not None:
+        return str(file)
     return f"random weights of seed {cfg.seed}" if _is_random(cfg) else f"as {cfg.model._target_} has it, no file named"
 
 
