@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from robustdet.attacks.threat import ratio
-from robustdet.cli.building import Experiment, build_trainer, logging_of, prepare
+from robustdet.cli.building import build_trainer, logging_of, prepare
 from robustdet.cli.composition import check, composed, run_folder
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.rescaling import balls, in_255ths, in_ball
@@ -53,9 +53,8 @@ def train_objects(
         instantiate(cfg.validation.attack), cfg.validation.max_images, len(data.classes), cfg.seed,
         cfg.validation.clean_share,
     )  # fmt: skip
-    experiment = Experiment(data, model)
     module = DetectionModule(
-        experiment.model, how, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.seed, watched, data.classes
+        model, how, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.seed, watched, data.classes
     )
     trainer = build_trainer(cfg, [])
     with logging_of(trainer, cfg):
