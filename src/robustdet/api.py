@@ -199,7 +199,9 @@ def train(
     model = one.model
     sizes = (model.num_classes, model.input_size, batch_size, seed)
     module = data if isinstance(data, DetectionDataModule) else TorchTraining(data, validation, one.classes, *sizes)
-    given = [f"trainer.max_steps={updates}", f"seed={seed}", *overrides]
+    unwatched = validation is None and not isinstance(data, DetectionDataModule)
+    looks = ["trainer.limit_val_batches=0"] if unwatched else []
+    given = [f"trainer.max_steps={updates}", f"seed={seed}", *looks, *overrides]
     train_objects(one.name, model, module, method, epsilon, given)
     return LoadedDetector(model.to(before).eval(), tuple(module.classes), one.name)
 
