@@ -52,6 +52,7 @@ def test_it_trains_the_detector_itself_and_watches_a_validation_set(tmp_path: Pa
     assert found.classes == CLASSES
     assert not found.model.training
     assert all(not torch.equal(value, before[name]) for name, value in found.model.named_parameters())
+    assert one.model.network.backbone[1].num_batches_tracked > 0  # it was in training mode meanwhile
     curves = next(tmp_path.rglob("metrics.csv")).read_text(encoding="utf-8")
     assert "val/AP50_attacked" in curves
     state = torch.load(tmp_path / "checkpoints" / "final.ckpt", weights_only=True)

@@ -54,7 +54,7 @@ def train_objects(
         cfg.validation.clean_share,
     )  # fmt: skip
     module = DetectionModule(
-        model, how, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.seed, watched, data.classes
+        model.train(), how, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.seed, watched, data.classes
     )
     trainer = build_trainer(cfg, [])
     with logging_of(trainer, cfg):
