@@ -91,7 +91,7 @@ def test_random_norms_that_stay_are_warned_of(compose: Compose):
 @pytest.mark.parametrize("norms", ["frozen", "learning"])
 def test_norms_learn_from_the_batch_where_they_are_told_to(norms: str):
     torch.manual_seed(0)
-    model = TorchvisionModel(**{**settings(FAST), "norms": norms}, num_classes=3).train()  # type: ignore[arg-type]
+    model = TorchvisionModel(**{**settings(FAST), "norms": norms}, num_classes=3)  # type: ignore[arg-type]
     statistics = {name: value.clone() for name, value in model.named_buffers() if "running_" in name}
     images = torch.rand(2, 3, SIZE, SIZE)
     model.losses(model(images), model.assign([make_target([[5, 5, 40, 40]], [1])] * 2)).total.sum().backward()
