@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": {"types", "progress"},
     "evaluation": {"types", "exact", "attacks"},
     "defences": {"types", "ranks", "detection", "attacks"},
-    "interop": {"types", "detection", "attacks", "defences"},
+    "interop": {"types", "data", "detection", "attacks", "defences"},
     "analysis": {"types", "exact", "progress", "evaluation", "attacks", "defences"},
     "training": {
         "types",
@@ -39,6 +39,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["runs"] = {"training", "data", "detection"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MAY_IMPORT["lightning"] = set(MAY_IMPORT)
 MAY_IMPORT["api"] = set(MAY_IMPORT)  # what other projects call: nobody here does
 EVERYBODY = {"errors", "files"}  # what went wrong is said, and a file is written, in the same way everywhere
 FILES = sorted(PACKAGE.rglob("*.py"))

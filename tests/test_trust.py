@@ -22,9 +22,9 @@ FILE = Path("run/config.yaml")
 def test_what_an_experiment_asks_for_is_trusted(experiment: str):
     for protocol in ("paper", "authors"):
         settings = plain(compose("train", f"experiment={experiment}", f"protocol={protocol}"))
-        assert trusted(settings["model"]["_target_"]).__name__ in {"SSD", "RobustSSD"}
+        assert trusted(settings["model"]["_target_"]).__name__ in {"SSD", "RobustSSD", "TorchvisionModel"}
         require_trusted(settings, FILE)  # and so is all the rest: it would raise
-        settings["model"]["backbone"]["_target_"] = "os.system"
+        settings["model"]["backbone"] = {"_target_": "os.system"}
         with pytest.raises(InputError, match=r"model\.backbone\._target_ asks for os.system"):
             require_trusted(settings, FILE)
 

@@ -35,6 +35,11 @@ def everywhere(data: str, row: str) -> bool:
     return True
 
 
+def ours(data: str, row: str) -> bool:
+    """Not torchvision's detectors, which have normalisation and post-processing of their own."""
+    return not row.startswith("torchvision")
+
+
 def photographs(data: str, row: str) -> bool:
     """At the paper's size: the compact detector is nobody's but ours."""
     return data in ("voc", "coco")
@@ -66,14 +71,14 @@ SETTINGS: list[tuple[str, str, Any, Any, Where]] = [
     ("", "model.aid.input_filter.std", ABSENT, [1, 1, 1], both(photographs, routed)),
     ("triplets", "method.triplets._target_", LOSS + "AllTriplets", LOSS + "RandomNegativeTriplets", routed),
     ("", "method.triplets.distance.path", LOSS + "jensen_shannon", LOSS + "squared_l2", routed),
-    ("MTD's choice", "attack.choice", "image", "batch", of("mtd", "robustdet", "cfr")),
+    ("MTD's choice", "attack.choice", "image", "batch", of("mtd", "robustdet", "cfr", "torchvision_mtd")),
     ("steps while training", "schedule.step_sizes",
      ["0.25/255", "0.5/255", "1/255", "2/255", "4/255", "8/255"], ["8/255"], everywhere),
     ("log-variance", "model.cfr.log_variance_max", float("inf"), 10, of("cfr")),
     ("NaN", "model.nan_to_zero", 0, 23, routed),
     ("augmentation", "data.augmentation.transforms", "ssd", "ssd_authors", photographs),
-    ("post-processing", "model.post_processing.candidates_per_class", 400, 200, everywhere),
-    ("", "model.post_processing.max_detections", 200, None, everywhere),
+    ("post-processing", "model.post_processing.candidates_per_class", 400, 200, ours),
+    ("", "model.post_processing.max_detections", 200, None, ours),
     ("VOC's metric", "metrics.voc._target_", METRIC + "VocMetric", METRIC + "AuthorsVocMetric", everywhere),
     ("", "metrics.voc.input_size", ABSENT, "model.input_size", everywhere),
     ("COCO's images without annotations", "data.source.skip_unannotated", False, True, on("coco")),

@@ -13,6 +13,7 @@ WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # a run that goes on does so in its folder
     r"The number of training batches .* is smaller than the logging interval",
     r"Using `DistributedSampler` with the dataloaders",  # what a sampler repeats is left out: training/testing.py
+    r"Found \d+ module\(s\) in eval mode",  # norms that are frozen: interop/torchvision_api.py
     r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # these values are the same in every process already
 )
 LOGGED = ("💡 Tip", "`weights_only` was not set")
