@@ -16,7 +16,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustdet.errors import InputError
 from robustdet.evaluation.environment import Environment
-from robustdet.evaluation.objects import ObjectCounts
+from robustdet.evaluation.objects import Confusion, ObjectCounts
+from robustdet.evaluation.tide import Errors
 from robustdet.files import write_text
 
 
@@ -69,7 +70,8 @@ class Record:
     with objects whose loss the attack raised (empty for clean images), "objective" what the attack itself climbs, where
     that could rise. A mean that is not finite is null, and flagged.
 
-    ``objects`` counts what became of single objects. ``gradients`` are of the whole loss to the input, at the images
+    ``objects`` counts what became of single objects, ``errors`` says why AP is below 1, ``confusion`` what is taken for
+    an object or for background. ``gradients`` are of the whole loss to the input, at the images
     that the attack made (at the clean ones for "clean"), over images with objects: mean share of the values that are
     zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images"), where they are
     not the slope of the loss ("wrong_images") and, for a detector that routes, where π has none but zeros
@@ -122,6 +124,8 @@ class Record:
     stages: list[Stage] = field(default_factory=list)
     threat: str = ""
     map_8bit: float | None = None
+    errors: Errors | None = None
+    confusion: Confusion | None = None
 
     @property
     def partial(self) -> bool:

@@ -12,8 +12,9 @@ from robustdet.evaluation.average_precision import Matched, match_detections, po
 from robustdet.evaluation.checks import attack_flags, has_losses, loss_rose, losses, lost_in_rounding
 from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.metric import Metric
-from robustdet.evaluation.objects import count_objects
+from robustdet.evaluation.objects import count_confusion, count_objects
 from robustdet.evaluation.store import Outcome
+from robustdet.evaluation.tide import count_errors
 from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Knowledge, Target
 
@@ -54,6 +55,8 @@ def summarise(
         "flags": attack_flags(clean, attacked, epsilon, knowledge) + lost,
         "gradients": gradient_shares(attacked),
         "objects": count_objects(clean or attacked, attacked, targets),
+        "errors": count_errors(detected, targets),
+        "confusion": count_confusion(attacked, targets),
         "image_ap": mean_image_ap({key: pooled_average_precision(of) for key, of in matched.items()}, targets),
         "seconds": seconds,
         "forward_passes": finite_mean([outcome.measures["forward_passes"] for outcome in attacked.values()]),
