@@ -29,7 +29,7 @@ class Errors:
     """Of all detections and objects, difficult and crowd ones and what belongs to them left out.
 
     A detection is right when it overlaps an object of its class by ``iou`` or more that none of a higher score has
-    taken. ``counts`` are errors of each kind, the first that fits:
+    taken; ``right`` of them are. ``counts`` are errors of each kind, the first that fits:
 
     - ``localization``: it overlaps an object of its class, by ``background_iou`` or more but less than ``iou``;
     - ``classification``: it overlaps an object of another class by ``iou`` or more;
@@ -47,6 +47,7 @@ class Errors:
     iou: float
     background_iou: float
     ap: float
+    right: int
     counts: dict[str, int]
     costs: dict[str, float]
 
@@ -66,6 +67,7 @@ def count_errors(detections: Mapping[str, Detections], targets: Mapping[str, Tar
         iou=IOU,
         background_iou=BACKGROUND_IOU,
         ap=ap,
+        right=int((seen.kinds == RIGHT).sum()),
         counts=counts,
         costs={name: max(value - ap, 0.0) for name, value in mended.items()},  # below 0 by rounding alone
     )
