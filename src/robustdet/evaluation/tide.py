@@ -175,9 +175,7 @@ def _mended(seen: _SortedOut, kind: int) -> _SortedOut:
     right = wrong & (seen.mended > 0)
     keep = ~wrong | right
     labels, kinds = np.where(right, seen.mended, seen.labels), np.where(right, RIGHT, seen.kinds)
-    return _SortedOut(
-        seen.scores[keep], labels[keep], kinds[keep], seen.mended[keep], seen.object_labels, seen.missed
-    )
+    return _SortedOut(seen.scores[keep], labels[keep], kinds[keep], seen.mended[keep], seen.object_labels, seen.missed)
 
 
 def _mean_average_precision(
