@@ -27,10 +27,10 @@ class PatchAttack(BaseAttack):
     """A patch of its own for each image, by ``steps`` steps up ``objective``, at a place of ``placement``.
 
     It begins with random pixels, or with those that it hides (``random_start``: false). A step moves every value of the
-    patch by ``step_size`` (a fraction of the pixel range) along the gradient's sign, or by Adam's rule; steps shrink to 0
-    in the end, the last patch is the result, in 8 bits. With ``transformations`` each gradient is the mean over ``samples``
-    draws of them (expectation over transformations): a patch that does not rest on its exact place and light. It is
-    pasted as it is.
+    patch by ``step_size`` (a fraction of the pixel range) along the gradient's sign, or by Adam's rule; steps shrink to
+    0 in the end, the last patch is the result, in 8 bits. With ``transformations`` each gradient is the mean over
+    ``samples`` draws of them (expectation over transformations): a patch that does not rest on its exact place and
+    light. It is pasted as it is.
     """
 
     objective: Objective | PreparedObjective
@@ -97,6 +97,7 @@ class PlainPatch(BaseAttack):
     """A patch that nobody aimed: grey, or random pixels. What it costs, hiding costs; an attack has to cost more."""
 
     knowledge: Knowledge = "nothing"
+    threat: Patch
 
     def __init__(self, threat: Patch, placement: Placement, content: Literal["grey", "random"] = "grey") -> None:
         if content not in ("grey", "random"):

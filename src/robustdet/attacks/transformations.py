@@ -24,7 +24,8 @@ class Transformations:
         noise: standard deviation of normal noise on every value, a fraction of the pixel range.
         scale: the least side of the patch, a share of its square's: it is drawn from here to 1, and what it leaves of
             the square is the image.
-        rotation: degrees, drawn from ± this, at most 45. The patch is made smaller for it, so that it stays inside its square.
+        rotation: degrees, drawn from ± this, at most 45. The patch is made smaller for it, so that it stays inside its
+            square.
         shift: the square moves by up to this share of its side, down and across, as far as the image goes.
 
     So whatever is drawn, no pixel outside one square of the patch's size changes.

@@ -35,6 +35,7 @@ class UniversalPatch(BaseAttack):
     """
 
     knowledge: Knowledge = "nothing"
+    threat: Patch
 
     def __init__(
         self,
@@ -76,7 +77,8 @@ def fit_patch(
     """One patch for all images of ``batches()``, which is gone through ``epochs`` times in the same order.
 
     A step goes up the sum of ``objective`` over a batch; other words mean what they mean of `PatchAttack`. Each epoch
-    has places of its own, so that the patch rests on none. Returns the patch, in 8 bits, and each epoch's mean objective.
+    has places of its own, so that the patch rests on none. Returns the patch, in 8 bits, and each epoch's mean
+    objective.
 
     Raises:
         InputError: there is no image.
@@ -122,11 +124,11 @@ def read_patch(file: str | Path) -> Float[Tensor, "3 S S"]:
             f"patch_file={file} does not exist: `python -m src.analyze analysis=universal_patch ckpt_path=…` trains one"
         )
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None or pixels.shape[0] != pixels.shape[1]:
-        found = (
-            "no picture that can be read" if pixels is None else f"a picture of {pixels.shape[0]} x {pixels.shape[1]}"
-        )
-        raise InputError(f"patch_file={file} is {found}: expected a square one")
+    if pixels is None:
+        raise InputError(f"patch_file={file} is no picture that can be read: expected a square one")
+    height, width = pixels.shape[:2]
+    if height != width:
+        raise InputError(f"patch_file={file} is a picture of {width} x {height} pixels: expected a square one")
     return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
 
 

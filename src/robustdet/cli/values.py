@@ -45,7 +45,7 @@ RANGES: dict[str, tuple[float | int, float | int]] = {
          "trainer.val_check_interval", "trainer.overfit_batches"],
         NOT_NEGATIVE),
     **dict.fromkeys(
-        ["threshold", "score_threshold", "nms_threshold", "val_share", "p", "momentum", "step_share",
+        ["threat.size", "threshold", "score_threshold", "nms_threshold", "val_share", "p", "momentum", "step_share",
          "clean_share", "decay"],
         SHARE),
     "objective.threshold": (-math.inf, math.inf),  # of a logit

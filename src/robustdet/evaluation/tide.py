@@ -1,7 +1,8 @@
 """Why AP is below 1: six kinds of error and what each costs, by TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115).
 
-Every wrong detection has one kind, every object that is not found is *missed* unless a wrong detection is near enough to
-be called its own. A kind costs what AP would gain if errors of that kind alone were mended; these gains do not add up.
+Every wrong detection has one kind, every object that is not found is *missed* unless a wrong detection is near enough
+to be called its own. A kind costs what AP would gain if errors of that kind alone were mended; these gains do not add
+up.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Errors:
 
     ``costs`` is each kind's ΔAP: what ``ap`` gains when a wrong box or label is put right (the highest score of those
     at an object that is not found; the others go), when what is double, background or both goes, when missed objects
-    are not asked for. AP is in [0, 1], of 101 recalls as COCO's at this IoU, the mean over classes with objects; a class
-    of which all is missed is worth 1 when that is mended.
+    are not asked for. AP is in [0, 1], of 101 recalls as COCO's at this IoU, the mean over classes with objects; a
+    class of which all is missed is worth 1 when that is mended (tidecv leaves such a class out, or counts it as 0).
     """
 
     iou: float
@@ -60,9 +61,13 @@ def count_errors(detections: Mapping[str, Detections], targets: Mapping[str, Tar
     positives = np.bincount(seen.object_labels, minlength=int(seen.labels.max(initial=0)) + 1)
     left = positives - np.bincount(missed, minlength=len(positives))
     ap = _mean_average_precision(seen, positives, positives)
-    mended = {name: _mean_average_precision(_mended(seen, kind), positives, positives) for kind, name in _of_detections}
+    mended: dict[str, float] = {
+        name: _mean_average_precision(_mended(seen, kind), positives, positives) for kind, name in _of_detections
+    }
     mended[KINDS[MISSED]] = _mean_average_precision(seen, left, positives)
-    counts = {name: int((seen.kinds == kind).sum()) for kind, name in _of_detections} | {KINDS[MISSED]: len(missed)}
+    counts: dict[str, int] = {name: int((seen.kinds == kind).sum()) for kind, name in _of_detections} | {
+        KINDS[MISSED]: len(missed)
+    }
     return Errors(
         iou=IOU,
         background_iou=BACKGROUND_IOU,
@@ -131,7 +136,7 @@ def _taken(overlaps: Float[np.ndarray, "n m"]) -> Int[np.ndarray, "n"]:
 def _kinds(
     overlaps: Float[np.ndarray, "n m"], same: Bool[np.ndarray, "n m"], is_found: Bool[np.ndarray, "m"]
 ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-    """What kind of error each detection has if it is wrong, and the object that a wrong label or box belongs to (-1)."""
+    """What kind of error each detection is if it is wrong, and the object that a wrong label or box belongs to (-1)."""
     number, nobody = len(overlaps), np.full(len(overlaps), -1)
     if not overlaps.shape[1]:
         return np.full(number, BACKGROUND), nobody
