@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robustdet.errors import InputError
 from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.objects import Confusion, ObjectCounts
+from robustdet.evaluation.patches import PatchEffect
 from robustdet.evaluation.tide import Errors
 from robustdet.files import write_text
 
@@ -81,7 +82,9 @@ class Record:
 
     ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
 
-    ``threat`` is where the attack promised to stay, "L∞ 8/255" or "pixel range" (empty for clean images). ``code`` is a
+    ``threat`` is where the attack promised to stay, "L∞ 8/255", "patch of 5 %" or "pixel range" (empty for clean
+    images). ``patch`` says what a patch did near and far; objects that it hides are left out of ``objects``, ``errors``
+    and ``confusion``. ``code`` is a
     digest of the source that made the outcomes: the attack's, and what evaluates it. ``forward_passes`` is the mean
     number of times that an image, at any point of the attack, went through the detector.
 
@@ -126,6 +129,7 @@ class Record:
     map_8bit: float | None = None
     errors: Errors | None = None
     confusion: Confusion | None = None
+    patch: PatchEffect | None = None
 
     @property
     def partial(self) -> bool:

@@ -61,24 +61,19 @@ def count_errors(detections: Mapping[str, Detections], targets: Mapping[str, Tar
     positives = np.bincount(seen.object_labels, minlength=int(seen.labels.max(initial=0)) + 1)
     left = positives - np.bincount(missed, minlength=len(positives))
     ap = _mean_average_precision(seen, positives, positives)
-    mended: dict[str, float] = {
-        name: _mean_average_precision(_mended(seen, kind), positives, positives) for kind, name in _of_detections
-    }
-    mended[KINDS[MISSED]] = _mean_average_precision(seen, left, positives)
-    counts: dict[str, int] = {name: int((seen.kinds == kind).sum()) for kind, name in _of_detections} | {
-        KINDS[MISSED]: len(missed)
-    }
+    counts: dict[str, int] = {"missed": len(missed)}
+    mended: dict[str, float] = {"missed": _mean_average_precision(seen, left, positives)}
+    for kind, name in enumerate(KINDS[:MISSED]):
+        counts[name] = int((seen.kinds == kind).sum())
+        mended[name] = _mean_average_precision(_mended(seen, kind), positives, positives)
     return Errors(
         iou=IOU,
         background_iou=BACKGROUND_IOU,
         ap=ap,
         right=int((seen.kinds == RIGHT).sum()),
-        counts=counts,
-        costs={name: max(value - ap, 0.0) for name, value in mended.items()},  # below 0 by rounding alone
+        counts={name: counts[name] for name in KINDS},
+        costs={name: max(mended[name] - ap, 0.0) for name in KINDS},  # below 0 by rounding alone
     )
-
-
-_of_detections = list(enumerate(KINDS[:MISSED]))
 
 
 @dataclass(frozen=True)
