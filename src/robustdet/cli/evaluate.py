@@ -184,6 +184,9 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, 
         if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
             left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
             continue
+        if node is not None and "patch_file" in node and node.patch_file is None:
+            left_out[name] = f"suite.attacks.{name}.patch_file names no picture"
+            continue
         for surrogate in surrogates({} if node is None else plain(node)):
             require_same_task(surrogate["ckpt_path"], experiment)
         attack = None if node is None else require_attack(instantiate(node))

@@ -69,8 +69,11 @@ def surrogates(fields: Any) -> Iterator[dict[str, Any]]:
 
 
 def with_contents(attacks: dict[str, Any]) -> dict[str, Any]:
-    """The fields of attacks, with the SHA-256 of each surrogate's file: its path outlives its content."""
+    """The fields of attacks, with the SHA-256 of each surrogate's file, and each patch's: a path outlives its content."""
     attacks = copy.deepcopy(attacks)
     for surrogate in surrogates(attacks):
         surrogate["sha256"] = file_sha256(surrogate["ckpt_path"])
+    for fields in attacks.values():
+        if fields is not None and fields.get("patch_file") and Path(fields["patch_file"]).is_file():
+            fields["patch_sha256"] = file_sha256(fields["patch_file"])
     return attacks
