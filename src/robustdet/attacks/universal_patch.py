@@ -44,11 +44,23 @@ class UniversalPatch(BaseAttack):
         placement: Placement,
         transformations: Transformations | None = None,
     ) -> None:
-        self.patch_file = Path(patch_file)
         self.patch = read_patch(patch_file)
         self.threat = threat
         self.placement = placement
         self.transformations = transformations
+
+    @classmethod
+    def of(
+        cls,
+        patch: Float[Tensor, "3 S S"],
+        threat: Patch,
+        placement: Placement,
+        transformations: Transformations | None = None,
+    ) -> UniversalPatch:
+        """The same of a patch at hand."""
+        made = cls.__new__(cls)
+        made.patch, made.threat, made.placement, made.transformations = patch, threat, placement, transformations
+        return made
 
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]

@@ -69,7 +69,7 @@ def surrogates(fields: Any) -> Iterator[dict[str, Any]]:
 
 
 def with_contents(attacks: dict[str, Any]) -> dict[str, Any]:
-    """The fields of attacks, with the SHA-256 of each surrogate's file, and each patch's: a path outlives its content."""
+    """The fields of attacks, with the SHA-256 of each surrogate's and patch's file: its path outlives its content."""
     attacks = copy.deepcopy(attacks)
     for surrogate in surrogates(attacks):
         surrogate["sha256"] = file_sha256(surrogate["ckpt_path"])
