@@ -274,6 +274,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         show_table(records, f"{records[0].ap_rule} under attack", specs=())
     else:
         show_table(records)
+    print(errors_in_words(records))
     print(spent(records))
     print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
     if cfg.pictures:
@@ -283,6 +284,17 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in suite.seen.failed.items())
         raise IncompleteSuiteError(f"{len(suite.seen.failed)} of {len(suite.attacks)} rows failed:\n{reasons}")
     return records
+
+
+def errors_in_words(records: Sequence[Record]) -> str:
+    """What clean AP, and the lowest under attack, would gain if one kind of error alone were mended."""
+    clean, lowest = records[0], min(records, key=lambda record: record.map)
+    lines = []
+    for attack, errors in {record.attack: record.errors for record in (clean, lowest)}.items():
+        costs = {} if errors is None else errors.costs
+        dearest = sorted(costs, key=lambda kind: -costs[kind])
+        lines.append(f"{attack}: " + ", ".join(f"{kind} {100 * costs[kind]:.1f}" for kind in dearest))
+    return "Errors:   " + "\n          ".join(lines) + " points of AP, if mended alone"
 
 
 def spent(records: Sequence[Record]) -> str:
