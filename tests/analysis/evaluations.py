@@ -67,6 +67,8 @@ ERRORS = Errors(
         "background": 0.056,
         "missed": 0.345,
     },
+    false_positives_cost=0.25,
+    false_negatives_cost=0.5,
 )
 CONFUSION = Confusion(0.3, 0.5, named=4500, misnamed=1532, missed=6000, alarms=2999)
 PATCH = PatchEffect(

@@ -35,6 +35,8 @@ def test_it_says_what_tidecv_says_of_a_fixed_result():
     assert min(ours.counts.values()) > 0
     assert ours.ap == pytest.approx(golden["tidecv"]["ap"], abs=1e-9)
     assert ours.costs == pytest.approx(golden["tidecv"]["costs"], abs=1e-9)
+    for both in ("false_positives_cost", "false_negatives_cost"):
+        assert getattr(ours, both) == pytest.approx(golden["tidecv"][both], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,8 @@ def test_counts_add_up_and_mending_never_costs(seed):
     for kind in KINDS:
         assert 0 <= ours.costs[kind] <= 1 - ours.ap + 1e-12
         assert ours.costs[kind] > 0 or ours.counts[kind] < 3
+    assert ours.false_negatives_cost >= ours.costs["missed"]
+    assert ours.false_positives_cost >= max(ours.costs[kind] for kind in ("both", "duplicate", "background"))
     backwards = count_errors(dict(reversed(found.items())), truth)
     assert backwards == ours
 

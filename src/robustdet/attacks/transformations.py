@@ -33,12 +33,12 @@ class Transformations:
 
     def __init__(
         self,
-        brightness: float = 0.1,
-        contrast: float = 0.1,
-        noise: float = 0.02,
-        scale: float = 0.9,
-        rotation: float = 5.0,
-        shift: float = 0.1,
+        brightness: float | int = 0.1,
+        contrast: float | int = 0.1,
+        noise: float | int = 0.02,
+        scale: float | int = 0.9,
+        rotation: float | int = 5.0,
+        shift: float | int = 0.1,
     ) -> None:
         limits = {"brightness": 1, "contrast": 1, "noise": 1, "rotation": 45, "shift": 1}
         given = {"brightness": brightness, "contrast": contrast, "noise": noise, "rotation": rotation, "shift": shift}

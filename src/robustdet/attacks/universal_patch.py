@@ -81,7 +81,7 @@ def fit_patch(
     threat: Patch,
     placement: Placement,
     epochs: int,
-    step_size: float,
+    step_size: float | int,
     update: Update = "adam",
     transformations: Transformations | None = None,
     seed: int = 0,

@@ -294,7 +294,7 @@ def errors_in_words(records: Sequence[Record]) -> str:
         costs = {} if errors is None else errors.costs
         dearest = sorted(costs, key=lambda kind: -costs[kind])
         lines.append(f"{attack}: " + ", ".join(f"{kind} {100 * costs[kind]:.1f}" for kind in dearest))
-    return "Errors:   " + "\n          ".join(lines) + " points of AP, if mended alone"
+    return "Errors:   points of AP if mended alone; " + "\n          ".join(lines)
 
 
 def spent(records: Sequence[Record]) -> str:

@@ -8,7 +8,7 @@ up.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -43,6 +43,9 @@ class Errors:
     at an object that is not found; the others go), when what is double, background or both goes, when missed objects
     are not asked for. AP is in [0, 1], of 101 recalls as COCO's at this IoU, the mean over classes with objects; a
     class of which all is missed is worth 1 when that is mended (tidecv leaves such a class out, or counts it as 0).
+
+    ``false_positives_cost`` is what ``ap`` gains when every wrong detection goes, ``false_negatives_cost`` when no
+    object is asked for that is not found: where errors are of many kinds, as under attack, one alone mends little.
     """
 
     iou: float
@@ -51,6 +54,8 @@ class Errors:
     right: int
     counts: dict[str, int]
     costs: dict[str, float]
+    false_positives_cost: float
+    false_negatives_cost: float
 
 
 def count_errors(detections: Mapping[str, Detections], targets: Mapping[str, Target]) -> Errors:
@@ -61,6 +66,9 @@ def count_errors(detections: Mapping[str, Detections], targets: Mapping[str, Tar
     positives = np.bincount(seen.object_labels, minlength=int(seen.labels.max(initial=0)) + 1)
     left = positives - np.bincount(missed, minlength=len(positives))
     ap = _mean_average_precision(seen, positives, positives)
+    right = seen.kinds == RIGHT
+    found = np.bincount(seen.labels[right], minlength=len(positives))
+    no_alarms = _mean_average_precision(_of(seen, right), positives, positives)
     counts: dict[str, int] = {"missed": len(missed)}
     mended: dict[str, float] = {"missed": _mean_average_precision(seen, left, positives)}
     for kind, name in enumerate(KINDS[:MISSED]):
@@ -70,9 +78,11 @@ def count_errors(detections: Mapping[str, Detections], targets: Mapping[str, Tar
         iou=IOU,
         background_iou=BACKGROUND_IOU,
         ap=ap,
-        right=int((seen.kinds == RIGHT).sum()),
+        right=int(right.sum()),
         counts={name: counts[name] for name in KINDS},
         costs={name: max(mended[name] - ap, 0.0) for name in KINDS},  # below 0 by rounding alone
+        false_positives_cost=max(no_alarms - ap, 0.0),
+        false_negatives_cost=max(_mean_average_precision(seen, found, positives) - ap, 0.0),
     )
 
 
@@ -169,13 +179,23 @@ def _together(images: Sequence[_SortedOut]) -> _SortedOut:
     return _SortedOut(*(np.concatenate([getattr(one, name) for one in images]) for name in columns))
 
 
+def _of(seen: _SortedOut, keep: Bool[np.ndarray, "n"]) -> _SortedOut:
+    """These detections alone; all objects."""
+    return replace(
+        seen,
+        scores=seen.scores[keep],
+        labels=seen.labels[keep],
+        kinds=seen.kinds[keep],
+        mended=seen.mended[keep],
+    )
+
+
 def _mended(seen: _SortedOut, kind: int) -> _SortedOut:
     """Errors of a kind put right where they can be, and gone where they cannot."""
     wrong = seen.kinds == kind
     right = wrong & (seen.mended > 0)
-    keep = ~wrong | right
     labels, kinds = np.where(right, seen.mended, seen.labels), np.where(right, RIGHT, seen.kinds)
-    return _SortedOut(seen.scores[keep], labels[keep], kinds[keep], seen.mended[keep], seen.object_labels, seen.missed)
+    return _of(replace(seen, labels=labels, kinds=kinds), ~wrong | right)
 
 
 def _mean_average_precision(
