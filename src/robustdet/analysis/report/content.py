@@ -25,7 +25,8 @@ COLUMNS = """
 experiment method data split suite protocol tabled seed training_seed checkpoint_sha256 attack threat ap_rule map
 area_map area_bound map_50_95 image_ap num_images split_size partial linf_max linf_8bit_max objects found_clean found
 kept mislabelled vanished fabricated_clean fabricated cost_missed cost_classification cost_localization cost_both
-cost_duplicate cost_background false_positives_cost false_negatives_cost misnamed alarms hidden visible_map flags seconds forward_passes date file
+cost_duplicate cost_background false_positives_cost false_negatives_cost misnamed alarms hidden visible_map flags
+seconds forward_passes date file
 """.split()  # noqa: SIM905
 
 
