@@ -73,7 +73,15 @@ def with_contents(attacks: dict[str, Any]) -> dict[str, Any]:
     attacks = copy.deepcopy(attacks)
     for surrogate in surrogates(attacks):
         surrogate["sha256"] = file_sha256(surrogate["ckpt_path"])
-    for fields in attacks.values():
-        if fields is not None and fields.get("patch_file") and Path(fields["patch_file"]).is_file():
-            fields["patch_sha256"] = file_sha256(fields["patch_file"])
+    for patched in _patched(attacks):
+        patched["patch_sha256"] = file_sha256(patched["patch_file"])
     return attacks
+
+
+def _patched(fields: Any) -> Iterator[dict[str, Any]]:
+    """The fields of every attack that pastes the patch of a file, wherever it stands."""
+    if isinstance(fields, dict):
+        if fields.get("patch_file") and Path(fields["patch_file"]).is_file():
+            yield fields
+        for value in fields.values():
+            yield from _patched(value)
