@@ -46,7 +46,7 @@ def test_a_size_is_a_share_of_the_image(size):
 
 @pytest.mark.parametrize(("size", "height", "width", "side"), [(0.001, 16, 16, 0), (0.5, 30, 300, 67), (1, 10, 12, 10)])
 def test_a_patch_has_a_pixel_and_fits_into_the_image(size, height, width, side):
-    text = rf"size={size:g} of an image of {height} x {width} pixels is a square of {side} x {side}: expected one"
+    text = rf"size={size:g} of an image of {width} x {height} pixels is a square of {side} x {side}: expected one"
     if side == 10:
         assert Patch(size).side(height, width) == side
     else:

@@ -181,20 +181,21 @@ class Patch:
         return side
 
     def project(self, adversarial: Images, clean: Images) -> Images:
-        """The nearest such image: the square that changed most stays."""
+        """The nearest such image: the square stays without which it would be furthest."""
         side = self.side(*clean.shape[-2:])
         return torch.stack([_inside(now, before, side) for now, before in zip(adversarial, clean, strict=True)])
 
 
 def _inside(image: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"], side: int) -> Float[Tensor, "3 H W"]:
-    image = image.clamp(0, 1)
+    far, image = exact(image), image.clamp(0, 1)
     change = exact(image) - exact(clean)
     rows, columns = (change.ne(0).any(dim=0).any(dim=of).nonzero() for of in (1, 0))
     if not len(rows):
         return image
     (top, bottom), (left, right) = ((int(found[0]), int(found[-1]) + 1) for found in (rows, columns))
     if max(bottom - top, right - left) > side:
-        sums = F.pad(change.square().sum(dim=0).cumsum(0).cumsum(1), (1, 0, 1, 0))
+        gain = (far - exact(clean)).square() - (far - exact(image)).square()  # of what stays, cut to the pixel range
+        sums = F.pad(gain.sum(dim=0).cumsum(0).cumsum(1), (1, 0, 1, 0))
         inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
         top, left = divmod(int(inside.argmax()), inside.shape[1])
         bottom, right = top + side, left + side

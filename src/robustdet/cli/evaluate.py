@@ -184,6 +184,11 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, 
         if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
             left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
             continue
+        if node is not None and OmegaConf.is_missing(node, "patch_file"):
+            raise InputError(
+                f"{name}: patch_file names the picture of a patch, such as outputs/…/analysis/patch.png, which "
+                "`python -m src.analyze analysis=universal_patch ckpt_path=…` makes"
+            )
         if node is not None and "patch_file" in node and node.patch_file is None:
             left_out[name] = f"suite.attacks.{name}.patch_file names no picture"
             continue
