@@ -347,7 +347,7 @@ def test_the_page_says_it_all(outputs: Path):
         "of 12032 objects, 9000 are found on clean images",
         "A_cls 32.1 34.5 6789 1.2 111 3.4 222 0.0 333 0.1 44 5.6 5555 50.0 25.0",
         "AP of 101 recalls missed mislabelled badly placed both doubled background AP missed",
-        "background all that is not found all wrong detections",
+        "background all not found all wrong",
         "A_cls 4500 37 % 1532 13 % 6000 50 % 2999",
         "more than 50 % are hidden",
         "A_cls 77 75.0 → 25.0 (11955) 70.0 → 12.5 (33) – → – (11922)",
