@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from robustdet.evaluation.objects import ObjectCounts
+from robustdet.evaluation.objects import Confusion, ObjectCounts
+from robustdet.evaluation.patches import Band, PatchEffect
 from robustdet.evaluation.record import Stage, write_record
+from robustdet.evaluation.tide import Errors
 from tests.evaluation.records import RECORD, RUN
 
 FLAG = "outside_ball: changed by more than ε = 8/255 (in 3 of 4952 images, such as 000001)"
@@ -44,12 +46,51 @@ PGD = {
 }
 COUNTS = ObjectCounts(0.3, 0.5, 12032, 9000, 4500, 4321, 1234, 3445, 1200, 3000)
 
+ERRORS = Errors(
+    iou=0.5,
+    background_iou=0.1,
+    ap=0.321,
+    right=4500,
+    counts={
+        "classification": 111,
+        "localization": 222,
+        "both": 333,
+        "duplicate": 44,
+        "background": 5555,
+        "missed": 6789,
+    },
+    costs={
+        "classification": 0.012,
+        "localization": 0.034,
+        "both": 0.0,
+        "duplicate": 0.001,
+        "background": 0.056,
+        "missed": 0.345,
+    },
+    false_positives_cost=0.25,
+    false_negatives_cost=0.5,
+)
+CONFUSION = Confusion(0.3, 0.5, named=4500, misnamed=1532, missed=6000, alarms=2999)
+PATCH = PatchEffect(
+    0.05, 0.5, 77, 11955, 0.75, 0.25, [Band(0.0, 0.0, 33, 0.7, 0.125), Band(0.0, None, 11922, None, None)]
+)
+
 
 def write(run: Path, attack: str = "clean", ap: float = 0.7, **changes: Any) -> Path:
     """One record of the training run in this folder; ``changes`` are of `Record` or `RunInfo`. Returns its file."""
     about_run = {name: changes.pop(name) for name in list(changes) if name in vars(_RUN)}
     info = replace(_RUN, **about_run)
-    attacked = {} if attack == "clean" else {"attack_settings": PGD, "objects": COUNTS}
+    attacked = (
+        {}
+        if attack == "clean"
+        else {
+            "attack_settings": PGD,
+            "objects": COUNTS,
+            "errors": ERRORS,
+            "confusion": CONFUSION,
+            "patch": PATCH,
+        }
+    )
     record = replace(_RECORD, run=info, attack=attack, map=ap, **attacked | changes)
     suite = info.suite if info.protocol == "paper" else f"{info.suite}_{info.protocol}"
     return write_record(record, run / "evaluation" / suite / "records")

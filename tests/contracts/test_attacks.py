@@ -1,6 +1,7 @@
 """What every attack in conf/attack promises, on every detector in SCENES: a new yaml or detector is tested unasked."""
 
 import dataclasses
+import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.attacks.base import require_attack
 from robustdet.attacks.objectives import prepared
+from robustdet.attacks.universal_patch import png_of
 from robustdet.types import Attack, StepwiseAttack
 from tests.attacks import fakes
 
@@ -37,10 +39,20 @@ def composed(name: str) -> DictConfig:
 def load(name: str, most_steps: int = MOST_STEPS, surrogate: torch.nn.Module | None = None) -> Attack:
     config = composed(name).copy()
     shorten(config, most_steps)
+    if OmegaConf.is_missing(config, "patch_file"):
+        config.patch_file = drawn_patch()
     if "surrogate" not in config:
         return hydra.utils.instantiate(config)
     del config.surrogate
     return hydra.utils.instantiate(config, surrogate=surrogate or fakes.detector())
+
+
+@cache
+def drawn_patch() -> str:
+    """The file of a patch that nobody trained."""
+    file = Path(tempfile.mkdtemp()) / "patch.png"
+    file.write_bytes(png_of(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))))
+    return str(file)
 
 
 def shorten(config: DictConfig, most_steps: int) -> None:

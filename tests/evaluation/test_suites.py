@@ -3,9 +3,11 @@ from typing import get_args
 
 import hydra
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.attacks.threat import pixel_fraction
+from robustdet.attacks.universal_patch import png_of
 from robustdet.cli.ladder import without_ladder
 from robustdet.evaluation.attacked import declared_epsilon
 from robustdet.evaluation.comparisons import Entry, ladders
@@ -30,6 +32,9 @@ def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     suite = compose(name, protocol=protocol)
     if "transfer" in suite.attacks:
         suite.attacks.transfer.surrogate = {"_target_": "tests.evaluation.quadrants.QuadrantDetector"}
+    if "universal" in suite.attacks:
+        (tmp_path / "patch.png").write_bytes(png_of(torch.rand(3, 4, 4)))
+        suite.attacks.universal.patch_file = str(tmp_path / "patch.png")
     shorten(suite.attacks)
     attacks = hydra.utils.instantiate(suite.attacks, _convert_="all")
     assert suite.name == name

@@ -24,7 +24,7 @@ from robustdet.cli.evaluate import (
     training_of,
 )
 from robustdet.cli.train import train
-from robustdet.errors import MissingFileError
+from robustdet.errors import InputError, MissingFileError
 from robustdet.evaluation.environment import file_sha256
 from robustdet.evaluation.record import Record, Stage, read_records
 from robustdet.interop.checkpoints import load_checkpoint
@@ -53,6 +53,16 @@ def test_one_override_adds_a_surrogate(compose: Callable[..., DictConfig]):
     override = "suite.attacks.transfer.surrogate.ckpt_path=missing.ckpt"
     cfg = compose("evaluate", "experiment=shapes_std", "suite=reliable", override)
     with pytest.raises(Exception, match=r"the surrogate missing\.ckpt does not exist"):
+        fitting_attacks(cfg, build(cfg))
+
+
+def test_a_patch_for_all_images_needs_a_file(compose: Callable[..., DictConfig]):
+    cfg = compose("evaluate", "experiment=shapes_std", "suite=patch")
+    attacks, reasons = fitting_attacks(cfg, build(cfg))
+    assert reasons == {"universal": "suite.attacks.universal.patch_file names no picture"}
+    assert attacks.keys() == cfg.suite.attacks.keys() - {"universal"}
+    cfg = compose("evaluate", "experiment=shapes_std", "suite=quick", "+attack@suite.attacks.mine=patch_universal")
+    with pytest.raises(InputError, match=r"mine: patch_file names the picture of a patch, .*analysis=universal_patch"):
         fitting_attacks(cfg, build(cfg))
 
 

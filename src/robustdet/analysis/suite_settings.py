@@ -12,6 +12,7 @@ from robustdet.evaluation.precision import EXPECTED
 from robustdet.evaluation.record import Record
 from robustdet.evaluation.worst_case import WORST_CASE
 
+COMMAND_NAMES = ("surrogate", "patch_file", "patch_sha256")
 Suites = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
@@ -67,10 +68,10 @@ def _of_worst_case(record: Record, group: Sequence[Record], suite: Mapping[str, 
 def differences(found: Any, expected: Any, path: str = "") -> list[str]:
     """What of an attack's fields is not as expected, such as "steps 1 instead of 20".
 
-    A surrogate is not looked at: a suite leaves it to the command to name one.
+    A surrogate and a patch's file are not looked at: a suite leaves it to the command to name one.
     """
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        keys = [key for key in dict.fromkeys([*expected, *found]) if key != "surrogate"]
+        keys = [key for key in dict.fromkeys([*expected, *found]) if key not in COMMAND_NAMES]
         nested = [differences(found.get(key), expected.get(key), f"{path}.{key}".lstrip(".")) for key in keys]
         return [text for texts in nested for text in texts]
     return [] if found == expected else [f"{path or 'fields'} {_short(found)} instead of {_short(expected)}"]

@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from robustdet.errors import InputError
 from robustdet.exact import exact
@@ -143,6 +144,64 @@ class L2:
         nearest = goal.to(clean.dtype)
         inward = nearest.nextafter(clean.to(nearest.device))  # rounding to float32 may have gone beyond
         return torch.where((nearest.double() - centre).abs() > (goal - centre).abs(), inward, nearest).to(clean.device)
+
+
+def share_of_area(value: float | int) -> float:
+    """``value`` as a share of an image's area, above 0 and at most 1. Raises InputError for any other."""
+    if not 0 < value <= 1:
+        raise InputError(f"expected a size above 0 and at most 1, a share of the image's area, got size={value!r}")
+    return float(value)
+
+
+ShareOfArea: TypeAlias = Annotated[float, share_of_area, "a share of the image's area, above 0 and at most 1"]
+
+
+class Patch:
+    """All images that are the clean one outside a square, anywhere in the image, of ``size``, a share of its area.
+
+    Inside it a pixel may have any value in [0, 1].
+    """
+
+    epsilon = None
+
+    def __init__(self, size: ShareOfArea) -> None:
+        self.size = share_of_area(size)
+
+    def side(self, height: int, width: int) -> int:
+        """Of the square in an image of so many pixels; rounded down, so that it is never larger than ``size``.
+
+        Raises InputError where the square is less than a pixel, or longer than a side of the image.
+        """
+        side = math.isqrt(math.floor(self.size * height * width))
+        if not 1 <= side <= min(height, width):
+            raise InputError(
+                f"size={self.size:g} of an image of {width} x {height} pixels is a square of {side} x {side}: expected "
+                "one that has a pixel and fits into the image"
+            )
+        return side
+
+    def project(self, adversarial: Images, clean: Images) -> Images:
+        """The nearest such image: the square stays without which it would be furthest."""
+        side = self.side(*clean.shape[-2:])
+        return torch.stack([_inside(now, before, side) for now, before in zip(adversarial, clean, strict=True)])
+
+
+def _inside(image: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"], side: int) -> Float[Tensor, "3 H W"]:
+    far, image = exact(image), image.clamp(0, 1)
+    change = exact(image) - exact(clean)
+    rows, columns = (change.ne(0).any(dim=0).any(dim=of).nonzero() for of in (1, 0))
+    if not len(rows):
+        return image
+    (top, bottom), (left, right) = ((int(found[0]), int(found[-1]) + 1) for found in (rows, columns))
+    if max(bottom - top, right - left) > side:
+        gain = (far - exact(clean)).square() - (far - exact(image)).square()  # of what stays, cut to the pixel range
+        sums = F.pad(gain.sum(dim=0).cumsum(0).cumsum(1), (1, 0, 1, 0))
+        inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+        top, left = divmod(int(inside.argmax()), inside.shape[1])
+        bottom, right = top + side, left + side
+    projected = clean.clone()
+    projected[:, top:bottom, left:right] = image[:, top:bottom, left:right]
+    return projected
 
 
 def check_images(images: Images, targets: Targets) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
 from robustdet.errors import InputError
+from robustdet.types import Batch
 
 
 def analysis_folder(cfg: DictConfig, found: Mapping[str, Trained]) -> Path:
@@ -34,6 +35,11 @@ def build_study(cfg: DictConfig, found: Mapping[str, Trained]) -> Study:
     data = data_of(cfg, found)
     data.setup("test")
     batches = data.test_dataloader()
+
+    def validation() -> Iterable[Batch]:
+        data.setup("validate")
+        return data.val_dataloader()
+
     device = build_trainer(cfg, []).strategy.root_device
     subjects = [subject(label, one, data) for label, one in found.items()]
     return Study(
@@ -45,6 +51,7 @@ def build_study(cfg: DictConfig, found: Mapping[str, Trained]) -> Study:
         metric=build_metric(cfg, data),
         seed=cfg.seed,
         device=device,
+        validation=validation,
     )
 
 

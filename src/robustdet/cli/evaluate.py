@@ -185,6 +185,14 @@ def fitting_attacks(cfg: DictConfig, experiment: Experiment) -> tuple[dict[str, 
         if node is not None and "surrogate" in node and node.surrogate.ckpt_path is None:
             left_out[name] = f"suite.attacks.{name}.surrogate.ckpt_path names no checkpoint"
             continue
+        if node is not None and OmegaConf.is_missing(node, "patch_file"):
+            raise InputError(
+                f"{name}: patch_file names the picture of a patch, such as outputs/…/analysis/patch.png, which "
+                "`python -m src.analyze analysis=universal_patch ckpt_path=…` makes"
+            )
+        if node is not None and "patch_file" in node and node.patch_file is None:
+            left_out[name] = f"suite.attacks.{name}.patch_file names no picture"
+            continue
         for surrogate in surrogates({} if node is None else plain(node)):
             require_same_task(surrogate["ckpt_path"], experiment)
         attack = None if node is None else require_attack(instantiate(node))
@@ -283,6 +291,7 @@ def attacked(cfg: DictConfig, one: Trained, experiment: Experiment) -> list[Reco
         show_table(records, f"{records[0].ap_rule} under attack", specs=())
     else:
         show_table(records)
+    print(errors_in_words(records))
     print(spent(records))
     print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
     if cfg.pictures:
@@ -294,6 +303,17 @@ def attacked(cfg: DictConfig, one: Trained, experiment: Experiment) -> list[Reco
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in suite.seen.failed.items())
         raise IncompleteSuiteError(f"{len(suite.seen.failed)} of {len(suite.attacks)} rows failed:\n{reasons}")
     return records
+
+
+def errors_in_words(records: Sequence[Record]) -> str:
+    """What clean AP, and the lowest under attack, would gain if one kind of error alone were mended."""
+    clean, lowest = records[0], min(records, key=lambda record: record.map)
+    lines = []
+    for attack, errors in {record.attack: record.errors for record in (clean, lowest)}.items():
+        costs = {} if errors is None else errors.costs
+        dearest = sorted(costs, key=lambda kind: -costs[kind])
+        lines.append(f"{attack}: " + ", ".join(f"{kind} {100 * costs[kind]:.1f}" for kind in dearest))
+    return "Errors:   points of AP if mended alone; " + "\n          ".join(lines)
 
 
 def spent(records: Sequence[Record]) -> str:

@@ -69,8 +69,19 @@ def surrogates(fields: Any) -> Iterator[dict[str, Any]]:
 
 
 def with_contents(attacks: dict[str, Any]) -> dict[str, Any]:
-    """The fields of attacks, with the SHA-256 of each surrogate's file: its path outlives its content."""
+    """The fields of attacks, with the SHA-256 of each surrogate's and patch's file: its path outlives its content."""
     attacks = copy.deepcopy(attacks)
     for surrogate in surrogates(attacks):
         surrogate["sha256"] = file_sha256(surrogate["ckpt_path"])
+    for patched in _patched(attacks):
+        patched["patch_sha256"] = file_sha256(patched["patch_file"])
     return attacks
+
+
+def _patched(fields: Any) -> Iterator[dict[str, Any]]:
+    """The fields of every attack that pastes the patch of a file, wherever it stands."""
+    if isinstance(fields, dict):
+        if fields.get("patch_file") and Path(fields["patch_file"]).is_file():
+            yield fields
+        for value in fields.values():
+            yield from _patched(value)

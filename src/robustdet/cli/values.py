@@ -23,6 +23,7 @@ KINDS: dict[str, Any] = {
     "suite.epsilon": str | float | None,
     "suite.attacks.transfer.surrogate.ckpt_path": str | None,  # null: transfer is left out
     "format": Literal["onnx", "torch_export"], "results": list[Literal["coco", "voc"]],
+    "suite.attacks.universal.patch_file": str | None,  # the same
     "pictures": int, "fresh": bool, "threshold": float, "image": str | list[str],
     "paths.outputs": str, "paths.data": str, "paths.run": str | None, "paths.study": str,
     "folders": list[str], "output": str, "title": str, "data_root": str | None, "trainings": list[str],
@@ -34,6 +35,7 @@ COUNT, NOT_NEGATIVE, SHARE = (1, math.inf), (0, math.inf), (0, 1)
 RANGES: dict[str, tuple[float | int, float | int]] = {
     **dict.fromkeys(
         ["batch_size", "eval_batch_size", "image_size", "input_size", "max_images", "num_images", "steps", "queries",
+         "samples", "epochs", "train_images",
          "updates_per_source", "others", "num_kernels", "candidates_per_class", "max_detections", "quality",
          "trainer.num_nodes", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches",
          "trainer.check_val_every_n_epoch", "size", "train", "test", "larger_batch", "side_by_side"],
@@ -50,6 +52,7 @@ RANGES: dict[str, tuple[float | int, float | int]] = {
          "clean_share", "decay"],
         SHARE),
     "objective.threshold": (-math.inf, math.inf),  # of a logit
+    "threat.size": (-math.inf, math.inf),  # a share; its kind says so
     "seed": (0, 2**32 - 1),
     **dict.fromkeys(
         ["trainer.max_steps", "trainer.max_epochs", "trainer.num_sanity_val_steps", "save_top_k"], (-1, math.inf)),

@@ -13,16 +13,17 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.threat import Patch
 from robustdet.attacks.victim import DetachedError, DetectorVictim
 from robustdet.errors import StateError
 from robustdet.evaluation.cost import counted_forwards
 from robustdet.evaluation.measuring import VERSION, measure, predictions
-from robustdet.evaluation.perturbation import TOLERANCE
+from robustdet.evaluation.perturbation import TOLERANCE, changed_box
 from robustdet.evaluation.precision import whole_factors
 from robustdet.evaluation.rounding import detections_8bit
 from robustdet.evaluation.sources import digest_of
 from robustdet.evaluation.store import Outcome, OutcomeStore
-from robustdet.types import Attack, Batch, Detector, Images, Targets, Victim
+from robustdet.types import Attack, Batch, Detector, Images, Targets, Threat, Victim
 
 NAMED = 5  # images that an error names; of more it says how many
 
@@ -97,7 +98,7 @@ class AttackedImages:
             if self.attack.knowledge == "nothing":  # of the victim: another detector is to blame
                 raise
             return batch.images
-        require_admissible(images, batch.images, ids, declared_epsilon(self.attack))
+        require_admissible(images, batch.images, ids, self.attack.threat)
         return images
 
     def of_victim(self, victim: Victim, images: Images, targets: Targets) -> Any:
@@ -142,11 +143,11 @@ def perturbations(images: Images, clean: Images) -> Float16[Tensor, "B 3 H W"]:
     return (images - clean).detach().to("cpu", torch.float16)
 
 
-def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: float | None) -> None:
+def require_admissible(images: Any, clean: Images, ids: Sequence[str], threat: Threat) -> None:
     """Raises AttackFailedError naming the first image that an attack may not make of its ``clean`` one, and the value.
 
-    The batch must keep its shape and type, every pixel lie in [0, 1] and, where the attack promises a radius
-    ``epsilon``, no further from the clean one than that.
+    The batch must keep its shape and type, every pixel lie in [0, 1] and, where the attack promises a radius ε, no
+    further from the clean one than that; where it promises a patch, nothing may differ outside one square of its size.
     """
     if getattr(images, "shape", None) != clean.shape or images.dtype != clean.dtype:
         got = f"{images.dtype} {list(images.shape)}" if hasattr(images, "shape") else f"a {type(images).__name__}"
@@ -155,7 +156,9 @@ def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: 
     finite = now.isfinite().all(dim=1).tolist()
     low, high = (edge.tolist() for edge in now.aminmax(dim=1))
     change = (now - before).abs().amax(dim=1).mul(255).tolist()
-    allowed = TOLERANCE / 255
+    allowed, epsilon = TOLERANCE / 255, threat.epsilon
+    side = threat.side(*clean.shape[-2:]) if isinstance(threat, Patch) else max(clean.shape[-2:])
+    boxes = changed_box(clean, images.detach()).long().tolist()
     for index, image_id in enumerate(ids):
         if not finite[index]:
             what = "a pixel that is NaN or infinite, expected values in [0, 1]"
@@ -163,6 +166,8 @@ def require_admissible(images: Any, clean: Images, ids: Sequence[str], epsilon: 
             what = f"pixels from {low[index]:.4g} to {high[index]:.4g}, expected values in [0, 1]"
         elif epsilon is not None and change[index] > 255 * epsilon + TOLERANCE:
             what = f"a pixel changed by {change[index]:.4g}/255, expected at most ε = {255 * epsilon:.4g}/255"
+        elif max(size := (boxes[index][2] - boxes[index][0], boxes[index][3] - boxes[index][1])) > side:
+            what = f"changes in {size[0]} x {size[1]} pixels, expected a patch of {side} x {side} at most"
         else:
             continue
         raise AttackFailedError(f"image {image_id!r} has {what}")

@@ -149,7 +149,7 @@ class Cascade(SuiteEvaluator):
     def _about_worst_case(self, rivals: Mapping[str, About], radius: float | None) -> About:
         about = super()._about_worst_case(rivals, radius)
         stages = {name: one.settings for name, one in rivals.items()}
-        return About(about.settings | {"stages": stages}, about.epsilon, about.knowledge, about.code)
+        return About(about.settings | {"stages": stages}, about.epsilon, about.knowledge, about.code, about.size)
 
     def _worst_case_fields(
         self, choice: WorstCase, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]
@@ -168,6 +168,7 @@ class Cascade(SuiteEvaluator):
         for name, of_stage in outcomes.items():
             if name in self.attacks and name != CLEAN and of_stage:
                 clean = {image_id: outcomes[CLEAN][image_id] for image_id in of_stage}
-                raised = attack_flags(clean, of_stage, about[name].epsilon, about[name].knowledge)
+                one = about[name]
+                raised = attack_flags(clean, of_stage, one.epsilon, one.knowledge, one.size)
                 flags += [f"{text} ({name})" for text in raised]
         return flags

@@ -10,7 +10,7 @@ import numpy as np
 from robustdet.evaluation.average_precision import Matched
 from robustdet.evaluation.chance import DEVIATIONS, less_than_chance, more_than_chance, resampled_map
 from robustdet.evaluation.finite_differences import AGREEMENT
-from robustdet.evaluation.perturbation import TOLERANCE
+from robustdet.evaluation.perturbation import TOLERANCE, changed_size
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge
 
@@ -25,6 +25,7 @@ FlagName = Literal[
     "not_finite",
     "outside_pixel_range",
     "outside_ball",
+    "outside_patch",
     "loss_not_raised",
     "no_gradient",
     "gradient_not_finite",
@@ -58,11 +59,12 @@ def attack_flags(
     attacked: Mapping[str, Outcome],
     epsilon: float | None,
     knowledge: Knowledge = "gradients",
+    size: float | None = None,
 ) -> list[str]:
     """Flags of one attack, or of the clean images (``clean`` is None).
 
     ``epsilon`` is the radius the attack promises, a fraction of the pixel range; None when it promises none.
-    ``knowledge`` is what it learns from its victim.
+    ``knowledge`` is what it learns from its victim, ``size`` the share of the image that its patch has, if it has one.
     """
     flags = [
         not_finite(attacked),
@@ -75,6 +77,8 @@ def attack_flags(
     ]
     if epsilon is not None:
         flags.append(outside_ball(attacked, epsilon))
+    if size is not None:
+        flags.append(outside_patch(attacked, size))
     if clean is not None and epsilon == 0:
         flags.append(differs_at_zero(attacked))
     elif clean is not None and knowledge != "nothing":
@@ -98,6 +102,16 @@ def outside_ball(outcomes: Mapping[str, Outcome], epsilon: float) -> str | None:
         f"changed by more than ε = {radius:g}/255",
         outcomes,
         lambda m: m["linf"] > radius + TOLERANCE or m["linf_8bit"] > radius + HALF_LEVEL + TOLERANCE,
+    )
+
+
+def outside_patch(outcomes: Mapping[str, Outcome], size: float) -> str | None:
+    """A patch is a square."""
+    return _flag(
+        "outside_patch",
+        f"changed outside a square of {100 * size:g} % of the image",
+        outcomes,
+        lambda m: max(changed_size(m)) ** 2 > size * m["image_pixels"],
     )
 
 

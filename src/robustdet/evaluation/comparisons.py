@@ -41,6 +41,7 @@ class Entry:
     map: float
     outcomes: Mapping[str, Outcome]
     targets: Mapping[str, Target]
+    size: float | None = None  # of its patch, if it is one: that is aimed, whatever it knows
 
     @cached_property
     def matched(self) -> dict[str, Matched]:
@@ -135,7 +136,12 @@ def unseen_flags(entries: Sequence[Entry], radius: float | None) -> Flags:
         return
     strongest = min(white_box, key=lambda entry: entry.map)
     for entry in entries:
-        if entry.epsilon is None and entry.knowledge == "nothing" and clearly_lower(entry, strongest):
+        if (
+            entry.epsilon is None
+            and entry.size is None
+            and entry.knowledge == "nothing"
+            and clearly_lower(entry, strongest)
+        ):
             text = f"{entry.name} leaves {gap(entry, strongest)} mAP less, without aiming at anything"
             yield strongest.name, flag("beaten_by_the_unseen", text)
 

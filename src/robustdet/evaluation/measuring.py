@@ -11,13 +11,14 @@ from torch import Tensor
 
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.threat import Patch
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.finite_differences import finite_difference_error
-from robustdet.evaluation.perturbation import perturbation_measures
+from robustdet.evaluation.perturbation import changed_box, perturbation_measures
 from robustdet.exact import exact
 from robustdet.types import Attack, Batch, Detections, Detector, HasLosses, Images, RawPredictions
 
-VERSION = 8  # of what is measured: stored outcomes of another version lack some of it and are made again
+VERSION = 9  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
 def predictions(detector: Detector, images: Images) -> list[Float[Tensor, "values"]]:
@@ -42,7 +43,9 @@ def measure(
     - those of :func:`objective_measures` and of :func:`~robustdet.evaluation.perturbation.perturbation_measures`;
     - where the detector offers losses, those of :func:`loss_measures` and of :func:`gradient_measures`.
     """
-    beside = noise(clean, images) if attack is not None and attack.knowledge != "nothing" else None
+    beside = None
+    if attack is not None and attack.knowledge != "nothing":
+        beside = noise(clean, images, declared_size(attack) is not None)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         raw = detector(images)
         found = detector.detect(raw)
@@ -108,15 +111,29 @@ def gradient_measures(detector: HasLosses, clean: Batch, images: Images) -> dict
     }
 
 
-def noise(clean: Batch, images: Images) -> Images:
+def noise(clean: Batch, images: Images, patched: bool = False) -> Images:
     """The clean images with every value moved up or down, at random, by the largest change that ``images`` show of the
     same image; the same draws for every attack. An attack that works does more than this.
+
+    Where a patch was changed (``patched``), every value of the smallest box that holds all changes.
     """
     size = (images - clean.images).abs().amax(dim=(1, 2, 3), keepdim=True).nan_to_num(0, posinf=1)
     generators = image_generators(0, [target.image_id for target in clean.targets], "noise of the same size")
     drawn = [torch.rand(clean.images.shape[1:], generator=generator) < 0.5 for generator in generators]
     up = torch.stack(drawn).to(clean.images.device)
-    return torch.where(up, clean.images + size, clean.images - size).clamp(0, 1)
+    moved = torch.where(up, clean.images + size, clean.images - size).clamp(0, 1)
+    if not patched:
+        return moved
+    made = clean.images.clone()
+    for place, (left, top, right, bottom) in enumerate(changed_box(clean.images, images).long().tolist()):
+        made[place, :, top:bottom, left:right] = moved[place, :, top:bottom, left:right]
+    return made
+
+
+def declared_size(attack: Attack | None) -> float | None:
+    """The share of the image's area that the patch of an attack's threat has; None where it promises no patch."""
+    threat = None if attack is None else attack.threat
+    return threat.size if isinstance(threat, Patch) else None
 
 
 def objective_measures(

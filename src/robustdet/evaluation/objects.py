@@ -73,6 +73,38 @@ def count_objects(
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """What is taken for what at a score of ``score_threshold`` or more: foreground (objects) and background.
+
+    ``named`` and ``misnamed`` objects are taken for foreground, by a detection of their class or of another's alone;
+    ``missed`` ones for background; ``alarms`` are background taken for foreground: detections that match no object at
+    all. Background that is taken for nothing is no box, and is not counted. Matches are those of `ObjectCounts`.
+    """
+
+    score_threshold: float
+    iou: float
+    named: int
+    misnamed: int
+    missed: int
+    alarms: int
+
+
+def count_confusion(
+    outcomes: Mapping[str, Outcome],
+    targets: Mapping[str, Target],
+    score_threshold: float = SCORE_THRESHOLD,
+    iou: float = IOU,
+) -> Confusion:
+    """Over the images of ``outcomes``, all of which ``targets`` must hold."""
+    rows = np.zeros((len(outcomes), 4), np.int64)
+    for row, (image_id, outcome) in zip(rows, outcomes.items(), strict=True):
+        one = _found(outcome.detections, targets[image_id], score_threshold, iou)
+        misnamed = ~one.found & one.misnamed
+        row[:] = one.found.sum(), misnamed.sum(), (~one.found & ~misnamed).sum(), one.fabricated
+    return Confusion(score_threshold, iou, *rows.sum(axis=0).tolist())
+
+
+@dataclass(frozen=True)
 class _Found:
     found: Bool[np.ndarray, "M"]  # of the M objects that count
     misnamed: Bool[np.ndarray, "M"]

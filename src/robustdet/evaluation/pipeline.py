@@ -20,6 +20,7 @@ from robustdet.evaluation.comparisons import Entry, suite_flags
 from robustdet.evaluation.content import contents
 from robustdet.evaluation.environment import Environment
 from robustdet.evaluation.first_look import require_promises
+from robustdet.evaluation.measuring import declared_size
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.precision import whole_factors
 from robustdet.evaluation.record import Record, RunInfo
@@ -166,8 +167,8 @@ class SuiteEvaluator:
         """One record per attack that did not fail, in the suite's order; then one of the worst case.
 
         All are of the same images: those that were seen, as they are now, and are stored under every attack. The worst
-        case is over clean images and the attacks inside the ball that most attacks of the suite promise; there is none
-        when they are fewer than two.
+        case is over clean images and the attacks inside the ball that most attacks of the suite promise, or where none
+        promises a ball the patches of the size that most have; there is none when they are fewer than two.
         """
         outcomes = self._outcomes()
         about = {name: About.attack(self.attack_settings.get(name), self.attacks[name]) for name in outcomes}
@@ -203,13 +204,23 @@ class SuiteEvaluator:
                     class_names,
                     about[name].epsilon,
                     about[name].knowledge,
+                    about[name].size,
                 )
                 | fields,
             )
             for name, fields in rows.items()
         ]
         entries = [
-            Entry(name, fields.settings, fields.knowledge, fields.epsilon, one.map, outcomes[name], self.seen.targets)
+            Entry(
+                name,
+                fields.settings,
+                fields.knowledge,
+                fields.epsilon,
+                one.map,
+                outcomes[name],
+                self.seen.targets,
+                fields.size,
+            )
             for one in records
             if (name := one.attack) in self.attacks and name != CLEAN and (fields := about[name])
         ]
@@ -235,10 +246,13 @@ class SuiteEvaluator:
         return [name for name in self.attacks if name not in self.seen.failed]
 
     def _rivals(self, made: Iterable[str]) -> tuple[float | None, list[str]]:
-        """The radius that the suite is about, and which of these attacks keep to it."""
+        """The radius that the suite is about, None where it is patches, and which of these attacks keep to it."""
         epsilons = {name: declared_epsilon(one.attack) for name, one in self.attacks.items()}
-        radius = shared_radius(epsilons)
-        return radius, [] if radius is None else inside({name: epsilons[name] for name in made}, radius)
+        sizes = {name: declared_size(one.attack) for name, one in self.attacks.items()}
+        radius, size = shared_radius(epsilons), shared_radius(sizes)
+        if radius is None:
+            return None, [] if size is None else inside({name: sizes[name] for name in made}, size)
+        return radius, inside({name: epsilons[name] for name in made}, radius)
 
     def _worst_case(
         self, metric: Metric, outcomes: Mapping[str, Mapping[str, Outcome]], rivals: Iterable[str]
@@ -262,8 +276,9 @@ class SuiteEvaluator:
 
     def _about_worst_case(self, rivals: Mapping[str, About], radius: float | None) -> About:
         code = hashlib.sha256("".join(one.code for one in rivals.values()).encode()).hexdigest()
-        settings = {"attacks": list(rivals), "epsilon": radius}
-        return About(settings, radius, "nothing", code)  # it is chosen, and climbs no loss itself
+        size = None if radius is not None else max((one.size for one in rivals.values() if one.size), default=None)
+        settings = {"attacks": list(rivals), "epsilon": radius} | ({} if size is None else {"size": size})
+        return About(settings, radius, "nothing", code, size)  # it is chosen, and climbs no loss itself
 
     def _worst_case_fields(
         self, choice: WorstCase, about: Mapping[str, About], outcomes: Mapping[str, Mapping[str, Outcome]]
@@ -278,14 +293,17 @@ class SuiteEvaluator:
 
 @dataclass(frozen=True)
 class About:
-    """What a record says of an attack: its settings as plain data, its promise, what it learns, its code's digest."""
+    """What a record says of an attack: its settings as plain data, its promise (the radius of a ball, the size of a
+    patch), what it learns, its code's digest.
+    """
 
     settings: Any
     epsilon: float | None
     knowledge: Knowledge
     code: str
+    size: float | None = None
 
     @classmethod
     def attack(cls, settings: Any, one: AttackedImages) -> About:
         knowledge: Knowledge = "nothing" if one.attack is None else one.attack.knowledge
-        return cls(settings, declared_epsilon(one.attack), knowledge, one.code)
+        return cls(settings, declared_epsilon(one.attack), knowledge, one.code, declared_size(one.attack))

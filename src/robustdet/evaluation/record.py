@@ -16,7 +16,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustdet.errors import InputError
 from robustdet.evaluation.environment import Environment
-from robustdet.evaluation.objects import ObjectCounts
+from robustdet.evaluation.objects import Confusion, ObjectCounts
+from robustdet.evaluation.patches import PatchEffect
+from robustdet.evaluation.tide import Errors
 from robustdet.files import write_text
 
 
@@ -69,7 +71,8 @@ class Record:
     with objects whose loss the attack raised (empty for clean images), "objective" what the attack itself climbs, where
     that could rise. A mean that is not finite is null, and flagged.
 
-    ``objects`` counts what became of single objects. ``gradients`` are of the whole loss to the input, at the images
+    ``objects`` counts what became of single objects, ``errors`` says why AP is below 1, ``confusion`` what is taken for
+    an object or for background. ``gradients`` are of the whole loss to the input, at the images
     that the attack made (at the clean ones for "clean"), over images with objects: mean share of the values that are
     zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images"), where they are
     not the slope of the loss ("wrong_images") and, for a detector that routes, where π has none but zeros
@@ -79,7 +82,9 @@ class Record:
 
     ``image_ap`` is the mean of each image's own AP (area rule, IoU 0.5, classes pooled) over images with objects.
 
-    ``threat`` is where the attack promised to stay, "L∞ 8/255" or "pixel range" (empty for clean images). ``code`` is a
+    ``threat`` is where the attack promised to stay, "L∞ 8/255", "patch of 5 %" or "pixel range" (empty for clean
+    images). ``patch`` says what a patch did near and far; objects that it hides are left out of ``objects``, ``errors``
+    and ``confusion``. ``code`` is a
     digest of the source that made the outcomes: the attack's, and what evaluates it. ``forward_passes`` is the mean
     number of times that an image, at any point of the attack, went through the detector.
 
@@ -122,6 +127,9 @@ class Record:
     stages: list[Stage] = field(default_factory=list)
     threat: str = ""
     map_8bit: float | None = None
+    errors: Errors | None = None
+    confusion: Confusion | None = None
+    patch: PatchEffect | None = None
 
     @property
     def partial(self) -> bool:

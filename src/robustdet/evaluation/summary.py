@@ -12,8 +12,10 @@ from robustdet.evaluation.average_precision import Matched, match_detections, po
 from robustdet.evaluation.checks import attack_flags, has_losses, loss_rose, losses, lost_in_rounding
 from robustdet.evaluation.finite_differences import AGREEMENT
 from robustdet.evaluation.metric import Metric
-from robustdet.evaluation.objects import count_objects
+from robustdet.evaluation.objects import count_confusion, count_objects
+from robustdet.evaluation.patches import patch_effect, without_hidden
 from robustdet.evaluation.store import Outcome
+from robustdet.evaluation.tide import count_errors
 from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Knowledge, Target
 
@@ -26,20 +28,26 @@ def summarise(
     class_names: Sequence[str],
     epsilon: float | None,
     knowledge: Knowledge = "gradients",
+    size: float | None = None,
 ) -> dict[str, Any]:
     """The measured fields of a :class:`~robustdet.evaluation.record.Record`.
 
     ``clean`` outcomes (None when ``attacked`` are they) and ``targets`` must hold every image of ``attacked``.
     ``class_names`` are those of labels 1..C; ``epsilon`` is the radius that the attack promises, if it does;
-    ``knowledge`` is what it learns from its victim.
+    ``knowledge`` is what it learns from its victim. ``size`` is the share of an image that its patch has, if it is one:
+    objects that a patch hides are counted in none of ``objects``, ``errors`` and ``confusion``.
     """
+    patch = None
+    if clean is not None and size is not None:
+        patch = patch_effect(clean, attacked, targets, metric, size)
+    asked = targets if patch is None else without_hidden(attacked, targets)
     detected = {image_id: outcome.detections for image_id, outcome in attacked.items()}
     scores = metric(detected, {image_id: targets[image_id] for image_id in attacked})
     matched = {image_id: match_detections(found, targets[image_id]) for image_id, found in detected.items()}
     map_8bit, lost = in_8_bits(attacked, scores.headline.mean, matched, targets, metric)
     seconds = math.fsum(outcome.measures["seconds"] for outcome in attacked.values())
     return {
-        "threat": "" if clean is None else promise(epsilon),
+        "threat": "" if clean is None else promise(epsilon, size),
         "num_images": len(attacked),
         "ap_rule": scores.rule,
         "map": scores.headline.mean,
@@ -51,9 +59,12 @@ def summarise(
         "clean_losses": mean_losses([(clean or attacked)[image_id] for image_id in attacked]),
         "attacked_losses": mean_losses(attacked.values()),
         "loss_rose": {} if clean is None else loss_rose(clean, attacked),
-        "flags": attack_flags(clean, attacked, epsilon, knowledge) + lost,
+        "flags": attack_flags(clean, attacked, epsilon, knowledge, size) + lost,
         "gradients": gradient_shares(attacked),
-        "objects": count_objects(clean or attacked, attacked, targets),
+        "objects": count_objects(clean or attacked, attacked, asked),
+        "errors": count_errors(detected, asked),
+        "confusion": count_confusion(attacked, asked),
+        "patch": patch,
         "image_ap": mean_image_ap({key: pooled_average_precision(of) for key, of in matched.items()}, targets),
         "seconds": seconds,
         "forward_passes": finite_mean([outcome.measures["forward_passes"] for outcome in attacked.values()]),
@@ -78,8 +89,12 @@ def in_8_bits(
     return map_8bit, [] if lost is None else [lost]
 
 
-def promise(epsilon: float | None) -> str:
-    """Where an attack of this radius promises to stay; an attack without one is held to the range of pixels."""
+def promise(epsilon: float | None, size: float | None = None) -> str:
+    """Where an attack of this radius, or with a patch of this size, promises to stay; one without either is held to the
+    range of pixels.
+    """
+    if size is not None:
+        return f"patch of {100 * size:g} %"
     return "pixel range" if epsilon is None else f"L∞ {255 * epsilon:g}/255"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -32,6 +32,7 @@ class Study:
     """Trained detectors, all with the same classes and input size, and the images of one split to look at them with.
 
     ``batches`` can be gone through again and again, always in the same order; ``size`` is the number of its images.
+    ``validation`` gives those of the validation split, which are read when it is first called.
     """
 
     subjects: Sequence[Subject]
@@ -42,6 +43,7 @@ class Study:
     metric: Metric
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    validation: Callable[[], Iterable[Batch]] = tuple
 
     def first(self, count: int | None) -> Iterator[Batch]:
         """The first ``count`` images (None: all), batch by batch, on the device."""
@@ -68,12 +70,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Findings:
-    """A figure, the numbers that it shows (dataclasses ``kind``, a CSV row each), and what they say in sentences."""
+    """A figure, the numbers that it shows (dataclasses ``kind``, a CSV row each), what they say in sentences, and what
+    else was made: ``files`` by their names.
+    """
 
     figure: Figure
     kind: type
     rows: Sequence[Any]
     notes: Sequence[str] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -82,7 +87,7 @@ class Analysis(Protocol):
 
 
 def save(findings: Findings, folder: Path, name: str) -> list[Path]:
-    """Write ``folder/name`` .pdf, .png and .csv; the same findings give the same bytes."""
+    """Write ``folder/name`` .pdf, .png and .csv, and the other files; the same findings give the same bytes."""
     pdf, png, table = (folder / f"{name}.{ending}" for ending in ("pdf", "png", "csv"))
     with whole(pdf) as unfinished:
         findings.figure.savefig(unfinished, metadata={"CreationDate": None}, format="pdf")
@@ -92,7 +97,10 @@ def save(findings: Findings, folder: Path, name: str) -> list[Path]:
         writer = csv.DictWriter(file, [column.name for column in fields(findings.kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _short(value) for key, value in asdict(row).items()} for row in findings.rows)
-    return [pdf, png, table]
+    for other, content in findings.files.items():
+        with whole(folder / other) as unfinished:
+            unfinished.write_bytes(content)
+    return [pdf, png, table, *(folder / other for other in findings.files)]
 
 
 def _short(value: Any) -> Any:

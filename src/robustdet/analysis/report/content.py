@@ -24,7 +24,9 @@ WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 COLUMNS = """
 experiment method data split suite protocol tabled seed training_seed checkpoint_sha256 attack threat ap_rule map
 area_map area_bound map_50_95 image_ap num_images split_size partial linf_max linf_8bit_max objects found_clean found
-kept mislabelled vanished fabricated_clean fabricated flags seconds forward_passes date file
+kept mislabelled vanished fabricated_clean fabricated cost_missed cost_classification cost_localization cost_both
+cost_duplicate cost_background false_positives_cost false_negatives_cost misnamed alarms hidden visible_map flags
+seconds forward_passes date file
 """.split()  # noqa: SIM905
 
 
@@ -166,6 +168,10 @@ def records_csv(evaluated: Sequence[Evaluated]) -> str:
     for found in evaluated:
         record = found.record
         counts = vars(record.objects) if record.objects else {"objects": None}
-        fields = vars(record.run) | vars(record) | record.perturbation | counts
+        costs = {} if record.errors is None else vars(record.errors)
+        costs |= {f"cost_{kind}": cost for kind, cost in costs.get("costs", {}).items()}
+        taken = {} if record.confusion is None else vars(record.confusion)
+        patch = {} if record.patch is None else {"hidden": record.patch.hidden, "visible_map": record.patch.map}
+        fields = vars(record.run) | vars(record) | record.perturbation | taken | counts | costs | patch
         writer.writerow(fields | {"partial": record.partial, "flags": "; ".join(record.flags), "file": found.file})
     return text.getvalue()
