@@ -71,7 +71,7 @@ def load_detector(path: str | Path | None, *overrides: str, device: str | torch.
     return LoadedDetector(model.to(device), tuple(classes), one.name, one)
 
 
-def detect(detector: LoadedDetector | Detector, images: Pictures, threshold: float = 0.0) -> list[Detections]:
+def detect(detector: LoadedDetector | torch.nn.Module, images: Pictures, threshold: float = 0.0) -> list[Detections]:
     """What it finds in each image with a score above ``threshold``, best first, on the CPU.
 
     Boxes are xyxy in pixels of that image, upper edge exclusive, and cut to it; label n is ``classes[n - 1]``.
@@ -85,12 +85,12 @@ def detect(detector: LoadedDetector | Detector, images: Pictures, threshold: flo
 
 
 def attack(
-    detector: LoadedDetector | Detector,
+    detector: LoadedDetector | torch.nn.Module,
     images: Pictures,
     name: str | Attack = "pgd_cls",
     *overrides: str,
     targets: Targets | None = None,
-    epsilon: float | str | None = None,
+    epsilon: float | int | str | None = None,
     threshold: float = 0.3,
     seed: int = 0,
 ) -> Float[Tensor, "N 3 S S"]:
@@ -127,7 +127,7 @@ def attack(
 
 
 def evaluate(
-    detector: LoadedDetector | Detector | str | Path | None,
+    detector: LoadedDetector | torch.nn.Module | str | Path | None,
     data: Any = None,
     *overrides: str,
     suite: str = "paper",
@@ -204,7 +204,7 @@ def _data(given: Any, detector: LoadedDetector, batch_size: int) -> Any:
     return TorchData(given, detector.classes or None, model.num_classes, model.input_size, batch_size)
 
 
-def _attack(name: str, overrides: Sequence[str], epsilon: float | str | None) -> Attack:
+def _attack(name: str, overrides: Sequence[str], epsilon: float | int | str | None) -> Attack:
     fields = composed("predict", [f"attack={name}", *overrides]).attack
     return instantiate(fields if epsilon is None else in_ball(fields, epsilon, name))
 
