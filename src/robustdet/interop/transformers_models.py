@@ -2,7 +2,9 @@
 
 Attacks climb their own training loss of each image alone. In it every object is given to one query, by the cheapest
 matching of all objects to all queries, which is made anew at each look: it is part of that loss, and where it changes
-the loss has a kink. Dropout and RT-DETR's denoising queries, which their training draws by chance, are left out.
+the loss has a kink. Dropout and RT-DETR's denoising queries, which their training draws by chance, are left out. RT-DETR
+takes content and place of its queries from the image, and its training differentiates through neither: its gradient to
+the pixels is not the slope of its loss, which is flagged, as that of Faster R-CNN's proposals is.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from robustdet.interop.foreign import ForeignDetector
 from robustdet.interop.torchvision_api import Asked
 from robustdet.types import DetectionLosses, Detections, Images, Targets
 
-WEIGHED = {"detr": False, "yolos": False, "rt_detr": True, "rt_detr_v2": True}  # by kind: whether its losses are so already
+# By kind: whether the losses that it gives are weighed already.
+WEIGHED = {"detr": False, "yolos": False, "rt_detr": True, "rt_detr_v2": True}
 HUB = "hub:"
 UNNAMED, GAP = re.compile(r"LABEL_\d+"), "N/A"  # what its configuration calls a class without a name, and no class
 
@@ -149,7 +152,8 @@ def _random(config: Mapping[str, Any] | None, num_classes: int | None) -> tuple[
         )
     library = _library()
     kind = _known(str(config["model_type"]), "model.config.model_type")
-    built = library.AutoConfig.for_model(kind, **{**config, "num_labels": num_classes})
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    built = library.AutoConfig.for_model(kind, **fields, num_labels=num_classes)
     if hasattr(built, "use_pretrained_backbone"):
         built.use_pretrained_backbone = False
     return library.AutoModelForObjectDetection.from_config(built), _processor(kind)
