@@ -70,7 +70,7 @@ def test_a_folder_is_loaded_with_its_names_without_their_gaps(tmp_path: Path):
     assert "transformers" in conditions(model, "cpu", "32-true")["libraries"]
     renamed = TransformersModel(name="mine", weights=tmp_path, input_size=SIZE, classes=["a", "b", "c"])
     assert renamed.classes == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="model.classes names 2 classes, and mine has 3"):
+    with pytest.raises(ValueError, match=r"model\.classes names 2 classes, and mine has 3"):
         TransformersModel(name="mine", weights=tmp_path, input_size=SIZE, classes=["a", "b"])
 
     transformers.DetrImageProcessor(do_normalize=False).save_pretrained(tmp_path)
@@ -80,15 +80,11 @@ def test_a_folder_is_loaded_with_its_names_without_their_gaps(tmp_path: Path):
 
 
 def test_what_cannot_be_built_is_named(tmp_path: Path):
-    with pytest.raises(
-        FileNotFoundError, match=r"model\.weights=detr/mine: no config\.json there; .*or hub:OWNER/NAME"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"model\.weights=detr/mine: no config\.json there; .*or hub:OWNER"):
         built("detr", weights="detr/mine")
     with pytest.raises(ValueError, match=r"model\.weights=null are random ones and need model\.config=\{model_type"):
         built("detr", config=None)
-    with pytest.raises(
-        ValueError, match="model.config.model_type: bert is none of the detectors known here: detr, yol"
-    ):
+    with pytest.raises(ValueError, match=r"model\.config\.model_type: bert is none of the detectors known here: detr"):
         built("detr", config={"model_type": "bert"})
     with pytest.raises(ValueError, match=r"expected images of shape \[B, 3, 64, 64\], got \[1, 3, 32, 32\]"):
         built("yolos")(torch.rand(1, 3, 32, 32))

@@ -2,9 +2,9 @@
 
 Attacks climb their own training loss of each image alone. In it every object is given to one query, by the cheapest
 matching of all objects to all queries, which is made anew at each look: it is part of that loss, and where it changes
-the loss has a kink. Dropout and RT-DETR's denoising queries, which their training draws by chance, are left out. RT-DETR
-takes content and place of its queries from the image, and its training differentiates through neither: its gradient to
-the pixels is not the slope of its loss, which is flagged, as that of Faster R-CNN's proposals is.
+the loss has a kink. Dropout and RT-DETR's denoising queries, which their training draws by chance, are left out.
+RT-DETR takes content and place of its queries from the image, and its training differentiates through neither: its
+gradient to the pixels is not the slope of its loss, which is flagged, as that of Faster R-CNN's proposals is.
 """
 
 from __future__ import annotations
