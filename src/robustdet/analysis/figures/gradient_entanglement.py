@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from robustdet.analysis.figures.observation import Grouped, attacked, distinct
-from robustdet.analysis.figures.study import Findings, Study
+from robustdet.analysis.figures.study import Findings, Study, require_losses
 from robustdet.analysis.figures.style import caption, distribution, looks, panels, styled
 from robustdet.exact import exact
 from robustdet.progress import ProgressBar
@@ -52,6 +52,7 @@ class GradientEntanglement:
         self.num_images = num_images
 
     def __call__(self, study: Study) -> Findings:
+        require_losses(study)
         rows: list[Entanglement] = []
         with ProgressBar("gradients, layer by layer", study.count(self.num_images) * len(study.subjects)) as bar:
             for subject in study.subjects:
