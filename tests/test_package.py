@@ -204,7 +204,8 @@ THROUGH = {"lightning-fabric": "pytorch-lightning", "pytest-xdist": "pytest"}  #
 
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
     used = {THROUGH.get(name, name) for name in distributions(imported(["src"]))}
-    assert used - declared(PROJECT["dependencies"]) == set()
+    optional = [one for name in ("onnx", "transformers") for one in PROJECT["optional-dependencies"][name]]
+    assert used - declared([*PROJECT["dependencies"], *optional]) == set()
     assert declared(PROJECT["dependencies"]) - used == KEPT
 
 

@@ -56,7 +56,7 @@ def short(node: DictConfig) -> DictConfig:
 
 
 def attacking(name: str) -> Do:
-    """``TRIED`` are tried; of the others counts what they declare to need, which tests/contracts/test_attacks.py holds."""
+    """``TRIED`` are tried; of the others counts what they declare to need, which their own contract holds."""
     attack = require_attack(instantiate(short(composed("predict", [f"attack={name}"]).attack)))
 
     def do(model: Any, batch: Batch) -> None:
@@ -124,8 +124,7 @@ def works(do: Do, adapter: str) -> bool:
     batch = batch_for(model)
     try:
         do(model, Batch(batch.images[:2], batch.targets[:2]))
-    except RobustdetError as error:
-        assert len(str(error)) > 20
+    except RobustdetError:
         return False
     return True
 
