@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from robustdet.detection.matching import check_boxes
@@ -48,6 +48,7 @@ class TransformersModel(ForeignDetector):
         input_size: S, pixels.
     """
 
+    network: Any  # a transformers.PreTrainedModel
     mean: Tensor
     std: Tensor
     theirs: Tensor
@@ -144,7 +145,7 @@ class TransformersModel(ForeignDetector):
         return Detections(boxes[order], scores[order], self.ours[labels[order]])
 
 
-def _random(config: Mapping[str, Any] | None, num_classes: int | None) -> tuple[nn.Module, Any]:
+def _random(config: Mapping[str, Any] | None, num_classes: int | None) -> tuple[Any, Any]:
     if config is None or "model_type" not in config or num_classes is None:
         raise InputError(
             "model.weights=null are random ones and need model.config={model_type: detr, …} and, without data, "
@@ -159,7 +160,7 @@ def _random(config: Mapping[str, Any] | None, num_classes: int | None) -> tuple[
     return library.AutoModelForObjectDetection.from_config(built), _processor(kind)
 
 
-def _loaded(weights: str) -> tuple[nn.Module, Any]:
+def _loaded(weights: str) -> tuple[Any, Any]:
     """Of a folder, without asking the network, or of the hub."""
     library, of_hub = _library(), weights.startswith(HUB)
     if not of_hub and not Path(weights, "config.json").is_file():
