@@ -105,12 +105,15 @@ def gradients(model: Any, images: Images, target: Target) -> dict[str, Float[Ten
 
 
 def convolutions(model: nn.Module) -> Mapping[str, nn.Module]:
-    """Plain and adversarially-aware convolutions (whatever has a kernel) of the detector proper."""
-    return {
+    """Plain and adversarially-aware convolutions (whatever has a kernel) of the detector proper: of an SSD without its
+    discriminator, of somebody else's all.
+    """
+    found = {
         name: module
         for name, module in model.named_modules()
-        if name.startswith(PARTS) and getattr(getattr(module, "weight", None), "ndim", 0) >= 4
+        if getattr(getattr(module, "weight", None), "ndim", 0) >= 4
     }
+    return {name: module for name, module in found.items() if name.startswith(PARTS)} or found
 
 
 def notes(rows: Sequence[Entanglement]) -> list[str]:
