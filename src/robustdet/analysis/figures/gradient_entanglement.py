@@ -156,9 +156,9 @@ def whiskers(groups: Sequence[Sequence[Entanglement]]) -> tuple[float, float]:
 
 
 def depth(layer: str) -> tuple[int, list[int]]:
-    """Sorts layers as the image passes them."""
+    """Sorts layers as the image passes them; somebody else's, whose parts have other names, by their numbers."""
     part, *rest = layer.split(".")
-    return PARTS.index(part), [int(word) for word in rest if word.isdigit()]
+    return PARTS.index(part) if part in PARTS else len(PARTS), [int(word) for word in rest if word.isdigit()]
 
 
 def short(layer: str) -> str:
