@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ from PIL import Image
 import robustdet
 from robustdet.attacks import PGD, LInf
 from robustdet.attacks.objectives import a_cls
+from robustdet.data.datamodule import DetectionDataModule
+from robustdet.data.shapes_set import Shapes
 from tests.analysis.figures.conftest import CLASSES, SIZE, detector
+from tests.detection.conftest import build_detector
 from tests.evaluation import scenes
+from tests.interop.networks import FAST, torchvision_model
 
 NOISE = np.random.default_rng(0).integers(0, 256, (2, 60, 120, 3), dtype=np.uint8)
 
@@ -69,3 +74,72 @@ def test_what_cannot_be_is_said(loaded: robustdet.LoadedDetector, tmp_path: Path
     (tmp_path / "theirs.ckpt").touch()
     with pytest.raises(ValueError, match="give experiment=… as well"):
         robustdet.load_detector(tmp_path / "theirs.ckpt")
+
+
+class Drawn:
+    """Somebody's data set: two images of another size than the detector's input."""
+
+    name = "drawn"
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, list[Any]]]:
+        return torch.from_numpy(NOISE[index]).permute(2, 0, 1), {"boxes": [[10, 12, 60, 50]], "labels": [1 + index]}
+
+
+def test_a_detector_is_evaluated_on_a_torch_data_set(tmp_path: Path):
+    model = detector()
+    given = ("attack=noise", "pictures=0", f"paths.outputs={tmp_path}")
+    records = robustdet.evaluate(model, Drawn(), *given)
+    assert [record.attack for record in records] == ["clean", "noise"]
+    clean = records[0]
+    assert (clean.run.experiment, clean.run.data, clean.run.split_size) == ("SSD", "drawn", 2)
+    assert clean.run.method == "not trained here"
+    assert clean.num_images == 2
+    assert (tmp_path / "SSD" / "drawn" / "evaluation" / "attack_noise" / "records" / "noise.json").is_file()
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    other = robustdet.evaluate(model, Drawn(), *given)[0]
+    assert other.run.checkpoint_sha256 != clean.run.checkpoint_sha256
+
+    page = robustdet.report([*records, other], tmp_path / "page")
+    assert page == tmp_path / "page" / "report.html"
+    assert all(record.run.checkpoint_sha256[:8] in page.read_text(encoding="utf-8") for record in (clean, other))
+    from_files = robustdet.report(tmp_path / "SSD", tmp_path / "again", title="mine")
+    assert "<title>mine" in from_files.read_text(encoding="utf-8")
+
+
+def test_a_detector_is_evaluated_on_a_data_module_of_ours(data_folder: Path, tmp_path: Path):
+    shapes = Shapes(data_folder / "shapes", size=SIZE, train=2, val=2, test=2)
+    module = DetectionDataModule(lambda root, download: shapes, data_folder, SIZE, 2, 2)
+    loaded = robustdet.LoadedDetector(build_detector("tiny_ssd", num_classes=6), tuple(shapes.classes), "mine")
+    loaded.model.eval()
+    record, _ = robustdet.evaluate(loaded, module, "attack=noise", f"paths.run={tmp_path}", "pictures=0")
+    assert (record.attack, record.run.experiment, record.run.data) == ("clean", "mine", "shapes")
+    with pytest.raises(ValueError, match="other takes images of 64 pixels, but those of shapes come in 96"):
+        robustdet.evaluate(robustdet.LoadedDetector(torchvision_model(FAST), (), "other"), module)
+
+
+def test_epsilon_is_the_ball_and_its_steps(loaded: robustdet.LoadedDetector):
+    image = torch.rand(1, 3, SIZE, SIZE) * 0.8 + 0.1
+    attacked = robustdet.attack(loaded, image, "pgd_cls", "attack.steps=1", threshold=0.0, epsilon="2/255")
+    assert abs(float((attacked - image).abs().max()) - 2 / 255) < 1e-6
+    for attack, epsilon, text in (
+        ("dag", "2/255", "epsilon=2/255: no L∞ ball bounds dag"),
+        ("pgd_cls", 0, "epsilon=0: expected a size above 0, such as 4/255"),
+        (PGD(a_cls, LInf("2/255"), 1, "2/255"), 0.1, "epsilon=0.1 is of an attack by its name: PGD has its own"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            robustdet.attack(loaded, image, attack, threshold=0.0, epsilon=epsilon)
+
+
+def test_what_is_no_detector_no_data_and_no_record_is_named(loaded: robustdet.LoadedDetector, tmp_path: Path):
+    with pytest.raises(TypeError, match=r"expected a detector, got Identity: robustdet\.load_detector\(…\), a module"):
+        robustdet.detect(torch.nn.Identity(), NOISE[0])
+    with pytest.raises(ValueError, match=r"data is missing: a torch data set of \(image, \{boxes, labels\}\)"):
+        robustdet.evaluate(loaded)
+    with pytest.raises(TypeError, match="report: expected records, or folders that hold some, got nothing"):
+        robustdet.report([])
+    with pytest.raises(FileNotFoundError, match="no records"):
+        robustdet.report(tmp_path)

@@ -19,12 +19,13 @@ from robustdet.runs.run import ENDED, Run
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {
+    "any_detector": "IMAGES, STEPS, SIDE, OUTPUT = 2, 1, 64, {output!r}",
     "attack_a_photograph": "DETECTOR = {robustdet!r}\nSTEPS = [0, 2]\nPHOTO = None",
     "read_the_discriminator": "DETECTOR = {robustdet!r}\nIMAGES, STEPS = 2, 1",
     "figures_3_and_4": "DETECTORS = {{'SSD': {std!r}, 'RobustDet': {robustdet!r}}}\n"
     "PAIRS, BATCH_SIZE, IMAGES, STEPS = 1, 2, 2, 1",
 }
-PICTURES = {"attack_a_photograph": 3, "read_the_discriminator": 2, "figures_3_and_4": 2}
+PICTURES = {"any_detector": 1, "attack_a_photograph": 3, "read_the_discriminator": 2, "figures_3_and_4": 2}
 
 
 def read(name: str) -> NotebookNode:
@@ -65,7 +66,7 @@ def test_a_notebook_runs(name: str, compose: Callable[..., DictConfig], tmp_path
     }
     notebook = read(name)
     settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    settings.source += "\n" + NOTEBOOKS[name].format(**runs)
+    settings.source += "\n" + NOTEBOOKS[name].format(**runs, output=str(tmp_path / "any"))
     resources = {"metadata": {"path": str(FOLDER)}}
     NotebookClient(notebook, timeout=300, resources=resources, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -204,7 +204,7 @@ THROUGH = {"lightning-fabric": "pytorch-lightning", "pytest-xdist": "pytest"}  #
 
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
     used = {THROUGH.get(name, name) for name in distributions(imported(["src"]))}
-    optional = [one for name in ("art", "onnx") for one in PROJECT["optional-dependencies"][name]]
+    optional = [one for name in ("art", "onnx", "transformers") for one in PROJECT["optional-dependencies"][name]]
     assert used - declared([*PROJECT["dependencies"], *optional]) == set()
     assert declared(PROJECT["dependencies"]) - used == KEPT
 

@@ -292,7 +292,7 @@ def test_the_public_functions_do_as_the_page_says(tmp_path: Path):
     code = "from PIL import Image\nImage.effect_noise((120, 80), 60).convert('RGB').save('photo.png')\n"
     code += "import sys\nfrom robustdet.cli.train import main\nmain()\n"
     blocks = PYTHON.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     done = subprocess.run(
         [sys.executable, "-c", code + "\n".join(blocks), "experiment=shapes_std", *few],
         cwd=tmp_path,
@@ -303,4 +303,6 @@ def test_the_public_functions_do_as_the_page_says(tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "attacked (1, 3, 96, 96) 1" in done.stdout
     assert re.findall(r"^record (\w+)", done.stdout, re.MULTILINE) == ["clean", "noise"]
+    assert "page page/report.html" in done.stdout
+    assert (tmp_path / "outputs" / "shapes_std" / "Squares" / "evaluation" / "attack_noise_sign" / "records").is_dir()
     assert (tmp_path / "there" / "evaluation" / "attack_noise" / "records" / "noise.json").is_file()

@@ -100,7 +100,7 @@ def as_torchvision(detector: LoadedDetector | Detector | str | Path | None, *ove
     return TorchvisionInterface(detector.model if isinstance(detector, LoadedDetector) else detector)
 
 
-def detect(detector: LoadedDetector | Detector, images: Pictures, threshold: float = 0.0) -> list[Detections]:
+def detect(detector: LoadedDetector | torch.nn.Module, images: Pictures, threshold: float = 0.0) -> list[Detections]:
     """What it finds in each image with a score above ``threshold``, best first, on the CPU.
 
     Boxes are xyxy in pixels of that image, upper edge exclusive, and cut to it; label n is ``classes[n - 1]``.
@@ -114,12 +114,12 @@ def detect(detector: LoadedDetector | Detector, images: Pictures, threshold: flo
 
 
 def attack(
-    detector: LoadedDetector | Detector,
+    detector: LoadedDetector | torch.nn.Module,
     images: Pictures,
     name: str | Attack = "pgd_cls",
     *overrides: str,
     targets: Targets | None = None,
-    epsilon: float | str | None = None,
+    epsilon: float | int | str | None = None,
     threshold: float = 0.3,
     seed: int = 0,
 ) -> Float[Tensor, "N 3 S S"]:
@@ -156,7 +156,7 @@ def attack(
 
 
 def evaluate(
-    detector: LoadedDetector | Detector | str | Path | None,
+    detector: LoadedDetector | torch.nn.Module | str | Path | None,
     data: Any = None,
     *overrides: str,
     suite: str = "paper",

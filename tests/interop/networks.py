@@ -21,6 +21,45 @@ def settings(name: str) -> dict[str, object]:
     return {"name": name, "weights": None, "input_size": SIZE, "min_size": None if name.startswith("ssd") else SIZE}
 
 
+RESNET = {
+    "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
+    "out_features": ["stage2"],
+}  # fmt: skip
+TRANSFORMERS = {
+    "detr": {
+        "model_type": "detr", "use_timm_backbone": False, "backbone": None, "backbone_config": RESNET, "d_model": 32,
+        "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 12,
+    },
+    "yolos": {
+        "model_type": "yolos", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "image_size": [SIZE, SIZE], "patch_size": 16, "num_detection_tokens": 12,
+    },
+    "rt_detr": {
+        "model_type": "rt_detr",
+        "backbone_config": {
+            **RESNET, "model_type": "rt_detr_resnet", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        "encoder_in_channels": [8, 16, 16], "encoder_hidden_dim": 32, "encoder_layers": 1, "encoder_ffn_dim": 32,
+        "encoder_attention_heads": 2, "d_model": 32, "num_queries": 12, "decoder_in_channels": [32, 32, 32],
+        "decoder_ffn_dim": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_n_points": 2,
+    },
+}  # fmt: skip
+NEEDS_TRANSFORMERS = "transformers is not installed: pip install '.[transformers]'"
+
+
+def as_override(value: object) -> str:
+    """A value as a command line of Hydra's has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{as_override(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
 @cache
 def _built(name: str, seed: int, num_classes: int) -> TorchvisionModel:
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""An ONNX file as a detector; needs onnx and onnxruntime, which the package's tests do not install."""
+"""An ONNX file as a detector; needs onnx and onnxruntime."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record
 from robustdet.interop.foreign import ForeignDetector
+from robustdet.interop.torch_dataset import TorchData
 from robustdet.processor import fast_processor
 from robustdet.training.checkpoint_io import WholeCheckpoints
 from robustdet.training.module import DetectionModule
@@ -43,9 +44,9 @@ BACKBONE, TRUNK = "weights", "aid.trunk.weights"  # of a model's settings: what 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one config describes, built."""
+    """What one config describes, built; or a detector and data that somebody else has made."""
 
-    data: DetectionDataModule
+    data: DetectionDataModule | TorchData
     model: Any  # an nn.Module that is a robustdet.types.Detector
 
     @property
@@ -130,7 +131,7 @@ def without_start(model: DictConfig, superseded: Sequence[str] = (BACKBONE, TRUN
     return bare
 
 
-def build_metric(cfg: DictConfig, data: DetectionDataModule) -> Metric:
+def build_metric(cfg: DictConfig, data: DetectionDataModule | TorchData) -> Metric:
     """``cfg.metric`` where the command chooses one, else the data set's own under ``cfg.protocol``."""
     chosen = cfg.get("metric") or cfg.protocol.metrics[data.metric]
     return instantiate(chosen, num_classes=len(data.classes))

@@ -74,6 +74,8 @@ def evaluation_folder(cfg: DictConfig) -> Path:
     run = None if checkpoint is None else Run.around(checkpoint)
     if checkpoint is not None and run is not None and not run.ended_with(checkpoint):
         parts.append(checkpoint.stem)
+    if cfg.paths.run is not None:
+        return Path(cfg.paths.run) / "evaluation" / "_".join(parts)
     if run is not None:
         folder = run.folder
     else:
@@ -82,7 +84,7 @@ def evaluation_folder(cfg: DictConfig) -> Path:
         )
     if not os.access(folder, os.W_OK) and folder.exists():  # somebody else's, or a medium that is read-only
         folder = Path(cfg.paths.outputs) / cfg.name / folder.name
-    return Path(cfg.paths.run or folder) / "evaluation" / "_".join(parts)
+    return folder / "evaluation" / "_".join(parts)
 
 
 def chosen_checkpoint(cfg: DictConfig) -> Trained:
@@ -140,7 +142,7 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -
         split_size=len(experiment.data.test_dataloader().dataset),  # type: ignore[arg-type]
         seed=cfg.seed,
         checkpoint=origin(model, cfg) if checkpoint is None else str(checkpoint),
-        checkpoint_sha256=None if file is None else file_sha256(file),
+        checkpoint_sha256=digest_of_weights(model) if file is None else file_sha256(file),
         **({} if checkpoint is None else training_of(checkpoint)),
         kept_for="" if loaded is None else loaded.chosen,
         averaged="" if loaded is None else loaded.averaged,
@@ -248,7 +250,7 @@ def attacked(cfg: DictConfig, one: Trained, experiment: Experiment) -> list[Reco
     fields = plain(cfg)
     run = run_info(cfg, experiment, one.path)
     settings = {
-        "checkpoint": run.checkpoint_sha256 or digest_of_weights(experiment.model),
+        "checkpoint": run.checkpoint_sha256,
         "model": fields["model"],
         "callbacks": fields["callbacks"],  # levers among them
         **conditions(experiment.model, device, trainer.precision),

@@ -58,10 +58,12 @@ def _is_random(cfg: DictConfig) -> bool:
     return "weights" in cfg.model and cfg.model.weights is None
 
 
-def digest_of_weights(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values of all parameters and buffers."""
+def digest_of_weights(model: nn.Module) -> str | None:
+    """SHA-256 over the names, shapes and values of all parameters and buffers; None where there are none."""
     digest = hashlib.sha256()
     state: dict[str, Any] = model.state_dict()
+    if not state:
+        return None
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -45,7 +45,7 @@ def rescaled(suite: DictConfig) -> DictConfig:
     return OmegaConf.create(fields)
 
 
-def in_ball(attack: DictConfig, epsilon: float | str, name: str) -> DictConfig:
+def in_ball(attack: DictConfig, epsilon: float | int | str, name: str) -> DictConfig:
     """The fields of one attack with its L∞ ball of size ``epsilon`` and lengths of steps in proportion.
 
     Raises InputError for a size that is none, and for an attack that no such ball bounds.

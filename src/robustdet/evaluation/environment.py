@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from robustdet.evaluation.precision import judged_in
-from robustdet.evaluation.sources import VERSIONED, digest_of
+from robustdet.evaluation.sources import VERSIONED, VERSIONED_WHERE_USED, digest_of
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "albumentations", "pycocotools", "hydra-core")
 CODE = ("src", "conf")  # folders of a checkout where an untracked file may decide a result
@@ -54,9 +54,10 @@ def conditions(detector: nn.Module, device: torch.device | str, precision: str) 
 
     As plain data, for the identity of stored outcomes; ``precision`` is Lightning's (32-true, 16-true, …).
     """
+    made_of = {type(module).__module__.partition(".")[0] for module in detector.modules()}
     return {
         "detector": digest_of(detector),
-        "libraries": {name: version(name) for name in sorted(VERSIONED)},
+        "libraries": {name: version(name) for name in sorted(VERSIONED | (VERSIONED_WHERE_USED & made_of))},
         "device": torch.device(device).type,
         "precision": judged_in(precision),
     }

@@ -30,6 +30,8 @@ class RunInfo:
     a digest of everything else that decided its weights; runs of one recipe differ in nothing but their seeds. Both are
     None for a checkpoint that no finished run ended with: an earlier state, a pruned run's, one without its run.
 
+    ``checkpoint_sha256`` is that of the checkpoint's file or, of weights without one, of their names and values.
+
     ``kept_for`` says by what the checkpoint was chosen among the states of its training (empty: it was not),
     ``averaged`` of what its weights are an average (empty: they are those of one update).
     """

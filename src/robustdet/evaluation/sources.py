@@ -22,6 +22,7 @@ from torch import Tensor
 
 # A result's identity holds the versions of these. (Others that an attack uses are its own affair.)
 VERSIONED = {"torch", "torchvision", "numpy"}
+VERSIONED_WHERE_USED = {"transformers"}  # a detector's library that is much too large to read
 
 
 def digest_of(*makers: Any) -> str:
@@ -32,7 +33,7 @@ def digest_of(*makers: Any) -> str:
     """
     parts = sorted(set(_made_of(makers, {})), key=lambda part: (part.__module__, part.__qualname__))
     named = {part.__module__ for part in parts} | {maker.__name__ for maker in makers if isinstance(maker, ModuleType)}
-    own = {name.partition(".")[0] for name in named} - VERSIONED - set(sys.stdlib_module_names)
+    own = {name.partition(".")[0] for name in named} - VERSIONED - VERSIONED_WHERE_USED - set(sys.stdlib_module_names)
     texts = dict(_closure(named, own))
     for part in parts:
         if part.__module__.partition(".")[0] in own and part.__module__ not in texts.keys() - {"__main__"}:

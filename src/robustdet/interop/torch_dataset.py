@@ -59,7 +59,7 @@ class TorchData(LightningDataModule):
             )
         if not len(dataset):
             raise InputError(f"data: {kind} is empty, expected images")
-        self.name = str(getattr(dataset, "name", kind))
+        self.name: str = str(getattr(dataset, "name", kind))
         theirs = names_of(dataset)
         if theirs is not None and classes is not None and theirs != list(classes):
             require_same_classes(list(classes), theirs, "the detector", self.name)

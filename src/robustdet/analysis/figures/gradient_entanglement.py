@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from robustdet.analysis.figures.observation import Grouped, attacked, distinct
-from robustdet.analysis.figures.study import Findings, Study
+from robustdet.analysis.figures.study import Findings, Study, require_losses
 from robustdet.analysis.figures.style import caption, distribution, looks, panels, styled
 from robustdet.exact import exact
 from robustdet.progress import ProgressBar
@@ -52,6 +52,7 @@ class GradientEntanglement:
         self.num_images = num_images
 
     def __call__(self, study: Study) -> Findings:
+        require_losses(study)
         rows: list[Entanglement] = []
         with ProgressBar("gradients, layer by layer", study.count(self.num_images) * len(study.subjects)) as bar:
             for subject in study.subjects:
@@ -104,12 +105,15 @@ def gradients(model: Any, images: Images, target: Target) -> dict[str, Float[Ten
 
 
 def convolutions(model: nn.Module) -> Mapping[str, nn.Module]:
-    """Plain and adversarially-aware convolutions (whatever has a kernel) of the detector proper."""
-    return {
+    """Plain and adversarially-aware convolutions (whatever has a kernel) of the detector proper: of an SSD without its
+    discriminator, of somebody else's all.
+    """
+    found = {
         name: module
         for name, module in model.named_modules()
-        if name.startswith(PARTS) and getattr(getattr(module, "weight", None), "ndim", 0) >= 4
+        if getattr(getattr(module, "weight", None), "ndim", 0) >= 4
     }
+    return {name: module for name, module in found.items() if name.startswith(PARTS)} or found
 
 
 def notes(rows: Sequence[Entanglement]) -> list[str]:
@@ -152,9 +156,9 @@ def whiskers(groups: Sequence[Sequence[Entanglement]]) -> tuple[float, float]:
 
 
 def depth(layer: str) -> tuple[int, list[int]]:
-    """Sorts layers as the image passes them."""
+    """Sorts layers as the image passes them; somebody else's, whose parts have other names, by their numbers."""
     part, *rest = layer.split(".")
-    return PARTS.index(part), [int(word) for word in rest if word.isdigit()]
+    return PARTS.index(part) if part in PARTS else len(PARTS), [int(word) for word in rest if word.isdigit()]
 
 
 def short(layer: str) -> str:

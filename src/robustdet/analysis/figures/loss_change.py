@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from robustdet.analysis.figures.observation import Grouped, attacked, distinct
-from robustdet.analysis.figures.study import Findings, Study
+from robustdet.analysis.figures.study import Findings, Study, require_losses
 from robustdet.analysis.figures.style import Look, caption, looks, panels, styled
 from robustdet.errors import InputError
 from robustdet.progress import ProgressBar
@@ -67,6 +67,7 @@ class LossChanges:
         self.num_images = num_images
 
     def __call__(self, study: Study) -> Findings:
+        require_losses(study)
         count = study.count(self.num_images)
         if count < 2 * self.batch_size:
             raise InputError(f"a pair of batches of {self.batch_size} images needs {2 * self.batch_size}, got {count}")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.analysis.figures.study import Study, Subject
+from robustdet.analysis.figures.study import Study, Subject, require_losses
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.evaluation.metric import Metric, Scores
@@ -45,6 +45,7 @@ def observe(
 
     A white-box attack is made on the detector that it is shown to.
     """
+    require_losses(study)
     views = {**({CLEAN: None} if clean else {}), **attacks}
     found: list[Observation] = []
     with ProgressBar(title, study.count(count) * len(views) * len(study.subjects)) as bar:

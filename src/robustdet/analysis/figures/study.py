@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
 from robustdet.files import whole
-from robustdet.types import Batch, Detector
+from robustdet.types import Batch, Detector, HasLosses
 
 BITMAP_DPI = 160
 
@@ -114,3 +114,13 @@ def require_detectors(study: Study) -> None:
             raise InputError(f"{subject.label} is no detector but a {type(subject.model).__name__}")
         if subject.model.training:
             raise InputError(f"{subject.label} is in training mode: call .eval() before it is analysed")
+
+
+def require_losses(study: Study) -> None:
+    """Raises ValueError naming the first subject that offers its detections alone."""
+    for subject in study.subjects:
+        if not isinstance(subject.model, HasLosses):
+            raise InputError(
+                f"{subject.label} offers its detections alone, and this analysis looks at losses: it needs a detector "
+                "that has them, such as torchvision's"
+            )
