@@ -18,9 +18,11 @@ from robustdet.cli.evaluate import chosen_checkpoint, evaluate, evaluation_folde
 from robustdet.cli.foreign import folder_name
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.predict import run as run_prediction
+from robustdet.cli.stand_ins import with_stand_ins
 from robustdet.cli.subjects import as_trained, checkpoints, subject
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.black_box import BlackBox
+from tests.detection.conftest import build_detector
 from tests.interop.networks import FAST, SIZE, torchvision_model
 
 FEW = ("data=shapes", "data.source.train=4", "data.source.val=2", "data.source.test=2", "data.eval_batch_size=2")
@@ -86,6 +88,24 @@ def test_a_black_box_meets_what_asks_for_detections(
     assert list(attacks) == ["clean"]
     assert set(left_out.values()) == {"this detector offers no losses"}
     assert "Left out of the suite: pgd_cls, pgd_loc: this detector offers no losses" in capsys.readouterr().out
+
+
+def test_the_cascade_has_stand_ins_for_what_asks_for_raw_scores(compose: Callable[..., DictConfig], weights: Path):
+    cfg = compose("evaluate", *MODEL, f"model.weights={weights}", *FEW, "suite=strongest")
+    experiment = build(cfg)
+    cfg.suite = with_stand_ins(cfg.suite, experiment.model)
+    attacks, left_out = fitting_attacks(cfg, experiment)
+    assert "otherwise" not in cfg.suite
+    assert list(attacks)[-5:] == [
+        "square_detections", "among_others_from_loss", *(f"among_others_still_{place}" for place in (1, 2, 3)),
+    ]  # fmt: skip
+    assert {"apgd_total", "ap_surrogate_from_loss"} <= attacks.keys()
+    assert {"outrank", "ap_surrogate", "among_others_on_1", "aid_steer_0"} <= left_out.keys()
+
+
+def test_a_detector_with_raw_scores_needs_no_stand_ins(compose: Callable[..., DictConfig]):
+    suite = compose("evaluate", "suite=strongest").suite
+    assert "square_detections" not in with_stand_ins(suite, build_detector("tiny_ssd", num_classes=3)).attacks
 
 
 def test_a_checkpoint_is_still_asked_for(compose: Callable[..., DictConfig]):

@@ -38,6 +38,7 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
 from robustdet.cli.rescaling import rescaled, unbounded
+from robustdet.cli.stand_ins import with_stand_ins
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.errors import InputError, StateError
@@ -120,7 +121,7 @@ def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     alone = cfg.copy()
     OmegaConf.set_struct(alone.suite, False)
     alone.suite.name, alone.suite.tabled = f"attack {name}", False
-    alone.suite.attacks = {CLEAN: None, name: cfg.attack}
+    alone.suite.attacks, alone.suite.otherwise = {CLEAN: None, name: cfg.attack}, None
     return alone
 
 
@@ -219,6 +220,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
         check_data(cfg, evaluation_folder(cfg))
     data = instantiate(cfg.data)
     experiment = Experiment(data, subject(one.name, one, data).model)
+    cfg.suite = with_stand_ins(cfg.suite, experiment.model)
     data.setup("test")
     folder = evaluation_folder(cfg)
     cfg.paths.run = str(folder)
