@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": {"types", "progress"},
     "evaluation": {"types", "exact", "attacks"},
     "defences": {"types", "ranks", "detection", "attacks"},
-    "interop": {"types", "detection", "attacks", "defences"},
+    "interop": {"types", "data", "detection", "attacks", "defences"},
     "analysis": {"types", "exact", "progress", "evaluation", "attacks", "defences"},
     "training": {
         "types",

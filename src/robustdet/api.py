@@ -1,11 +1,13 @@
-"""What other projects call: load a trained detector, detect, attack, evaluate. `docs/api.md` leads through it.
+"""What other projects call: load a detector, detect, attack, evaluate, report. `docs/api.md` leads through it.
 
-``overrides`` are those of the commands, such as "experiment=voc_std" or "attack.steps=100"; a wrong one is an error.
+Wherever a ``detector`` is asked for, a module that is a `robustdet.types.Detector` will do, such as those of
+`robustdet.interop`. ``overrides`` are those of the commands, such as "experiment=voc_std" or "attack.steps=100"; a
+wrong one is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,15 +18,22 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from robustdet.analysis.prediction import as_target, in_pixels, look
+from robustdet.analysis.report.findings import find, of_records
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import evaluate as run_evaluation
 from robustdet.cli.instantiating import instantiate
-from robustdet.cli.subjects import checkpoints, trained, without_data
+from robustdet.cli.objects import evaluate_objects
+from robustdet.cli.report import written
+from robustdet.cli.rescaling import in_ball
+from robustdet.cli.subjects import Trained, checkpoints, require_size, trained, without_data
+from robustdet.data.datamodule import DetectionDataModule
 from robustdet.data.photo import as_input, read_photo
-from robustdet.errors import InputError
+from robustdet.errors import InputError, KindError
 from robustdet.evaluation.record import Record
-from robustdet.types import Attack, Detections, Images, Targets
+from robustdet.interop.classes import require_same_classes
+from robustdet.interop.torch_dataset import TorchData
+from robustdet.types import Attack, Detections, Detector, Images, Targets
 
 Picture: TypeAlias = str | Path | UInt8[np.ndarray, "_ _ 3"]
 """A file, or RGB bytes."""
@@ -34,11 +43,15 @@ Pictures: TypeAlias = Picture | Sequence[Picture] | Float[Tensor, "B 3 S S"]
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A trained detector in evaluation mode, and the names of its labels 1..C."""
+    """A trained detector in evaluation mode, and the names of its labels 1..C (none where nobody says them).
+
+    ``origin`` is the checkpoint that it comes from, for records.
+    """
 
     model: Any  # an nn.Module that is a robustdet.types.Detector
     classes: tuple[str, ...]
     name: str
+    origin: Trained | None = None
 
     @property
     def device(self) -> torch.device:
@@ -55,14 +68,15 @@ def load_detector(path: str | Path | None, *overrides: str, device: str | torch.
     cfg = composed("predict", overrides)
     one = next(iter(checkpoints(cfg).values())) if path is None else trained(Path(path), cfg)
     model, classes = without_data(one, cfg)
-    return LoadedDetector(model.to(device), tuple(classes), one.name)
+    return LoadedDetector(model.to(device), tuple(classes), one.name, one)
 
 
-def detect(detector: LoadedDetector, images: Pictures, threshold: float = 0.0) -> list[Detections]:
+def detect(detector: LoadedDetector | Detector, images: Pictures, threshold: float = 0.0) -> list[Detections]:
     """What it finds in each image with a score above ``threshold``, best first, on the CPU.
 
     Boxes are xyxy in pixels of that image, upper edge exclusive, and cut to it; label n is ``classes[n - 1]``.
     """
+    detector = _loaded(detector)
     side = detector.model.input_size
     found = []
     for image, size in _inputs(detector, images):
@@ -71,11 +85,12 @@ def detect(detector: LoadedDetector, images: Pictures, threshold: float = 0.0) -
 
 
 def attack(
-    detector: LoadedDetector,
+    detector: LoadedDetector | Detector,
     images: Pictures,
     name: str | Attack = "pgd_cls",
     *overrides: str,
     targets: Targets | None = None,
+    epsilon: float | str | None = None,
     threshold: float = 0.3,
     seed: int = 0,
 ) -> Float[Tensor, "N 3 S S"]:
@@ -83,9 +98,14 @@ def attack(
 
     ``name`` is one of `conf/attack` or an attack of one's own. ``targets`` are what the images show, in pixels of the
     detector's input; without them, each image is attacked at what the detector finds there above ``threshold``, and an
-    image where it finds nothing is a ValueError. An image's result depends neither on the others nor on their number.
+    image where it finds nothing is a ValueError. ``epsilon`` is the radius of the L∞ ball of an attack by its name, a
+    fraction of the pixel range such as "4/255", with steps in proportion; None is as its yaml says. An image's result
+    depends neither on the others nor on their number.
     """
-    chosen: Attack = _attack(name, overrides) if isinstance(name, str) else name
+    detector = _loaded(detector)
+    if epsilon is not None and not isinstance(name, str):
+        raise InputError(f"epsilon={epsilon} is of an attack by its name: {type(name).__name__} has its own already")
+    chosen: Attack = _attack(name, overrides, epsilon) if isinstance(name, str) else name
     given = list(_inputs(detector, images))
     if targets is not None and len(targets) != len(given):
         raise InputError(f"got {len(given)} images but {len(targets)} targets")
@@ -106,25 +126,90 @@ def attack(
     return torch.cat(attacked)
 
 
-def evaluate(path: str | Path | None, *overrides: str) -> list[Record]:
-    """Attacks the test split of a checkpoint's data as `src.evaluate` does: files, table and all; returns the records.
+def evaluate(
+    detector: LoadedDetector | Detector | str | Path | None,
+    data: Any = None,
+    *overrides: str,
+    suite: str = "paper",
+    batch_size: int = 8,
+) -> list[Record]:
+    """One record (`robustdet.evaluation.record.Record`: AP in [0, 1], flags, settings) of each attack of ``suite``.
 
-    None is for a detector with its own weights, as in `load_detector`; then "data=…" says whose test split.
+    ``data`` is a map-style torch data set of ``(image, {boxes, labels})``, as described by
+    `robustdet.interop.torch_dataset.TorchData`, of which ``batch_size`` images are attacked together; a data module of
+    ours, whose test split counts; or overrides of `src.evaluate`, which name the data (``"data=coco", "data.root=…"``)
+    or leave a checkpoint those of its run. ``detector`` is one, or a checkpoint's file; None is for one that overrides
+    name ("model=torchvision").
 
-    ``evaluate("final.ckpt", "suite=strongest", "paths.run=there")``. It sets what a command may set of its process:
-    the seed of global random numbers, and warnings that are kept quiet.
+    ``evaluate("final.ckpt", "suite.max_images=100", suite="strongest")``. Records, a table and pictures are written as
+    `src.evaluate` does, objects' to `outputs/<detector>/<data>`, or to ``"paths.run=there"``; what was measured there
+    already of these weights, images and attacks is not measured again. It sets what a command may set of its process:
+    the seed of global random numbers, and warnings that are kept quiet. Raises ValueError naming an item, its key and
+    what was expected, and the detector's promise that is not kept.
     """
-    cfg = composed("evaluate", overrides)
-    cfg.ckpt_path = None if path is None else str(path)
-    check(cfg, "evaluate")
-    return run_evaluation(cfg, overrides)
+    if isinstance(data, str):
+        data, overrides = None, (data, *overrides)
+    if suite != "paper":  # which is the default; a suite that is said stands beside no attack=…
+        overrides = (f"suite={suite}", *overrides)
+    if data is None:
+        if not isinstance(detector, str | Path | None):
+            raise InputError("data is missing: a torch data set of (image, {boxes, labels}), or a data module")
+        cfg = composed("evaluate", overrides)
+        cfg.ckpt_path = None if detector is None else str(detector)
+        check(cfg, "evaluate")
+        return run_evaluation(cfg, overrides)
+    one = load_detector(detector) if isinstance(detector, str | Path) else _loaded(detector)
+    return evaluate_objects(one.name, one.model, _data(data, one, batch_size), one.origin, overrides)
 
 
-def _attack(name: str, overrides: Sequence[str]) -> Attack:
-    return instantiate(composed("predict", [f"attack={name}", *overrides]).attack)
+def report(
+    records: Iterable[Record] | Iterable[str | Path] | str | Path,
+    output: str | Path = "outputs/report",
+    title: str = "robustdet",
+) -> Path:
+    """Writes `report.html`, a page without anything outside it, and `tables/` to ``output``; returns the page.
+
+    ``records`` are what `evaluate` gave, of one detector or several, or folders with records anywhere below them, whose
+    pictures are then in the page too. Raises FileNotFoundError where there are none, or no such folder.
+    """
+    given = [records] if isinstance(records, str | Path) else list(records)
+    ours = [one for one in given if isinstance(one, Record)]
+    folders = [one for one in given if isinstance(one, str | Path)]
+    if len(ours) + len(folders) < len(given) or (ours and folders) or not given:
+        kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in given)) or "nothing"
+        raise KindError(f"report: expected records, or folders that hold some, got {kinds}")
+    return written(of_records(ours) if ours else find(folders), Path(output), title)
 
 
-def _inputs(detector: LoadedDetector, images: Pictures) -> Iterable[tuple[Images, tuple[int, int]]]:
+def _loaded(detector: Any) -> LoadedDetector:
+    """Itself, or a module that detects, put in evaluation mode."""
+    if isinstance(detector, LoadedDetector):
+        return detector
+    if not isinstance(detector, torch.nn.Module) or not isinstance(detector, Detector):
+        raise KindError(
+            f"expected a detector, got {type(detector).__name__}: robustdet.load_detector(…), a module that is a "
+            "robustdet.types.Detector, or what robustdet.interop puts around one, such as "
+            "torchvision_api.TorchvisionDetector(network, num_classes, input_size)"
+        )
+    name = getattr(detector, "name", None) or type(detector).__name__
+    return LoadedDetector(detector.eval(), tuple(getattr(detector, "classes", None) or ()), name)
+
+
+def _data(given: Any, detector: LoadedDetector, batch_size: int) -> Any:
+    if isinstance(given, DetectionDataModule):
+        require_size(detector.name, detector.model.input_size, given)
+        require_same_classes(detector.classes or None, given.classes, detector.name, given.name)
+        return given
+    model = detector.model
+    return TorchData(given, detector.classes or None, model.num_classes, model.input_size, batch_size)
+
+
+def _attack(name: str, overrides: Sequence[str], epsilon: float | str | None) -> Attack:
+    fields = composed("predict", [f"attack={name}", *overrides]).attack
+    return instantiate(fields if epsilon is None else in_ball(fields, epsilon, name))
+
+
+def _inputs(detector: LoadedDetector, images: Pictures) -> Iterator[tuple[Images, tuple[int, int]]]:
     """Every image as a batch of one on the detector's device, and its own (height, width)."""
     side = detector.model.input_size
     if isinstance(images, Tensor):

@@ -16,7 +16,7 @@ LOOK_UP = ("hydra.utils.get_method", "hydra.utils.get_object", "hydra.utils.get_
 ROOMS = ("robustdet.attacks.", "robustdet.defences.", "robustdet.detection.", "robustdet.training.schedulers.")
 # Where classes alone are let through: functions there read, write and fetch files.
 CLASSES = (
-    *ROOMS, "robustdet.data.", "robustdet.evaluation.", "robustdet.training.validation.",
+    *ROOMS, "robustdet.data.", "robustdet.evaluation.", "robustdet.interop.", "robustdet.training.validation.",
     "robustdet.training.part_rates.", "albumentations.",
     "torch.nn.", "torch.optim.", "torchvision.models.", "torchvision.ops.", "torchvision.transforms.",
 )  # fmt: skip

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.objectives import total
 from robustdet.cli.building import without_start
 from robustdet.cli.composition import CONF, composed
+from robustdet.cli.foreign import offered
 from robustdet.evaluation.first_look import require_promises
 from robustdet.types import OFFERS, Batch, Detector, Offer, RawPredictions, Targets, offers
 from tests.attacks.fakes import state
@@ -42,9 +44,7 @@ class Case:
     @cached_property
     def offer(self) -> Offer:
         """What the detector's class says it offers, without building it."""
-        kind = get_object(self.config._target_)
-        methods: dict[str, Offer] = {"box_losses": "scores", "losses": "losses"}
-        return next((offer for method, offer in methods.items() if hasattr(kind, method)), "detections")
+        return offered(OmegaConf.create({"model": self.config}))
 
 
 def torchvisions(name: str) -> Case:

@@ -11,7 +11,8 @@ from torchvision.models import get_model, get_model_weights
 from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
 from robustdet.attacks.cwa import ClassWise
 from robustdet.detection.pretrained import cached_file
-from robustdet.interop.torchvision_api import Sampler, TorchvisionDetector
+from robustdet.interop.torchvision_api import TorchvisionDetector
+from robustdet.interop.torchvision_losses import Sampler, stages_of
 from robustdet.interop.torchvision_models import TorchvisionModel
 from tests.attacks.fakes import state
 from tests.detection.conftest import make_target
@@ -32,8 +33,10 @@ def test_losses_are_torchvisions_own_of_each_image(name: str):
     model = torchvision_model(name)
     found = model.losses(model(images()), model.assign(TARGETS))
     network = model.network
-    for module in (network, getattr(network, "rpn", network), getattr(network, "roi_heads", network)):
+    for module in (network, *stages_of(network)):
         module.training = True
+    for stage in stages_of(network):
+        stage.fg_bg_sampler = Sampler(stage.fg_bg_sampler.batch_size_per_image, stage.fg_bg_sampler.positive_fraction)
     for place, target in enumerate(TARGETS):
         theirs = network([images()[place]], [{"boxes": target.boxes, "labels": target.labels}])
         boxes = sum(value for key, value in theirs.items() if "box" in key)
@@ -67,8 +70,8 @@ def test_detections_are_torchvisions_own():
 
 def test_a_loss_is_the_same_at_every_look_and_drawn_anew_in_training():
     model = torchvision_model(FAST)
-    for sampler in model._samplers:
-        sampler.batch_size_per_image = 8  # fewer than there are
+    for stage in stages_of(model.network):
+        stage.fg_bg_sampler.batch_size_per_image = 8  # fewer than there are
     with torch.no_grad():
         first, again = (model.losses(model(images()), model.assign(TARGETS)).total for _ in range(2))
         drawn = [

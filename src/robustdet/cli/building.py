@@ -31,6 +31,7 @@ from robustdet.data.datamodule import DetectionDataModule
 from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.record import Record
+from robustdet.interop.foreign import ForeignDetector
 from robustdet.processor import fast_processor
 from robustdet.training.checkpoint_io import WholeCheckpoints
 from robustdet.training.module import DetectionModule
@@ -114,7 +115,10 @@ def build(cfg: DictConfig, superseded: Sequence[str] = ()) -> Experiment:
     """
     data = instantiate(cfg.data)
     torch.manual_seed(cfg.seed)
-    return Experiment(data, instantiate(without_start(cfg.model, superseded), num_classes=len(data.classes)))
+    model = instantiate(without_start(cfg.model, superseded), num_classes=len(data.classes))
+    if isinstance(model, ForeignDetector):
+        model.learn(data.classes)
+    return Experiment(data, model)
 
 
 def without_start(model: DictConfig, superseded: Sequence[str] = (BACKBONE, TRUNK)) -> DictConfig:

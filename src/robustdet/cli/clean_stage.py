@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.cli.building import BACKBONE, TRUNK, plain
 from robustdet.cli.composition import composed
+from robustdet.cli.foreign import is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
@@ -87,7 +88,7 @@ def stage_config(cfg: DictConfig) -> DictConfig:
     of_place = OF_PLACE - {"_target_", "val_check_interval", "check_val_every_n_epoch"}
     with open_dict(stage):
         stage.callbacks = {key: cfg.callbacks._get_node(key) for key in stage.callbacks if key in (cfg.callbacks or {})}
-        for key in TOLD:
+        for key in (*TOLD, *(["model"] if is_foreign(cfg) else [])):  # an experiment's own is one of ours
             _take(stage, cfg, key)
         for key in sorted(of_place & set(cfg.trainer)):
             _take(stage, cfg, f"trainer.{key}")

@@ -127,7 +127,7 @@ def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> RunInfo:
     model = experiment.model
-    file = model.file if checkpoint is None else checkpoint
+    file = getattr(model, "file", None) if checkpoint is None else checkpoint
     loaded = None if checkpoint is None else load_checkpoint(checkpoint)
     return RunInfo(
         experiment=cfg.name,
@@ -210,16 +210,27 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     """
     prepare(cfg)
     one = chosen_checkpoint(cfg)
-    cfg = with_one_attack(as_trained(cfg, one, overrides), overrides)
+    cfg = with_its_suite(as_trained(cfg, one, overrides), overrides)
+    if is_first():
+        check_data(cfg, evaluation_folder(cfg))
+    data = instantiate(cfg.data)
+    return attacked(cfg, one, Experiment(data, subject(one.name, one, data).model))
+
+
+def with_its_suite(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The suite that is meant: one attack alone, or with every ball at one size; a ladder's rungs written out."""
+    cfg = with_one_attack(cfg, overrides)
     if cfg.suite.get("epsilon") is not None:
         cfg.suite = rescaled(cfg.suite)
         if others := unbounded(cfg.suite):
             say(f"suite.epsilon: no L∞ ball bounds {', '.join(others)}, which stay as they are")
     cfg.suite = without_ladder(cfg.suite)
-    if is_first():
-        check_data(cfg, evaluation_folder(cfg))
-    data = instantiate(cfg.data)
-    experiment = Experiment(data, subject(one.name, one, data).model)
+    return cfg
+
+
+def attacked(cfg: DictConfig, one: Trained, experiment: Experiment) -> list[Record]:
+    """`evaluate` of what is built: ``one`` says where the detector comes from."""
+    data = experiment.data
     cfg.suite = with_stand_ins(cfg.suite, experiment.model)
     data.setup("test")
     folder = evaluation_folder(cfg)
@@ -246,7 +257,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     )
     if cfg.suite.max_images is not None and trainer.limit_test_batches == 1.0:  # the progress bar's end, too
         share = math.ceil(cfg.suite.max_images / trainer.world_size)
-        trainer.limit_test_batches = math.ceil(share / cfg.data.eval_batch_size)
+        trainer.limit_test_batches = math.ceil(share / data.eval_batch_size)
     names = ", ".join([*suite.attacks, *suite.waiting])
     for what in weights_in_words(run):
         say(f"The weights in {one.name if one.path is None else one.path.name} {what}")

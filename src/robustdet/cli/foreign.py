@@ -15,6 +15,7 @@ from torch import nn
 from robustdet.cli.instantiating import instantiate
 from robustdet.interop.foreign import ForeignDetector
 from robustdet.runs.first_process import say
+from robustdet.types import Offer
 
 
 def is_foreign(cfg: DictConfig) -> bool:
@@ -22,6 +23,13 @@ def is_foreign(cfg: DictConfig) -> bool:
     target = OmegaConf.select(cfg, "model._target_")
     found = get_object(target) if target is not None else None
     return inspect.isclass(found) and issubclass(found, ForeignDetector)
+
+
+def offered(cfg: DictConfig) -> Offer:
+    """What the config's model offers an attack, as its class says, without building it."""
+    kind = get_object(cfg.model._target_)
+    methods: dict[str, Offer] = {"box_losses": "scores", "losses": "losses"}
+    return next((offer for method, offer in methods.items() if hasattr(kind, method)), "detections")
 
 
 def built(cfg: DictConfig, num_classes: int | None = None) -> ForeignDetector:
@@ -39,10 +47,10 @@ def folder_name(cfg: DictConfig) -> Path:
     return Path(cfg.model.name) / "_".join([*(Path(one).stem for one in weights), Path(cfg.data.root).name])
 
 
-def origin(model: ForeignDetector, cfg: DictConfig) -> str:
+def origin(model: nn.Module, cfg: DictConfig) -> str:
     """Where what it knows comes from, for a record."""
-    if model.file is not None:
-        return str(model.file)
+    if (file := getattr(model, "file", None)) is not None:
+        return str(file)
     return f"random weights of seed {cfg.seed}" if _is_random(cfg) else f"as {cfg.model._target_} has it, no file named"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from robustdet.analysis.report.content import Report, write_tables
-from robustdet.analysis.report.findings import find, with_suites
+from robustdet.analysis.report.findings import Findings, find, with_suites
 from robustdet.analysis.report.page import render
 from robustdet.cli.building import suites_of, table_specs
 from robustdet.cli.composition import HOME
@@ -23,12 +23,16 @@ def report(cfg: DictConfig) -> Path:
     findings = find(cfg.folders)
     for damaged in findings.damaged:
         print(f"cannot be read, and is missing from the report: {damaged.file}: {damaged.reason}", file=sys.stderr)
+    return written(findings, Path(cfg.output), cfg.title)
+
+
+def written(findings: Findings, output: Path, title: str) -> Path:
+    """The page of what was found."""
     suites = suites_of(found.record for found in findings.evaluated)
     made = Report(with_suites(findings, suites), table_specs())
-    output = Path(cfg.output)
     tables = write_tables(made, output / "tables")
     page = output / "report.html"
-    write_text(page, render(made, FLAGS.read_text(encoding="utf-8"), cfg.title))
+    write_text(page, render(made, FLAGS.read_text(encoding="utf-8"), title))
     print(f"{len(findings.evaluated)} records. Page: {page}; tables: {len(tables)} files in {output / 'tables'}")
     return page
 

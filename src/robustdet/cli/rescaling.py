@@ -47,6 +47,19 @@ def rescaled(suite: DictConfig) -> DictConfig:
     return OmegaConf.create(fields)
 
 
+def in_ball(attack: DictConfig, epsilon: float | str, name: str) -> DictConfig:
+    """The fields of one attack with its L∞ ball of size ``epsilon`` and lengths of steps in proportion.
+
+    Raises InputError for a size that is none, and for an attack that no such ball bounds.
+    """
+    fields: dict[str, Any] = OmegaConf.to_container(attack, resolve=True)  # type: ignore[assignment]
+    if not pixel_fraction(epsilon):
+        raise InputError(f"epsilon={epsilon}: expected a size above 0, such as 4/255")
+    if not balls(fields):
+        raise InputError(f"epsilon={epsilon}: no L∞ ball bounds {name}")
+    return OmegaConf.create(_scaled(fields, ratio(epsilon), None))
+
+
 def unbounded(suite: DictConfig) -> list[str]:
     """Names of the attacks that no L∞ ball bounds."""
     attacks: dict[str, Any] = OmegaConf.to_container(suite.attacks, resolve=True)  # type: ignore[assignment]

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum
 
 from robustdet.cli.building import BACKBONE, TRUNK
-from robustdet.cli.foreign import is_foreign
+from robustdet.cli.foreign import is_foreign, offered
 from robustdet.cli.instantiating import instantiate
 from robustdet.defences.aid import RESNET18
 from robustdet.detection.pretrained import IMAGENET, cached_file, located
 from robustdet.errors import InputError
+from robustdet.types import most
 
 RANDOM = f"""\
 WARNING: the backbone starts from random weights (model.weights=null). That costs many points of AP, on clean images and
 under attack: the paper's detectors start from ImageNet weights, model.weights={IMAGENET}"""
+
+FROZEN = """\
+WARNING: batch norms keep the statistics that they have (model.norms=frozen), and these are those of random weights. A \
+network of torchvision's that starts from nothing learns with model.norms=learning"""
+
+
+def freezes_random_norms(model: nn.Module, settings: DictConfig) -> bool:
+    frozen = settings.get("norms") == "frozen" and settings.get(BACKBONE) is None
+    return frozen and any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def own(model: DictConfig, key: str) -> WeightsEnum | None:
@@ -42,6 +55,32 @@ def require_discriminator(model: DictConfig) -> None:
             f"was measured to learn nothing. Give it {IMAGENET} or a FILE, or high-passed images: "
             "'model.aid.input_filter={_target_: robustdet.defences.aid.HighPass}'"
         )
+
+
+def require_offer(cfg: DictConfig) -> None:
+    """Raises InputError, before anything is done, where a detector that is not ours lacks what a training asks for."""
+    if not is_foreign(cfg):
+        return
+    offer, name = offered(cfg), cfg.model.get("name") or cfg.model._target_
+    if offer == "detections":
+        raise InputError(
+            f"model.name={name} offers its detections alone, and training needs losses with gradients: "
+            "model=torchvision, or a module of your own with `assign` and `losses` (docs/any_detector.md)"
+        )
+    if cfg.method.get("schedule") is None:
+        return
+    attack = instantiate(cfg.method.schedule.attack)
+    if most(attack.needs, offer) != offer:
+        raise InputError(
+            f"model.name={name} offers its losses, image by image, and this method's attack "
+            f"({type(attack).__name__} on {in_words(attack.objective)}) asks for raw scores of default boxes. What "
+            "such a detector can be trained on: attack=mtd (MTD), attack=pgd_cls or attack=pgd_loc (SSD-AT), any other "
+            "that climbs losses, or method=standard on clean images"
+        )
+
+
+def in_words(objective: Any) -> str:
+    return str(getattr(objective, "__name__", type(objective).__name__))
 
 
 def require_weights(model: DictConfig, superseded: tuple[str, ...]) -> None:

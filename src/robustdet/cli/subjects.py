@@ -183,9 +183,7 @@ def _draw_nowhere_else(data: DictConfig, cfg: DictConfig) -> None:
 
 def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
     """The detector with its weights, in evaluation mode. Raises ValueError when it is not made for these data."""
-    size = one.cfg.model.input_size
-    if size != data.image_size:
-        raise InputError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
+    require_size(label, one.cfg.model.input_size, data)
     if one.path is None:
         model = built(one.cfg, len(data.classes))
         require_same_classes(model.classes, data.classes, label, data.name)
@@ -193,6 +191,11 @@ def subject(label: str, one: Trained, data: DetectionDataModule) -> Subject:
     checkpoint = load_checkpoint(one.path)
     require_classes(one, checkpoint.classes, data)
     return Subject(label, _built(one, checkpoint, data.classes))
+
+
+def require_size(label: str, size: int, data: DetectionDataModule) -> None:
+    if size != data.image_size:
+        raise InputError(f"{label} takes images of {size} pixels, but those of {data.name} come in {data.image_size}")
 
 
 def without_data(one: Trained, cfg: DictConfig) -> tuple[Any, list[str]]:

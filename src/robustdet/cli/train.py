@@ -29,7 +29,7 @@ from robustdet.cli.data_check import check_data
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
-from robustdet.cli.start import RANDOM, origin, require_discriminator, require_weights
+from robustdet.cli.start import FROZEN, RANDOM, freezes_random_norms, origin, require_discriminator, require_offer, require_weights
 from robustdet.cli.sweeps import objectives
 from robustdet.errors import NumericalError
 from robustdet.interop.checkpoints import load_checkpoint
@@ -53,6 +53,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     """
     trainer = bare_trainer(cfg)
     require_discriminator(cfg.model)
+    require_offer(cfg)
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
         first = FirstProcess(trainer)
@@ -85,6 +86,8 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     trained = getattr(getattr(experiment.model, "backbone", None), "trained", None)
     if superseded == () and cfg.model.get(BACKBONE) is None and trained is not None:
         say(RANDOM)
+    if superseded == () and freezes_random_norms(experiment.model, cfg.model):
+        say(FROZEN)
     with logging_of(trainer, cfg):
         try:
             trainer.fit(module, experiment.data, ckpt_path=plan.state)

@@ -36,7 +36,7 @@ class AdversarialTraining:
         adversarial = self.schedule.next(model, batch, generator)
         images = torch.cat([batch.images, adversarial.images])
         targets = [*batch.targets, *adversarial.source.targets]
-        losses = model.losses(model(images), model.assign(targets))
+        losses = model.losses(model(images, generator), model.assign(targets))
         parts = detection_parts(losses)
         shown = {**halves(losses, len(batch)), "perturbation": perturbation_size(adversarial)}
         return StepOutput(parts["L_det"], parts | shown)

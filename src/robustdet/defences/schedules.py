@@ -20,7 +20,7 @@ from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.epsilon_warmup import EpsilonWarmup
 from robustdet.errors import InputError
-from robustdet.types import Assignment, Attack, Batch, HasLosses, Images
+from robustdet.types import Attack, Batch, HasLosses, Images
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Source:
     iterate: Images
     step_size: float
     updates: int = 0
-    assignment: Assignment | None = None  # of its targets, matched once for all its updates
+    assignment: Any = None  # of its targets, matched once for all its updates
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that a checkpoint loads with weights-only unpickling."""

@@ -25,7 +25,7 @@ class Standard:
     """Minimises L_det on the clean batch."""
 
     def step(self, model: HasLosses, batch: Batch, generator: torch.Generator) -> StepOutput:
-        losses = model.losses(model(batch.images), model.assign(batch.targets))
+        losses = model.losses(model(batch.images, generator), model.assign(batch.targets))
         parts = detection_parts(losses)
         return StepOutput(parts["L_det"], parts)
 

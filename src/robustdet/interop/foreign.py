@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from robustdet.errors import InputError
+
 
 class ForeignDetector(nn.Module):
     """Comes as it is to be evaluated: trained by somebody else, whatever it is made of.
@@ -20,3 +22,9 @@ class ForeignDetector(nn.Module):
     file: Path | None = None  # of its weights; None where there is none, or they are random
     num_classes: int
     input_size: int
+
+    def learn(self, classes: Sequence[str]) -> None:
+        """Made ready for training on data with these classes. Raises InputError where it has as many as it has."""
+        if self.num_classes != len(classes) or (self.classes is not None and list(self.classes) != list(classes)):
+            own = self.num_classes if self.classes is None else ", ".join(self.classes)
+            raise InputError(f"{self.name} knows the classes {own}, the data have {', '.join(classes)}")

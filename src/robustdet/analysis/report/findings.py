@@ -111,6 +111,16 @@ def find(folders: Iterable[Path | str]) -> Findings:
     return Findings(counting, trained, damaged, pictures, below("analysis/**/*.png"))
 
 
+def of_records(records: Iterable[Record]) -> Findings:
+    """Of records that are at hand, as `find` would give them had they been written: without pictures."""
+    evaluated = []
+    for record in records:
+        one = Evaluated(record, Path())
+        folder = Path(f"{record.run.experiment} {one.checkpoint}", "evaluation", record.run.suite, "records")
+        evaluated.append(replace(one, file=folder / f"{record.attack}.json"))
+    return Findings(newest(evaluated), [], [], [], [])
+
+
 def with_suites(findings: Findings, suites: Mapping[tuple[str, str], Mapping[str, Any]]) -> Findings:
     """With the flags of records that are not what their suite's name says; see `with_differences`."""
     records = with_differences([found.record for found in findings.evaluated], suites)
