@@ -1,7 +1,7 @@
 """CFR in a network with shortcuts: the sum at the end of a residual block, before its ReLU, becomes a Gaussian.
 
-A way leads around each convolution there, so that none of them could be replaced as conv4_3 of VGG16 is; all that goes on
-to later stages passes the sum.
+A way leads around each convolution there, so that none of them could be replaced as conv4_3 of VGG16 is; but all that
+goes on to later stages passes the sum.
 """
 
 from __future__ import annotations

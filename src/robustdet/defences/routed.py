@@ -1,4 +1,4 @@
-"""What a network that routes its images is to the method that trains it, and to all who watch: SSD is one of several."""
+"""What a network that routes its images is to the method that trains it and to all who watch: SSD is one of several."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from robustdet.types import Attack, Batch, StepwiseAttack
 
 
 class RoutingDiagnostics(pl.Callback):
-    """At every validation of a `RoutedDetector`: logs how far the kernels have grown apart and what the AID tells apart.
+    """At every validation of a `RoutedDetector`: logs how far kernels have grown apart and what the AID tells apart.
 
     ``routing/kernel_divergence``, and for each size ``routing/aid_separation_step_<size in 1/255>``: between the first
     ``images`` validation images and the same under ``attack`` with steps of that size. A discriminator that knows one
