@@ -125,7 +125,9 @@ def _weights_of(name: str) -> WeightsEnum:
 
 
 def _known() -> list[str]:
-    return [one for one in torchvision.models.list_models(torchvision.models.detection) if not one.startswith(OF_OTHERS)]
+    return [
+        one for one in torchvision.models.list_models(torchvision.models.detection) if not one.startswith(OF_OTHERS)
+    ]
 
 
 def _is_torchvisions(name: str) -> bool:
