@@ -172,9 +172,7 @@ def require_losses(detector: HasLosses, image: Tensor, target: Target, attack: A
         except Exception as error:
             raise InputError(f"{name} gave no losses: {type(error).__name__}: {error}; expected {EXPECTED}") from error
         if not isinstance(losses, DetectionLosses) or losses.total.shape != (1,):
-            raise InputError(
-                f"{name}.losses gave a {type(losses).__name__}; expected DetectionLosses, a value an image"
-            )
+            raise InputError(f"{name}.losses gave a {type(losses).__name__}; expected DetectionLosses, a value an image")
         try:
             input_gradient(losses.total, pixels)
         except DetachedError as error:
