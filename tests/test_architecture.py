@@ -39,6 +39,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["runs"] = {"training", "data", "detection"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MAY_IMPORT["lightning"] = set(MAY_IMPORT)
 MAY_IMPORT["api"] = set(MAY_IMPORT)  # what other projects call: nobody here does
 EVERYBODY = {"errors", "files"}  # what went wrong is said, and a file is written, in the same way everywhere
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -8,10 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustdet.api import LoadedDetector, attack, detect, evaluate, load_detector, report
+    from robustdet.api import (
+        AdversarialTraining,
+        LoadedDetector,
+        attack,
+        detect,
+        evaluate,
+        load_detector,
+        report,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["LoadedDetector", "__version__", "attack", "detect", "evaluate", "load_detector", "report"]
+__all__ = [
+    "AdversarialTraining",
+    "LoadedDetector",
+    "__version__",
+    "attack",
+    "detect",
+    "evaluate",
+    "load_detector",
+    "report",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What other projects call: load a detector, detect, attack, evaluate, report. `docs/api.md` leads through it.
+"""What other projects call: load a detector, detect, attack, evaluate, train, report. `docs/api.md` leads through it.
 
 Wherever a ``detector`` is asked for, a module that is a `robustdet.types.Detector` will do, such as those of
 `robustdet.interop`. ``overrides`` are those of the commands, such as "experiment=voc_std" or "attack.steps=100"; a
@@ -22,18 +22,22 @@ from robustdet.analysis.report.findings import find, of_records
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import evaluate as run_evaluation
-from robustdet.cli.instantiating import instantiate
+from robustdet.cli.named_attack import named_attack
 from robustdet.cli.objects import evaluate_objects
 from robustdet.cli.report import written
-from robustdet.cli.rescaling import in_ball
 from robustdet.cli.subjects import Trained, checkpoints, require_size, trained, without_data
+from robustdet.cli.train_objects import train_objects
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.data.photo import as_input, read_photo
 from robustdet.errors import InputError, KindError
 from robustdet.evaluation.record import Record
 from robustdet.interop.classes import require_same_classes
 from robustdet.interop.torch_dataset import TorchData
-from robustdet.types import Attack, Detections, Detector, Images, Targets
+from robustdet.interop.torch_training import TorchTraining
+from robustdet.lightning import AdversarialTraining
+from robustdet.types import Attack, Detections, Detector, Images, Targets, TrainingMethod
+
+__all__ = ["AdversarialTraining", "LoadedDetector", "attack", "detect", "evaluate", "load_detector", "report", "train"]
 
 Picture: TypeAlias = str | Path | UInt8[np.ndarray, "_ _ 3"]
 """A file, or RGB bytes."""
@@ -105,7 +109,7 @@ def attack(
     detector = _loaded(detector)
     if epsilon is not None and not isinstance(name, str):
         raise InputError(f"epsilon={epsilon} is of an attack by its name: {type(name).__name__} has its own already")
-    chosen: Attack = _attack(name, overrides, epsilon) if isinstance(name, str) else name
+    chosen: Attack = named_attack(name, overrides, epsilon) if isinstance(name, str) else name
     given = list(_inputs(detector, images))
     if targets is not None and len(targets) != len(given):
         raise InputError(f"got {len(given)} images but {len(targets)} targets")
@@ -162,6 +166,44 @@ def evaluate(
     return evaluate_objects(one.name, one.model, _data(data, one, batch_size), one.origin, overrides)
 
 
+def train(
+    detector: LoadedDetector | Detector,
+    data: Any,
+    *overrides: str,
+    method: str | TrainingMethod = "mtd",
+    updates: int = 1000,
+    batch_size: int = 8,
+    epsilon: float | str | None = None,
+    validation: Any = None,
+    seed: int = 0,
+) -> LoadedDetector:
+    """Trains the detector itself, and gives it back in evaluation mode, on the device that it was on.
+
+    ``detector`` offers losses (`robustdet.types.HasLosses`), as
+    `robustdet.interop.torchvision_api.TorchvisionDetector(network, num_classes, input_size)` does. ``data`` is a
+    map-style torch data set of ``(image, {boxes, labels})`` (`robustdet.interop.torch_dataset.TorchData`), augmented as
+    it likes, or a data module of ours. ``validation`` is another such data set, watched while training; None: none is.
+
+    ``method`` is "standard" (clean images), the attack of adversarial training, one of `conf/attack` ("mtd": MTD,
+    "pgd_cls" or "pgd_loc": SSD-AT, "cwa": CWAT, for detectors with raw scores), or an object. ``epsilon`` is the size
+    of its ball, such as "4/255", steps in proportion; None: 8/255. Each of ``updates`` weight updates sees
+    ``batch_size`` clean images and as many attacked ones. What else there is to set is set as for `src.train`:
+    "optimizer.lr=1e-4", "schedule=full", "trainer.precision=bf16-mixed", "paths.run=there". States and curves are
+    written there, by default to `outputs/<detector>/<time>`.
+
+    Raises ValueError naming an item of the data, or what the detector lacks for the method and what it can be trained
+    on.
+    """
+    one = _loaded(detector)
+    before = one.device
+    model = one.model
+    sizes = (model.num_classes, model.input_size, batch_size, seed)
+    module = data if isinstance(data, DetectionDataModule) else TorchTraining(data, validation, one.classes, *sizes)
+    given = [f"trainer.max_steps={updates}", f"seed={seed}", *overrides]
+    train_objects(one.name, model, module, method, epsilon, given)
+    return LoadedDetector(model.to(before).eval(), tuple(module.classes), one.name)
+
+
 def report(
     records: Iterable[Record] | Iterable[str | Path] | str | Path,
     output: str | Path = "outputs/report",
@@ -202,11 +244,6 @@ def _data(given: Any, detector: LoadedDetector, batch_size: int) -> Any:
         return given
     model = detector.model
     return TorchData(given, detector.classes or None, model.num_classes, model.input_size, batch_size)
-
-
-def _attack(name: str, overrides: Sequence[str], epsilon: float | str | None) -> Attack:
-    fields = composed("predict", [f"attack={name}", *overrides]).attack
-    return instantiate(fields if epsilon is None else in_ball(fields, epsilon, name))
 
 
 def _inputs(detector: LoadedDetector, images: Pictures) -> Iterator[tuple[Images, tuple[int, int]]]:

@@ -17,7 +17,7 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.defences.aid import RESNET18
 from robustdet.detection.pretrained import IMAGENET, cached_file, located
 from robustdet.errors import InputError
-from robustdet.types import most
+from robustdet.types import Offer, most
 
 RANDOM = f"""\
 WARNING: the backbone starts from random weights (model.weights=null). That costs many points of AP, on clean images and
@@ -62,26 +62,27 @@ def require_offer(cfg: DictConfig) -> None:
     """Raises InputError, before anything is done, where a detector that is not ours lacks what a training asks for."""
     if not is_foreign(cfg):
         return
-    offer, name = offered(cfg), cfg.model.get("name") or cfg.model._target_
+    name = f"model.name={cfg.model.get('name') or cfg.model._target_}"
+    if offered(cfg) == "detections":
+        require_attackable(name, "detections", None)
+    require_attackable(name, offered(cfg), instantiate(cfg.method))
+
+
+def require_attackable(name: str, offer: Offer, method: Any) -> None:
+    """Raises InputError where the detector called ``name`` offers too little for ``method``, saying what would do."""
     if offer == "detections":
         raise InputError(
-            f"model.name={name} offers its detections alone, and training needs losses with gradients: "
-            "model=torchvision, or a module of your own with `assign` and `losses` (docs/any_detector.md)"
+            f"{name} offers its detections alone, and training needs losses with gradients: model=torchvision, or a "
+            "module of your own with `assign` and `losses` (docs/any_detector.md)"
         )
-    if cfg.method.get("schedule") is None:
-        return
-    attack = instantiate(cfg.method.schedule.attack)
-    if most(attack.needs, offer) != offer:
+    attack = getattr(getattr(method, "schedule", None), "attack", None)
+    if attack is not None and most(attack.needs, offer) != offer:
+        objective = getattr(attack.objective, "__name__", type(attack.objective).__name__)
         raise InputError(
-            f"model.name={name} offers its losses, image by image, and this method's attack "
-            f"({type(attack).__name__} on {in_words(attack.objective)}) asks for raw scores of default boxes. What "
-            "such a detector can be trained on: attack=mtd (MTD), attack=pgd_cls or attack=pgd_loc (SSD-AT), any other "
-            "that climbs losses, or method=standard on clean images"
+            f"{name} offers its losses, image by image, and this method's attack ({type(attack).__name__} on "
+            f"{objective}) asks for raw scores of default boxes. What such a detector can be trained on: mtd (MTD), "
+            "pgd_cls or pgd_loc (SSD-AT), any other attack that climbs losses, or method=standard on clean images"
         )
-
-
-def in_words(objective: Any) -> str:
-    return str(getattr(objective, "__name__", type(objective).__name__))
 
 
 def require_weights(model: DictConfig, superseded: tuple[str, ...]) -> None:

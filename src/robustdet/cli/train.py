@@ -29,7 +29,15 @@ from robustdet.cli.data_check import check_data
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.launcher import launcher
 from robustdet.cli.resume import Plan, planned
-from robustdet.cli.start import FROZEN, RANDOM, freezes_random_norms, origin, require_discriminator, require_offer, require_weights
+from robustdet.cli.start import (
+    FROZEN,
+    RANDOM,
+    freezes_random_norms,
+    origin,
+    require_discriminator,
+    require_offer,
+    require_weights,
+)
 from robustdet.cli.sweeps import objectives
 from robustdet.errors import NumericalError
 from robustdet.interop.checkpoints import load_checkpoint

@@ -16,8 +16,9 @@ from robustdet.errors import InputError
 from robustdet.types import Batch, Target
 
 EXPECTED = (
-    "a pair (images, targets) as torchvision's references have it: images a list of [3, H, W] or a tensor [B, 3, H, W], "
-    "RGB floats in [0, 1]; targets a list of {'boxes': [N, 4] xyxy pixels, 'labels': [N]}; or a robustdet.types.Batch"
+    "a pair (images, targets) as torchvision's references have it: images a list of [3, H, W] or a tensor "
+    "[B, 3, H, W], RGB floats in [0, 1]; targets a list of {'boxes': [N, 4] xyxy pixels, 'labels': [N]}; "
+    "or a robustdet.types.Batch"
 )
 
 

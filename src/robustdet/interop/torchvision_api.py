@@ -91,12 +91,9 @@ class TorchvisionDetector(ForeignDetector):
 
     def losses(self, raw: Asked, assignment: list[dict[str, Tensor]]) -> DetectionLosses:
         of_images = losses_of_each(self.network, list(raw.images), assignment, raw.generator)
-        by_task: dict[bool, list[Tensor]] = {True: [], False: []}
-        for parts in of_images:
-            for of_boxes, losses in by_task.items():
-                losses.append(sum(value for name, value in parts.items() if ("box" in name) == of_boxes))
+        of_boxes, others = (torch.stack([_sum_of(parts, boxes) for parts in of_images]) for boxes in (True, False))
         objects = torch.tensor([len(one["labels"]) > 0 for one in assignment], device=raw.images.device)
-        return DetectionLosses(torch.stack(by_task[False]), torch.stack(by_task[True]), objects.long())
+        return DetectionLosses(others, of_boxes, objects.long())
 
     def detect(self, raw: Asked) -> list[Detections]:
         with giving(self.network, losses=False):
@@ -126,3 +123,7 @@ class TorchvisionDetector(ForeignDetector):
         order = scores.argsort(descending=True, stable=True)
         order = order[ours[order] > 0]
         return Detections(boxes[order], scores[order], ours[order])
+
+
+def _sum_of(losses: Mapping[str, Tensor], of_boxes: bool) -> Tensor:
+    return torch.stack([value for name, value in losses.items() if ("box" in name) == of_boxes]).sum()

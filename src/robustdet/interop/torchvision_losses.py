@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,11 @@ def losses_of_each(
     were. ``generator`` draws the proposals that count; without one they are taken evenly spread.
     """
     with giving(network, losses=True), _sampling(network, generator):
+        parts = cast(Any, network)
         if not any(isinstance(network, kind) and type(network).forward is kind.forward for kind in OWN):
             return [network([image], [dict(target)]) for image, target in zip(images, targets, strict=True)]
-        prepared, resized = network.transform(list(images), [dict(target) for target in targets])
-        features = network.backbone(prepared.tensors)
+        prepared, resized = parts.transform(list(images), [dict(target) for target in targets])
+        features = parts.backbone(prepared.tensors)
         features = {"0": features} if isinstance(features, Tensor) else features
         if isinstance(network, GeneralizedRCNN):
             return _of_proposals(network, prepared, features, resized)
@@ -65,11 +66,12 @@ def _of_anchors(
     found = []
     for place, (target, anchors) in enumerate(zip(targets, network.anchor_generator(images, features), strict=True)):
         own = {name: values[place : place + 1] for name, values in outputs.items()}
+        more: list[Any] = []
         if isinstance(network, FCOS):
-            more = ([level.shape[2] * level.shape[3] for level in features],)  # locations of each level
-        else:
-            more = ([matches(network, target["boxes"], anchors)],) if isinstance(network, SSD) else ()
-        found.append(network.compute_loss([target], own, [anchors], *more))
+            more = [[level.shape[2] * level.shape[3] for level in features]]  # locations of each level
+        elif isinstance(network, SSD):
+            more = [[matches(network, target["boxes"], anchors)]]
+        found.append(cast(Any, network).compute_loss([target], own, [anchors], *more))
     return found
 
 

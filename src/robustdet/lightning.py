@@ -24,11 +24,11 @@ from robustdet.types import Attack, DetectionLosses, Detections, HasLosses, Imag
 class AdversarialTraining(pl.Callback):
     """Every batch that is trained on is attacked first: ``Trainer(callbacks=[AdversarialTraining("mtd")])``.
 
-    The training step of the module gets the batch in its own form, with the attacked images behind the clean ones: twice
-    as many. Attacks see the detector in evaluation mode and in full precision, and leave its weights, ``.grad``,
-    ``requires_grad``, modes, batch norms and the global random numbers as they were. What they draw depends on the seed,
-    the update, the place among the batches of an update and the image alone (its ``image_id``, or its place in the batch
-    of all processes): a resumed run repeats it, and two processes draw what one would.
+    The training step of the module gets the batch in its own form, with the attacked images behind the clean ones:
+    twice as many. Attacks see the detector in evaluation mode and in full precision, and leave its weights, ``.grad``,
+    ``requires_grad``, modes, batch norms and the global random numbers as they were. What they draw depends on the
+    seed, the update, the place among the batches of an update and the image alone (its ``image_id``, or its place in
+    the batch of all processes): a resumed run repeats it, and two processes draw what one would.
 
     Images of one size are attacked together, others apart, without the padding that larger neighbours would bring.
     Batches may be what `robustdet.interop.batch_forms` knows. Lightning lets no hook replace a batch, so the module's
@@ -172,7 +172,9 @@ def require_losses(detector: HasLosses, image: Tensor, target: Target, attack: A
         except Exception as error:
             raise InputError(f"{name} gave no losses: {type(error).__name__}: {error}; expected {EXPECTED}") from error
         if not isinstance(losses, DetectionLosses) or losses.total.shape != (1,):
-            raise InputError(f"{name}.losses gave a {type(losses).__name__}; expected DetectionLosses, a value an image")
+            raise InputError(
+                f"{name}.losses gave a {type(losses).__name__}; expected DetectionLosses, a value an image"
+            )
         try:
             input_gradient(losses.total, pixels)
         except DetachedError as error:
