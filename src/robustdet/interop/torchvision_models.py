@@ -68,8 +68,8 @@ class TorchvisionModel(TorchvisionDetector):
         else:
             if weights == COCO and not _is_torchvisions(name):
                 raise InputError(
-                    f"model.weights=coco: torchvision has no trained {name}, expected imagenet (of the backbone), a FILE "
-                    "or null"
+                    f"model.weights=coco: torchvision has no trained {name}, expected imagenet (of the backbone), "
+                    "a FILE or null"
                 )
             file = located(weights, own, "model.weights", COCO)
             network, count = _loaded(name, file, own, count, self._settings)
