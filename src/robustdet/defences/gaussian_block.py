@@ -69,7 +69,7 @@ class GaussianBlock(nn.Module):
         super().__init__()
         for name, part in block.named_children():
             self.add_module(name, part)
-        self.has_shortcut = block.downsample is not None
+        self.changes_shape = block.downsample is not None
         self.last = max(place for place in (1, 2, 3) if hasattr(block, f"conv{place}"))
         self.tap, self.log_variance_max = tap, log_variance_max
         self.conv_log_variance = log_variance_like(self.get_submodule(f"conv{self.last}"))  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ class GaussianBlock(nn.Module):
         hidden = x
         for place in range(1, self.last):
             hidden = F.relu(self._normed(hidden, place))
-        mean = self._normed(hidden, self.last) + (self.downsample(x) if self.has_shortcut else x)
+        mean = self._normed(hidden, self.last) + (self.get_submodule("downsample")(x) if self.changes_shape else x)
         return F.relu(self.tap.through(mean, lambda: self.conv_log_variance(hidden).clamp(max=self.log_variance_max)))
 
     def _normed(self, x: Tensor, place: int) -> Tensor:

@@ -69,6 +69,7 @@ class RobustTorchvision(TorchvisionModel):
     """
 
     clean_stage = TorchvisionModel  # what adversarial training starts from
+    network: Any
 
     def __init__(
         self,
@@ -144,15 +145,17 @@ class RobustTorchvision(TorchvisionModel):
             images, asked.generator, routing, features, found.mean, found.log_variance, reconstruction
         )
 
-    def _reconstructed(self, z: Tensor, padded: tuple[int, int], inside: tuple[int, int]) -> Images:
+    def _reconstructed(self, z: Tensor, padded: Sequence[int], inside: tuple[int, int]) -> Images:
         """The images that the backbone saw, at the size of those that the detector was called with."""
         assert self.decoder is not None
         mean = PIXEL_MAX * torch.tensor(self.network.transform.image_mean, device=z.device).view(3, 1, 1)
-        pixels = (self.decoder.decode(z, tuple(padded)) + mean)[..., : inside[0], : inside[1]]
+        pixels = (self.decoder.decode(z, (padded[0], padded[1])) + mean)[..., : inside[0], : inside[1]]
         size = (self.input_size, self.input_size)
         return (pixels if inside == size else F.interpolate(pixels, size, mode="bilinear")) / PIXEL_MAX
 
-    def losses(self, raw: RoutedFeatures, assignment: list[dict[str, Tensor]]) -> DetectionLosses:
+    def losses(  # type: ignore[override]
+        self, raw: RoutedFeatures, assignment: list[dict[str, Tensor]]
+    ) -> DetectionLosses:
         if not isinstance(self.network, GeneralizedRCNN):
             with self._seeing(raw):
                 return super().losses(raw, assignment)
@@ -162,7 +165,7 @@ class RobustTorchvision(TorchvisionModel):
                 each.append(super().losses(own, assignment[place : place + 1]))
         return reduce(join, each)
 
-    def detect(self, raw: RoutedFeatures) -> list[Detections]:
+    def detect(self, raw: RoutedFeatures) -> list[Detections]:  # type: ignore[override]
         with self._seeing(raw):
             return super().detect(raw)
 
