@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 import robustdet
 from robustdet.api import LoadedDetector
 from robustdet.cli.building import build
+from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import chosen_checkpoint, evaluate, evaluation_folder, fitting_attacks
-from robustdet.cli.foreign import folder_name
+from robustdet.cli.foreign import folder_name, is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.predict import run as run_prediction
 from robustdet.cli.stand_ins import with_stand_ins
@@ -106,6 +107,18 @@ def test_the_cascade_has_stand_ins_for_what_asks_for_raw_scores(compose: Callabl
 def test_a_detector_with_raw_scores_needs_no_stand_ins(compose: Callable[..., DictConfig]):
     suite = compose("evaluate", "suite=strongest").suite
     assert "square_detections" not in with_stand_ins(suite, build_detector("tiny_ssd", num_classes=3)).attacks
+
+
+def test_a_yaml_that_lacks_a_name_or_a_size_is_told_what_they_are(tmp_path: Path):
+    own = tmp_path / "model"
+    own.mkdir()
+    target = "_target_: robustdet.interop.torchvision_models.TorchvisionModel\n"
+    (own / "nameless.yaml").write_text(f"# mine\n{target}input_size: 64\n", encoding="utf-8")
+    (own / "sizeless.yaml").write_text(f"# mine\n{target}name: mine\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"TorchvisionModel has no name: its yaml says how records call it"):
+        is_foreign(composed("evaluate", ["model=nameless"], [str(tmp_path)]))
+    with pytest.raises(ValueError, match=r"'model\.input_size' not found\s[\s\S]*as in `input_size: 416`"):
+        check(composed("evaluate", ["model=sizeless"], [str(tmp_path)]), "evaluate")
 
 
 def test_a_checkpoint_is_still_asked_for(compose: Callable[..., DictConfig]):

@@ -14,16 +14,23 @@ from torch import nn
 
 from robustdet.cli.composition import arguments_of
 from robustdet.cli.instantiating import instantiate
+from robustdet.errors import InputError
 from robustdet.interop.foreign import ForeignDetector
 from robustdet.runs.first_process import say
 from robustdet.types import Offer
 
 
 def is_foreign(cfg: DictConfig) -> bool:
-    """Whether the config's model comes with its own weights, so that a command needs no checkpoint."""
+    """Whether the config's model comes with its own weights, so that a command needs no checkpoint.
+
+    Raises InputError for such a one without a name.
+    """
     target = OmegaConf.select(cfg, "model._target_")
     found = get_object(target) if target is not None else None
-    return inspect.isclass(found) and issubclass(found, ForeignDetector)
+    foreign = inspect.isclass(found) and issubclass(found, ForeignDetector)
+    if foreign and "name" not in set(cfg.model):
+        raise InputError(f"the model {target} has no name: its yaml says how records call it, as in `name: mine`")
+    return foreign
 
 
 def clean_model(model: DictConfig) -> DictConfig:
