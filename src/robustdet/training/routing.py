@@ -69,9 +69,10 @@ class RoutingDiagnostics(pl.Callback):
         return images
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not isinstance(pl_module.model, RoutedDetector):
+        model: Any = pl_module.model
+        if not isinstance(model, RoutedDetector):
             return
-        found = {"kernel_divergence": kernel_divergence(pl_module.model)}
+        found = {"kernel_divergence": kernel_divergence(model)}  # type: ignore[arg-type]
         parts = gathered_objects(self.routing)
         routing = {kind: [rows for part in parts for rows in part[kind]] for kind in self.routing}
         for name in self.step_sizes if routing["clean"] else ():
