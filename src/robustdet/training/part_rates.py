@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 
 class PartRates:
-    """Makes an optimiser in whose first group the parameters of ``model.backbone`` (of ``model.network.backbone``, where
-    the network is somebody else's) are, in its second all others.
+    """Makes an optimiser in whose first group the parameters of ``model.backbone`` are, in its second all others.
+
+    Where the network is somebody else's, that is ``model.network.backbone``.
 
     Args:
         optimizer: partial; takes the groups.
