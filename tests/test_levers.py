@@ -135,9 +135,10 @@ def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str,
 
 def test_recomputing_names_a_backbone_that_it_does_not_know():
     model = nn.Module()
-    model.backbone = nn.Identity()
-    with pytest.raises(TypeError, match="expected a Backbone to recompute, got Identity"):
-        Levers(**OFF | {"recompute": True}).apply(model)
+    for backbone in ("Identity", "NoneType"):  # the last: a network of torchvision's has none at this place
+        model.backbone = nn.Identity() if backbone == "Identity" else None
+        with pytest.raises(TypeError, match=f"expected a Backbone to recompute, got {backbone}"):
+            Levers(**OFF | {"recompute": True}).apply(model)
 
 
 def test_an_attack_on_a_frozen_model_does_not_recompute_activations():

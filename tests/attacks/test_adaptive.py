@@ -146,7 +146,7 @@ def test_a_victim_that_does_not_route_is_refused():
     text = r"needs a victim that routes its images, such as RobustSSD: its predictions \(RawPredictions\) lack routing"
     with pytest.raises(TypeError, match=text):
         Adaptive(ATTACK)(DetectorVictim(fakes.detector()), images, targets, generators())
-    with pytest.raises(TypeError, match=r"an adaptive attack needs a default-box detector .*: got ConvexVictim"):
+    with pytest.raises(TypeError, match=r"an adaptive attack needs a detector as its victim .*got ConvexVictim"):
         Adaptive(ATTACK)(fakes.ConvexVictim(), images, targets, generators())
 
 

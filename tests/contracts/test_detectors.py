@@ -48,10 +48,14 @@ class Case:
         return offered(OmegaConf.create({"model": self.config}))
 
 
-def torchvisions(name: str) -> Case:
+def torchvisions(name: str, model: str = "torchvision", *more: str) -> Case:
     fields = networks.settings(name)
     given = tuple(f"model.{key}={'null' if value is None else value}" for key, value in fields.items())
-    return Case("torchvision", given)
+    return Case(model, (*given, *more))
+
+
+def robust(name: str, *more: str) -> Case:
+    return torchvisions(name, "robust_torchvision", "model.num_kernels=2", *more)
 
 
 def transformers(name: str) -> Case:
@@ -62,6 +66,10 @@ def transformers(name: str) -> Case:
 
 FOREIGN = {  # by yaml: what has to be said of somebody else's detectors
     "torchvision": {name: torchvisions(name) for name in networks.NAMES},
+    "robust_torchvision": {
+        "robust_fasterrcnn": robust(networks.FAST),
+        "robust_fcos": robust("fcos_resnet18_fpn", "model.cfr={_target_: robustdet.defences.cfr.CFR, tap: 2}"),
+    },
     "black_box": {
         "function": Case(
             "black_box",
@@ -84,7 +92,7 @@ def prototype(name: str, seed: int) -> Any:
         pytest.importorskip("transformers", reason=networks.NEEDS_TRANSFORMERS)
     torch.manual_seed(seed)
     model = instantiate(CASES[name].config, num_classes=CLASSES)
-    return networks.lively(model) if CASES[name].model == "torchvision" else model
+    return networks.lively(model) if "torchvision" in CASES[name].model else model
 
 
 def built(name: str, seed: int = 0) -> Any:

@@ -14,13 +14,16 @@ from omegaconf import DictConfig
 import robustdet
 from robustdet.api import LoadedDetector
 from robustdet.cli.building import build
+from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import chosen_checkpoint, evaluate, evaluation_folder, fitting_attacks
-from robustdet.cli.foreign import folder_name
+from robustdet.cli.foreign import folder_name, is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.predict import run as run_prediction
+from robustdet.cli.stand_ins import with_stand_ins
 from robustdet.cli.subjects import as_trained, checkpoints, subject
 from robustdet.evaluation.environment import file_sha256
 from robustdet.interop.black_box import BlackBox
+from tests.detection.conftest import build_detector
 from tests.interop.networks import FAST, SIZE, torchvision_model
 
 FEW = ("data=shapes", "data.source.train=4", "data.source.val=2", "data.source.test=2", "data.eval_batch_size=2")
@@ -86,6 +89,36 @@ def test_a_black_box_meets_what_asks_for_detections(
     assert list(attacks) == ["clean"]
     assert set(left_out.values()) == {"this detector offers no losses"}
     assert "Left out of the suite: pgd_cls, pgd_loc: this detector offers no losses" in capsys.readouterr().out
+
+
+def test_the_cascade_has_stand_ins_for_what_asks_for_raw_scores(compose: Callable[..., DictConfig], weights: Path):
+    cfg = compose("evaluate", *MODEL, f"model.weights={weights}", *FEW, "suite=strongest")
+    experiment = build(cfg)
+    cfg.suite = with_stand_ins(cfg.suite, experiment.model)
+    attacks, left_out = fitting_attacks(cfg, experiment)
+    assert "otherwise" not in cfg.suite
+    assert list(attacks)[-5:] == [
+        "square_detections", "among_others_from_loss", *(f"among_others_still_{place}" for place in (1, 2, 3)),
+    ]  # fmt: skip
+    assert {"apgd_total", "ap_surrogate_from_loss"} <= attacks.keys()
+    assert {"outrank", "ap_surrogate", "among_others_on_1", "aid_steer_0"} <= left_out.keys()
+
+
+def test_a_detector_with_raw_scores_needs_no_stand_ins(compose: Callable[..., DictConfig]):
+    suite = compose("evaluate", "suite=strongest").suite
+    assert "square_detections" not in with_stand_ins(suite, build_detector("tiny_ssd", num_classes=3)).attacks
+
+
+def test_a_yaml_that_lacks_a_name_or_a_size_is_told_what_they_are(tmp_path: Path):
+    own = tmp_path / "model"
+    own.mkdir()
+    target = "_target_: robustdet.interop.torchvision_models.TorchvisionModel\n"
+    (own / "nameless.yaml").write_text(f"# mine\n{target}input_size: 64\n", encoding="utf-8")
+    (own / "sizeless.yaml").write_text(f"# mine\n{target}name: mine\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"TorchvisionModel has no name: its yaml says how records call it"):
+        is_foreign(composed("evaluate", ["model=nameless"], [str(tmp_path)]))
+    with pytest.raises(ValueError, match=r"'model\.input_size' not found\s[\s\S]*as in `input_size: 416`"):
+        check(composed("evaluate", ["model=sizeless"], [str(tmp_path)]), "evaluate")
 
 
 def test_a_checkpoint_is_still_asked_for(compose: Callable[..., DictConfig]):

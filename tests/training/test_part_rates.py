@@ -32,6 +32,14 @@ def test_a_model_without_a_backbone_has_one_rate():
     assert len(group["params"]) == 2
 
 
+def test_the_backbone_of_somebody_elses_network_is_one():
+    model = torch.nn.Module()
+    model.network = torch.nn.ModuleDict({"backbone": torch.nn.Linear(3, 2), "head": torch.nn.Linear(2, 1)})
+    backbone, others = PartRates(torch.optim.SGD, lr=0.1, backbone_lr=0.01)(model).param_groups
+    assert [len(group["params"][0]) for group in (backbone, others)] == [2, 1]
+    assert (backbone["lr"], others["lr"]) == (0.01, 0.1)
+
+
 def test_a_larger_batch_raises_both_rates(compose: Callable[..., DictConfig]):
     cfg = compose("train", "experiment=voc_mobile_mtd", "larger_batch=2")
     enlarge(cfg)

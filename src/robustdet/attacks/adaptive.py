@@ -6,7 +6,7 @@ An attack that ignores how a defence works says little about it (Tramèr et al.,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack, require_attack
 from robustdet.attacks.threat import check_images
-from robustdet.attacks.victim import Alteration, Forward, require_scores, require_scores_victim
+from robustdet.attacks.victim import Alteration, Forward, require_detector, require_detector_victim
 from robustdet.errors import InputError, KindError
-from robustdet.types import Attack, BorrowedVictim, Images, Knowledge, Objective, Offer, RawPredictions, Targets, Victim
+from robustdet.types import Attack, BorrowedVictim, Images, Knowledge, Objective, Offer, Targets, Victim, most
 
 
 @runtime_checkable
@@ -68,7 +68,6 @@ class Adaptive(BaseAttack):
     """
 
     knowledge: Knowledge = "discriminator"
-    needs: Offer = "scores"
 
     def __init__(self, attack: Attack, routing: Routing = own, source: Attack | None = None) -> None:
         self.attack = require_attack(attack)
@@ -77,11 +76,16 @@ class Adaptive(BaseAttack):
         self.routing = routing
         self.source = source
 
+    @property
+    def needs(self) -> Offer:
+        """What the attacks in it need of a detector that routes."""
+        return most(self.attack.needs, *([] if self.source is None else [self.source.needs]))
+
     def __call__(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
-        victim = require_scores_victim(victim, "an adaptive attack")
+        victim = require_detector_victim(victim, "an adaptive attack")
         shown = images if self.source is None else self.source(victim, images, targets, generators)
         with victim.borrow(targets) as model, torch.no_grad():
             reference = routing_of(model.predict(shown), "an adaptive attack")
@@ -92,7 +96,7 @@ def rerouted(rule: Routing, reference: Float[Tensor, "B K"]) -> Alteration:
     """Images are routed by ``rule``, but where a routing is asked for by name."""
 
     def how(forward: Forward) -> Forward:
-        def other(images: Images, routing: Tensor | None = None, /) -> RawPredictions:
+        def other(images: Images, routing: Tensor | None = None, /) -> Any:
             return forward(images, rule(forward, images, reference) if routing is None else routing)
 
         return other
@@ -108,16 +112,16 @@ class FoolDiscriminator:
     e⁻⁸⁷: a discriminator more certain than that gives no gradient. An image without objects is left alone.
     """
 
-    needs: Offer = "scores"
+    needs: Offer = "losses"
 
     def __init__(self, weight: float | int = 1.0) -> None:
         self.weight = weight
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
-        reference = routing_of(require_scores(model, "FoolDiscriminator").predict(clean), "FoolDiscriminator")
+        reference = routing_of(require_detector(model, "FoolDiscriminator").predict(clean), "FoolDiscriminator")
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-            detector = require_scores(model, "FoolDiscriminator")
+            detector = require_detector(model, "FoolDiscriminator")
             raw = detector.predict(images)
             losses = detector.losses_of(raw)
             distance = kl_divergence(reference, routing_of(raw, "FoolDiscriminator")) * (losses.num_positives > 0)
@@ -126,7 +130,7 @@ class FoolDiscriminator:
         return objective
 
 
-def routing_of(raw: RawPredictions, attack: str) -> Float[Tensor, "B K"]:
+def routing_of(raw: Any, attack: str) -> Float[Tensor, "B K"]:
     """π of a routed detector's predictions. Raises TypeError, naming the attack, where the detector does not route."""
     routing = getattr(raw, "routing", None)
     if routing is None:

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.attacks.adaptive import OneHot, rerouted, routing_of
-from robustdet.attacks.objectives import prepared
-from robustdet.attacks.victim import require_scores
+from robustdet.attacks.objectives import needs_of, prepared
+from robustdet.attacks.victim import require_detector
 from robustdet.types import BorrowedVictim, Images, Objective, Offer, PreparedObjective
 
 
@@ -26,12 +26,15 @@ class Steering:
         weight: λ; log π_k is a natural logarithm, floored at float32's smallest normal number.
     """
 
-    needs: Offer = "scores"
-
     def __init__(self, objective: Objective | PreparedObjective, kernel: int, weight: float | int = 1.0) -> None:
         self.objective = objective
         self.kernel = kernel
         self.weight = weight
+
+    @property
+    def needs(self) -> Offer:
+        """What ``objective`` asks for."""
+        return needs_of(self.objective)
 
     @property
     def passes_over_difficult(self) -> bool:
@@ -39,7 +42,7 @@ class Steering:
         return getattr(self.objective, "passes_over_difficult", False)
 
     def prepare(self, model: BorrowedVictim, clean: Images) -> Objective:
-        detector = require_scores(model, "Steering")
+        detector = require_detector(model, "Steering")
         reference = routing_of(detector.predict(clean), "Steering")
         only = OneHot(self.kernel)
         only(detector.forward, clean, reference)  # refuses a kernel that is not there
@@ -47,7 +50,7 @@ class Steering:
         hurt = prepared(self.objective, detector.altered(behind_the_door), clean)
 
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-            detector = require_scores(model, "Steering")
+            detector = require_detector(model, "Steering")
             share = routing_of(detector.predict(images), "Steering")[:, self.kernel]
             opened = share.clamp(min=torch.finfo(share.dtype).tiny).log()
             return hurt(detector.altered(behind_the_door), images) + self.weight * opened

@@ -225,8 +225,15 @@ def require_scores(model: BorrowedVictim, attack: str) -> BorrowedScores:
     return model
 
 
-def require_scores_victim(victim: Victim, attack: str) -> DetectorVictim:
+def require_detector_victim(victim: Victim, attack: str) -> DetectorVictim:
     """``victim``, when its forward pass can be altered. Raises TypeError as `require_detector` does."""
+    if not isinstance(victim, DetectorVictim):
+        raise KindError(f"{attack} needs a detector as its victim (DetectorVictim), got {type(victim).__name__}")
+    return victim
+
+
+def require_scores_victim(victim: Victim, attack: str) -> DetectorVictim:
+    """The same for one that also lends raw scores."""
     if not isinstance(victim, DetectorVictim) or not isinstance(victim.detector, HasScores):
         given = type(victim.detector if isinstance(victim, DetectorVictim) else victim).__name__
         raise KindError(_needs_scores(attack, given))

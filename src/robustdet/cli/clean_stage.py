@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustdet.cli.building import BACKBONE, TRUNK, plain
 from robustdet.cli.composition import composed
-from robustdet.cli.foreign import is_foreign
+from robustdet.cli.foreign import clean_model, is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
@@ -90,6 +90,7 @@ def stage_config(cfg: DictConfig) -> DictConfig:
         stage.callbacks = {key: cfg.callbacks._get_node(key) for key in stage.callbacks if key in (cfg.callbacks or {})}
         for key in (*TOLD, *(["model"] if is_foreign(cfg) else [])):  # an experiment's own is one of ours
             _take(stage, cfg, key)
+        stage.model = clean_model(stage.model)
         for key in sorted(of_place & set(cfg.trainer)):
             _take(stage, cfg, f"trainer.{key}")
         for key in sorted(set(cfg.data) - {"batch_size"}):

@@ -82,8 +82,9 @@ PLAIN: dict[str, set[str]] = {
         "gradient_clip_val",
     },
     "protocol.metrics": {"voc", "area", "coco"},
-    "suite": {"name", "attacks", "max_images", "tabled", "ladder", "cascade", "epsilon"},
+    "suite": {"name", "attacks", "otherwise", "max_images", "tabled", "ladder", "cascade", "epsilon"},
     "suite.attacks": {"*"},
+    "suite.otherwise": {"*"},
     "suite.ladder": {"attacks", "steps", "step_sizes", "step_size_elsewhere", "starts"},
     "suite.ladder.attacks": {"*"},
     "suite.ladder.starts": {"*"},
@@ -190,6 +191,8 @@ def check(cfg: DictConfig, root: str) -> None:
     except InterpolationKeyError as error:
         wanted = re.search(r"'([^']+)' not found", str(error))
         hint = nearest(wanted.group(1), all_keys(cfg)) if wanted else ""
+        if wanted and wanted.group(1) == "model.input_size":
+            hint = ". A model's yaml says it: in how many pixels a side images are read, as in `input_size: 416`"
         raise UnknownKeyError("\n".join([*wrong, f"{error}{hint}"])) from error
     except InterpolationResolutionError as error:  # one that leads back to itself, say
         raise UnknownKeyError("\n".join([*wrong, f"{error.full_key or error.key}: {error.msg or error}"])) from error

@@ -39,6 +39,7 @@ from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
 from robustdet.cli.rescaling import rescaled, unbounded
 from robustdet.cli.result_files import write_results
+from robustdet.cli.stand_ins import with_stand_ins
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.errors import InputError, StateError
@@ -123,7 +124,7 @@ def with_one_attack(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     alone = cfg.copy()
     OmegaConf.set_struct(alone.suite, False)
     alone.suite.name, alone.suite.tabled = f"attack {name}", False
-    alone.suite.attacks = {CLEAN: None, name: cfg.attack}
+    alone.suite.attacks, alone.suite.otherwise = {CLEAN: None, name: cfg.attack}, None
     return alone
 
 
@@ -241,6 +242,7 @@ def with_its_suite(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def attacked(cfg: DictConfig, one: Trained, experiment: Experiment) -> list[Record]:
     """`evaluate` of what is built: ``one`` says where the detector comes from."""
     data = experiment.data
+    cfg.suite = with_stand_ins(cfg.suite, experiment.model)
     data.setup("test")
     folder = evaluation_folder(cfg)
     cfg.paths.run = str(folder)

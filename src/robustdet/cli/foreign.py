@@ -12,17 +12,35 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from robustdet.cli.composition import arguments_of
 from robustdet.cli.instantiating import instantiate
+from robustdet.errors import InputError
 from robustdet.interop.foreign import ForeignDetector
 from robustdet.runs.first_process import say
 from robustdet.types import Offer
 
 
 def is_foreign(cfg: DictConfig) -> bool:
-    """Whether the config's model comes with its own weights, so that a command needs no checkpoint."""
+    """Whether the config's model comes with its own weights, so that a command needs no checkpoint.
+
+    Raises InputError for such a one without a name.
+    """
     target = OmegaConf.select(cfg, "model._target_")
     found = get_object(target) if target is not None else None
-    return inspect.isclass(found) and issubclass(found, ForeignDetector)
+    foreign = inspect.isclass(found) and issubclass(found, ForeignDetector)
+    if foreign and "name" not in set(cfg.model):
+        raise InputError(f"the model {target} has no name: its yaml says how records call it, as in `name: mine`")
+    return foreign
+
+
+def clean_model(model: DictConfig) -> DictConfig:
+    """The settings of the plain detector that a robust one starts from, as far as it has them; else the same."""
+    plain = getattr(get_object(model._target_), "clean_stage", None)
+    if plain is None:
+        return model
+    target = f"{plain.__module__}.{plain.__qualname__}"
+    shared = {key: model._get_node(key) for key in arguments_of(target) or () if key in model}
+    return OmegaConf.create({"_target_": target, "_convert_": "all", **shared})
 
 
 def offered(cfg: DictConfig) -> Offer:

@@ -36,12 +36,14 @@ def rescaled(suite: DictConfig) -> DictConfig:
     if suite.get("ladder") is not None:
         raise InputError(f"suite.epsilon={epsilon}: suite={suite.name} has a ladder of step sizes, named by them")
     fields: dict[str, Any] = OmegaConf.to_container(suite, resolve=True)  # type: ignore[assignment]
-    sizes = sorted({found for attack in fields["attacks"].values() for found in balls(attack) if found})
+    attacks = fields["attacks"] | (fields.get("otherwise") or {})
+    sizes = sorted({found for attack in attacks.values() for found in balls(attack) if found})
     if len(sizes) > 1:
         several = ", ".join(in_255ths(one) for one in sizes)
         raise InputError(f"suite.epsilon={epsilon}: suite={suite.name} has balls of several sizes: {several}")
     fields |= {"epsilon": None, "name": f"{fields['name']}_eps_{in_levels(in_255ths(size))}"}
-    fields["attacks"] = {name: _scaled(attack, size, None) for name, attack in fields["attacks"].items()}
+    for group in {"attacks", "otherwise"} & fields.keys():
+        fields[group] = {name: _scaled(attack, size, None) for name, attack in (fields[group] or {}).items()}
     return OmegaConf.create(fields)
 
 

@@ -25,7 +25,8 @@ under attack: the paper's detectors start from ImageNet weights, model.weights={
 
 FROZEN = """\
 WARNING: batch norms keep the statistics that they have (model.norms=frozen), and these are those of random weights. A \
-network of torchvision's that starts from nothing learns with model.norms=learning"""
+network of torchvision's that starts from nothing learns with model.norms=learning, a robust one starts from such a \
+run (warm_start.ckpt_path=…)"""
 
 
 def freezes_random_norms(model: nn.Module, settings: DictConfig) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustdet.errors import NumericalError
+
 
 def zero_nan(layers: Iterable[nn.Module]) -> None:
     """From now on, 0 stands for NaN in what these layers say."""
@@ -41,3 +43,12 @@ def first_non_finite_layer(network: nn.Module, rerun: Callable[[], Any]) -> str 
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def require_finite(network: nn.Module, said: Iterable[Tensor], images: Tensor, rerun: Callable[[], Any]) -> None:
+    """Raises NumericalError, with the first layer to blame, where what a network ``said`` of images is not finite."""
+    if all(bool(tensor.isfinite().all()) for tensor in said):
+        return
+    layer = first_non_finite_layer(network, rerun)
+    culprit = f"first in layer {layer}" if bool(images.isfinite().all()) else "and so are the images"
+    raise NumericalError(f"predictions are not finite, {culprit}")

@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustdet.defences.aa_conv import AAConv2d, Execution, Routing, convert_convolutions
+from robustdet.defences.aa_conv import Execution, Routing, convert_convolutions
 from robustdet.defences.cfr import CFR, PIXEL_MAX, Decoder, GaussianConv, sample
-from robustdet.defences.non_finite import first_non_finite_layer, zero_nan
+from robustdet.defences.non_finite import require_finite, zero_nan
+from robustdet.defences.warm_start import start_from_clean
 from robustdet.detection.ssd import SSD
 from robustdet.detection.weights import require_fit
-from robustdet.errors import InputError, NumericalError
+from robustdet.errors import InputError
 from robustdet.types import Images, RawPredictions
 
 Aware: TypeAlias = Literal["all", "heads"] | int
@@ -105,10 +106,9 @@ class RobustSSD(SSD):
         """
         self.check(images)
         raw = self._predictions(images, generator, routing)
-        if self.training and not torch.compiler.is_compiling() and not _finite(raw.cls_logits, raw.bbox_regression):
-            layer = first_non_finite_layer(self, lambda: self._predictions(images, generator, routing))
-            culprit = f"first in layer {layer}" if _finite(images) else "and so are the images"
-            raise NumericalError(f"predictions are not finite, {culprit}")
+        if self.training and not torch.compiler.is_compiling():
+            said = raw.cls_logits, raw.bbox_regression
+            require_finite(self, said, images, lambda: self._predictions(images, generator, routing))
         return raw
 
     def _predictions(
@@ -152,15 +152,7 @@ class RobustSSD(SSD):
         tensor that is missing, left over or of the wrong shape; then nothing was changed.
         """
         require_fit(clean, self._clean, "the clean state dict")
-        generator = self._perturbation_generator()
-        for layer in dict.fromkeys(name.rpartition(".")[0] for name in self._clean):
-            module = self.get_submodule(layer)
-            if isinstance(module, GaussianConv):
-                module = module.conv_mean
-            if isinstance(module, AAConv2d):
-                module.copy_plain(clean[f"{layer}.weight"], clean.get(f"{layer}.bias"), self.perturbation, generator)
-            else:
-                module.load_state_dict({name: clean[f"{layer}.{name}"] for name in module.state_dict()})
+        start_from_clean(self, clean, self._clean, self.perturbation, self._perturbation_generator())
 
     def _make_aware(self, which: Aware, convert: Callable[[nn.Module], nn.Module]) -> None:
         if which == "all":
@@ -209,7 +201,3 @@ def log_variance_like(conv: nn.Conv2d) -> nn.Conv2d:
 def _stride(layer: nn.Module) -> int:
     stride = getattr(layer, "stride", 1)
     return stride[0] if isinstance(stride, tuple) else int(stride)
-
-
-def _finite(*tensors: Tensor) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustdet.defences.adversarial import halves, perturbation_size
 from robustdet.defences.cfr import kld_loss, reconstruction_loss
-from robustdet.defences.robust_ssd import RobustPredictions, RobustSSD
+from robustdet.defences.routed import Routed, RoutedDetector
 from robustdet.defences.routing_diagnostics import routing_diagnostics
 from robustdet.defences.schedules import Schedule
 from robustdet.defences.standard import detection_parts
@@ -62,7 +62,7 @@ class RobustDet:
         self.crossed_branch = crossed_branch
         self.triplets_across_processes = triplets_across_processes
 
-    def step(self, model: RobustSSD, batch: Batch, generator: torch.Generator) -> StepOutput:
+    def step(self, model: RoutedDetector, batch: Batch, generator: torch.Generator) -> StepOutput:
         adversarial = self.schedule.next(model, batch, generator)
         source = adversarial.source
 
@@ -117,7 +117,7 @@ def join(one: DetectionLosses, other: DetectionLosses) -> DetectionLosses:
     )
 
 
-def consistency_parts(predictions: list[RobustPredictions], originals: list[Tensor]) -> dict[str, Tensor]:
+def consistency_parts(predictions: list[Routed], originals: list[Tensor]) -> dict[str, Tensor]:
     """L_re (Eq. 3) and L_kld (Eq. 4), means over all images of all branches."""
     images, means, log_variances = (
         torch.cat([field for raw in predictions if (field := getattr(raw, name)) is not None])

@@ -17,6 +17,7 @@ from robustdet.detection.pretrained import IMAGENET, cached_file, located
 from robustdet.detection.weights import require_fit, tensors_in, without_counters
 from robustdet.errors import InputError
 from robustdet.interop.torchvision_api import Norms, TorchvisionDetector
+from robustdet.interop.torchvision_resnets import builder_of, imagenet_weights, sibling
 
 COCO = "coco"
 OF_OTHERS = ("maskrcnn", "keypointrcnn")  # their losses ask for more than boxes
@@ -27,7 +28,7 @@ class TorchvisionModel(TorchvisionDetector):
     """One of torchvision's detectors, as torchvision builds it, with the settings of its post-processing.
 
     Args:
-        name: as in torchvision.models, such as "retinanet_resnet50_fpn".
+        name: as in torchvision.models, such as "retinanet_resnet50_fpn"; or on another ResNet, "fcos_resnet18_fpn".
         weights: "coco" for torchvision's own, a file of a state dict, "imagenet" for those of the backbone alone, or
             None for random ones.
         input_size: height and width of the images it is called with, pixels; it resizes them as torchvision does.
@@ -65,6 +66,11 @@ class TorchvisionModel(TorchvisionDetector):
         elif weights == IMAGENET:
             network = _on_trained_backbone(name, count or 0, self._settings)
         else:
+            if weights == COCO and not _is_torchvisions(name):
+                raise InputError(
+                    f"model.weights=coco: torchvision has no trained {name}, expected imagenet (of the backbone), "
+                    "a FILE or null"
+                )
             file = located(weights, own, "model.weights", COCO)
             network, count = _loaded(name, file, own, count, self._settings)
             of_coco = count == len(coco) - 1 and classes is None
@@ -106,28 +112,44 @@ def _take_rows(name: str, mine: Tensor, theirs: Tensor, outputs: int, rows: Mapp
 
 
 def _weights_of(name: str) -> WeightsEnum:
-    """torchvision's best of this name. Raises InputError, with the names that there are, where it is none."""
-    known = [
+    """torchvision's best of this name or, for another ResNet, of its sibling, whose classes they are.
+
+    Raises InputError, with the names that there are, where it is none.
+    """
+    if not _is_torchvisions(name) and builder_of(name) is None:
+        raise InputError(
+            f"model.name={name}: torchvision has no such detector; known: {', '.join(_known())}, and fasterrcnn, "
+            "retinanet and fcos on other ResNets, such as fcos_resnet18_fpn"
+        )
+    return torchvision.models.get_model_weights(name if _is_torchvisions(name) else sibling(name)).DEFAULT
+
+
+def _known() -> list[str]:
+    return [
         one for one in torchvision.models.list_models(torchvision.models.detection) if not one.startswith(OF_OTHERS)
     ]
-    if name not in known:
-        raise InputError(f"model.name={name}: torchvision has no such detector; known: {', '.join(known)}")
-    return torchvision.models.get_model_weights(name).DEFAULT
+
+
+def _is_torchvisions(name: str) -> bool:
+    return name in _known()
+
+
+def _builder(name: str) -> Any:
+    return torchvision.models.get_model_builder(name) if _is_torchvisions(name) else builder_of(name)
 
 
 def _built(name: str, num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
     """With random weights; outputs are one more than classes, the background's."""
     if settings and name.startswith("ssd"):
         raise InputError(f"model.min_size={settings['min_size']}: {name} resizes to the one size that it has; null")
-    return torchvision.models.get_model(
-        name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **settings
-    )
+    return _builder(name)(weights=None, weights_backbone=None, num_classes=num_classes + 1, **settings)
 
 
 def _on_trained_backbone(name: str, num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
     """With torchvision's ImageNet weights in the backbone. Its norms are plain ones, whatever torchvision takes."""
-    builder = torchvision.models.get_model_builder(name)
-    own = inspect.signature(builder).parameters["weights_backbone"].default
+    builder = _builder(name)
+    theirs = _is_torchvisions(name)
+    own = inspect.signature(builder).parameters["weights_backbone"].default if theirs else imagenet_weights(name)
     located(IMAGENET, own, "model.weights")  # a clear error where it cannot be had; torchvision finds it in the cache
     trained = builder(weights=None, weights_backbone=own, num_classes=num_classes + 1, **settings)
     network = _built(name, num_classes, settings)

@@ -101,7 +101,7 @@ def recompute_in_backward(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, AAConv2d):
             module.recompute = True
-    backbone = model.backbone
+    backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, Backbone):
         raise KindError(f"expected a Backbone to recompute, got {type(backbone).__name__}")
     backbone.__class__ = RecomputedLayers

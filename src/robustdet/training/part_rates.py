@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 class PartRates:
     """Makes an optimiser in whose first group the parameters of ``model.backbone`` are, in its second all others.
 
+    Where the network is somebody else's, that is ``model.network.backbone``.
+
     Args:
         optimizer: partial; takes the groups.
         lr: learning rate of all but the backbone.
@@ -24,7 +26,7 @@ class PartRates:
     def __call__(self, model: nn.Module) -> Optimizer:
         parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in model.named_parameters():
-            parts[name.startswith("backbone.")].append(parameter)
+            parts[name.removeprefix("network.").startswith("backbone.")].append(parameter)
         rates = {True: self.backbone_lr, False: self.lr}
         groups = [{"params": parameters, "lr": rates[part]} for part, parameters in parts.items() if parameters]
         return self.optimizer(groups, lr=self.lr)

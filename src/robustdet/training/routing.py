@@ -13,14 +13,14 @@ from torch import Tensor
 from robustdet.attacks.base import require_stepwise
 from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.defences.robust_ssd import RobustSSD
+from robustdet.defences.routed import RoutedDetector
 from robustdet.defences.routing_diagnostics import aid_separation, kernel_divergence
 from robustdet.ranks import gathered_objects, share
 from robustdet.types import Attack, Batch, StepwiseAttack
 
 
 class RoutingDiagnostics(pl.Callback):
-    """At every validation of a `RobustSSD`: logs how far the kernels have grown apart and what the AID tells apart.
+    """At every validation of a `RoutedDetector`: logs how far kernels have grown apart and what the AID tells apart.
 
     ``routing/kernel_divergence``, and for each size ``routing/aid_separation_step_<size in 1/255>``: between the first
     ``images`` validation images and the same under ``attack`` with steps of that size. A discriminator that knows one
@@ -33,7 +33,7 @@ class RoutingDiagnostics(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raises TypeError where the attack cannot be asked for single steps."""
-        watched = self.attack is not None and isinstance(pl_module.model, RobustSSD)
+        watched = self.attack is not None and isinstance(pl_module.model, RoutedDetector)
         self.stepwise = require_stepwise(self.attack, "the callback `routing`") if watched else None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,7 +52,7 @@ class RoutingDiagnostics(pl.Callback):
     ) -> None:
         model = pl_module.model
         batch = Batch(batch.images[: self.room], batch.targets[: self.room])
-        if self.stepwise is None or not isinstance(model, RobustSSD) or not len(batch):
+        if self.stepwise is None or not isinstance(model, RoutedDetector) or not len(batch):
             return
         self.room -= len(batch)
         self.routing["clean"].append(model.aid(batch.images).cpu())
@@ -60,7 +60,7 @@ class RoutingDiagnostics(pl.Callback):
             self.routing[name].append(model.aid(self._attacked(self.stepwise, model, batch, size)).cpu())
 
     def _attacked(
-        self, attack: StepwiseAttack, model: RobustSSD, batch: Batch, size: float
+        self, attack: StepwiseAttack, model: RoutedDetector, batch: Batch, size: float
     ) -> Float[Tensor, "B 3 H W"]:
         images = batch.images
         with DetectorVictim(model).borrow(batch.targets) as victim:
@@ -69,9 +69,10 @@ class RoutingDiagnostics(pl.Callback):
         return images
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not isinstance(pl_module.model, RobustSSD):
+        model: Any = pl_module.model
+        if not isinstance(model, RoutedDetector):
             return
-        found = {"kernel_divergence": kernel_divergence(pl_module.model)}
+        found = {"kernel_divergence": kernel_divergence(model)}  # type: ignore[arg-type]
         parts = gathered_objects(self.routing)
         routing = {kind: [rows for part in parts for rows in part[kind]] for kind in self.routing}
         for name in self.step_sizes if routing["clean"] else ():

@@ -8,7 +8,7 @@ import torch
 
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
-from robustdet.defences.robust_ssd import RobustPredictions
+from robustdet.defences.routed import Routed
 from robustdet.evaluation.average_precision import AveragePrecision, voc_average_precision
 from robustdet.ranks import gathered_objects, share
 from robustdet.types import Attack, Batch, Detections, Detector, Target
@@ -75,7 +75,7 @@ class Validation:
     @torch.no_grad()
     def _detect(self, model: Detector, images: torch.Tensor, ids: list[str], kind: str) -> Found:
         raw = model(images)
-        if isinstance(raw, RobustPredictions):
+        if isinstance(raw, Routed):
             self._routing[kind].update(zip(ids, raw.routing.cpu(), strict=True))
         return dict(zip(ids, (found.to("cpu") for found in model.detect(raw)), strict=True))
 
