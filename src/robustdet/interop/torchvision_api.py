@@ -21,7 +21,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from robustdet.detection.matching import check_boxes
 from robustdet.errors import InputError
 from robustdet.interop.foreign import ForeignDetector
-from robustdet.types import DetectionLosses, Detections, Images, Targets
+from robustdet.types import DetectionLosses, Detections, Images, Targets, moved
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,11 @@ class TorchvisionDetector(ForeignDetector):
 
     def assign(self, targets: Targets) -> list[dict[str, Tensor]]:
         check_boxes(targets)
-        return [{"boxes": one.boxes, "labels": self.theirs[one.labels]} for one in (each.learnable for each in targets)]
+        device = self.theirs.device
+        return [
+            {"boxes": moved(one.boxes, device), "labels": self.theirs[moved(one.labels, device)]}
+            for one in (each.learnable for each in targets)
+        ]
 
     def losses(self, raw: Asked, assignment: list[dict[str, Tensor]]) -> DetectionLosses:
         with self._giving(losses=True), _drawing(self._samplers, raw.generator):

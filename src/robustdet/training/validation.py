@@ -61,7 +61,7 @@ class Validation:
                 return
             batch = Batch(batch.images[:room], batch.targets[:room])
         ids = [target.image_id for target in batch.targets]
-        self.targets.update(zip(ids, (target.to("cpu") for target in batch.targets), strict=True))
+        self.targets.update(zip(ids, batch.targets, strict=True))
         self.clean.update(self._detect(model, batch.images, ids, "clean"))
         images = batch.images
         if self.attack is not None:
