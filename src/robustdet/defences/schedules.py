@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from robustdet.attacks.base import require_attack, require_stepwise
-from robustdet.attacks.randomness import image_generators
+from robustdet.attacks.randomness import draw_seed, image_generators
 from robustdet.attacks.threat import PixelFraction, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.epsilon_warmup import EpsilonWarmup
@@ -38,10 +38,6 @@ class Schedule(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
 
 
 class Full:
