@@ -16,7 +16,7 @@ import torch
 
 from robustdet.attacks.base import require_attack, require_stepwise
 from robustdet.attacks.randomness import draw_seed, image_generators
-from robustdet.attacks.threat import PixelFraction, pixel_fraction
+from robustdet.attacks.threat import PixelFraction, pass_unseen, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.epsilon_warmup import EpsilonWarmup
 from robustdet.errors import InputError
@@ -52,6 +52,8 @@ class Full:
         self._update += batch.micro_batch == 0
         generators = image_generators(draw_seed(generator), [target.image_id for target in batch.targets])
         attack = self.warmup.within(self.attack, self._update)
+        if batch.images.device.type != "cpu":  # the detector has looked at its first batch, and losses are watched
+            pass_unseen(batch.images)
         images = attack(DetectorVictim(model), batch.images, batch.targets, generators)
         return AdversarialBatch(images, batch)
 
