@@ -191,6 +191,23 @@ class Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
 
 
+def in_main_memory(found: Sequence[Detections]) -> list[Detections]:
+    """The detections of a batch, brought there in one copy."""
+    if all(one.scores.device.type == "cpu" for one in found):
+        return list(found)
+    dtype = torch.promote_types(found[0].boxes.dtype, torch.float32)  # which holds a label as well
+    rows = torch.cat([_row(one, dtype) for one in found])
+    parts = zip(found, rows.detach().cpu().split([len(one.scores) for one in found]), strict=True)
+    return [
+        Detections(part[:, 2:].to(one.boxes.dtype), part[:, 0].to(one.scores.dtype), part[:, 1].to(one.labels.dtype))
+        for one, part in parts
+    ]
+
+
+def _row(found: Detections, dtype: torch.dtype) -> Float[Tensor, "D 6"]:
+    return torch.cat([found.scores[:, None].to(dtype), found.labels[:, None].to(dtype), found.boxes.to(dtype)], dim=1)
+
+
 @runtime_checkable
 class Detector(Protocol):
     """Anything that detects: a ``torch.nn.Module`` whose post-processing, ``detect``, can be used alone.
