@@ -1,7 +1,8 @@
 """A device that computes nothing and counts everything: PyTorch's meta device stands in for a GPU.
 
 The host's tensors are real; what lies on the device has a shape and no values. Whoever asks the device for a value is
-counted as waiting for it, and is given one: of what may be true it is true, numbers are 0, and every element is chosen.
+counted as waiting for it, and is given one: of what may be true it is true, every element is chosen, evenly where it is
+counted, and other numbers are 0.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from robustdet.types import Batch, Target
+from robustdet.types import Batch
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
@@ -40,6 +41,7 @@ class Counts:
     uploads: int = 0
     launched: int = 0
     drawn: int = 0
+    chosen: int = 0  # elements that a choice chose last
     where: Counter[str] = field(default_factory=Counter)
 
     def note(self, what: str) -> None:
@@ -94,7 +96,7 @@ class _Operations(TorchDispatchMode):
             return True
         if packet in CHOICES and there:
             self.counts.note("waits")
-            size = args[0].numel() if args[0].ndim else 1
+            size = self.counts.chosen = args[0].numel() if args[0].ndim else 1
             shape = (size, args[0].ndim) if packet is aten.nonzero else (size,)
             return args[0].new_empty(shape, dtype=torch.long if packet is aten.nonzero else args[0].dtype)
         if func is torch.ops.torchvision.nms.default and there:
@@ -161,6 +163,8 @@ class _Values(TorchFunctionMode):
         if func in (Tensor.tolist, Tensor.numpy) and is_there(args[0]):
             self.counts.note("waits")
             values = torch.zeros(args[0].shape, dtype=args[0].dtype)
+            if values.ndim == 1 and values.dtype == torch.long:
+                values += self.counts.chosen // len(values)
             return values.tolist() if func is Tensor.tolist else values.numpy()
         return func(*args, **(kwargs or {}))
 

@@ -15,7 +15,6 @@ from robustdet.attacks.victim import input_gradient, require_scores
 from robustdet.errors import InputError
 from robustdet.types import Attack, BorrowedVictim, Images, Offer, Targets, Threat, Victim
 
-
 LOOKS = 10  # steps, after which a GPU is asked which images go on
 
 

@@ -72,7 +72,7 @@ class Square(BaseAttack):
 def draws(
     images: Images, generators: Sequence[torch.Generator], count: int
 ) -> tuple[Float[Tensor, "B 3 1 W"], Float[Tensor, "B count 5"]]:
-    """-1 or +1 for every column and channel; and what ``count`` squares need, all at once: a query then asks no host."""
+    """-1 or +1 for every column and channel; what ``count`` squares need, all at once: a query then asks no host."""
     columns = [torch.rand(3, 1, images.shape[-1], generator=generator) for generator in generators]
     numbers = [torch.rand(max(count, 0), 5, generator=generator) for generator in generators]
     return _signs(torch.stack(columns)).to(images), torch.stack(numbers).to(images)

@@ -41,8 +41,9 @@ class PostProcessing:
         # The best candidates of all images and classes at once; the survivors of an image then meet one another.
         best, index = scores.transpose(1, 2).topk(min(self.candidates_per_class, scores.shape[1]), dim=2)
         # How many these are the host has to know: it waits here, and once an image in suppression.
-        image, classes, rank = torch.nonzero(best > self.score_threshold, as_tuple=True)
-        counts = image.bincount(minlength=len(best)).tolist()
+        found = best > self.score_threshold
+        image, classes, rank = torch.nonzero(found, as_tuple=True)
+        counts = found.sum(dim=(1, 2)).tolist()
         chosen = boxes[image, index[image, classes, rank]], best[image, classes, rank], classes
         return [self._of_image(*each) for each in zip(*(part.split(counts) for part in chosen), strict=True)]
 

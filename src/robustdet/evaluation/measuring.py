@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -72,18 +72,19 @@ def measure(
         measures |= gradient_measures(detector, clean, images, assignment)
     if expected is not None:
         measures["as_expected"] = _same(now, expected)
-    columns = dict(zip(measures, _values([*measures.values()], images.device), strict=True))
+    columns = _values(measures)
     rows = [{key: float(values[row]) for key, values in columns.items()} for row in range(len(found))]
     return in_main_memory(found), rows
 
 
-def _values(columns: Sequence[Tensor], device: torch.device) -> list[list[float]]:
+def _values(columns: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """The numbers of all columns, for which the host waits once."""
-    of_host = torch.stack([column.double() for column in columns if column.device.type == "cpu"])
-    there = [exact(column) for column in columns if column.device.type != "cpu"]
-    of_device = iter(torch.stack(there).tolist()) if there else iter(())
-    host = iter(of_host.tolist())
-    return [next(host if column.device.type == "cpu" else of_device) for column in columns]
+    values: dict[str, list[float]] = {}
+    for on_host in (True, False):
+        some = {name: column for name, column in columns.items() if (column.device.type == "cpu") == on_host}
+        if some:
+            values |= zip(some, torch.stack([exact(column) for column in some.values()]).tolist(), strict=True)
+    return {name: values[name] for name in columns}
 
 
 @torch.no_grad()
