@@ -6,6 +6,7 @@ device knows how many there are, waits for them, and is named here.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.defences.standard import Standard
-from robustdet.evaluation.attacked import require_admissible
+from robustdet.evaluation.attacked import AttackFailedError, require_admissible
 from robustdet.evaluation.measuring import measure
 from robustdet.training.finite import EVERY
 from robustdet.training.module import DetectionModule
@@ -72,7 +73,8 @@ LAUNCHED = {"standard": 520, "adversarial": 1400, "robustdet": 2200}
 def test_a_training_step_waits_for_nothing(method: str, schedule: str):
     model = on_device(build_detector("tiny_robust_ssd_cfr", num_classes=3)).train()
     chosen, images = instantiate(composed(method, schedule).method), given()
-    chosen.step(model, images, torch.Generator())  # a source is matched once
+    with counted():
+        chosen.step(model, images, torch.Generator())  # a source is matched once
     with counted() as counts:
         chosen.step(model, images, torch.Generator()).loss.backward()
     assert counts.waits == 0, counts.where
@@ -116,6 +118,6 @@ def test_measures_wait_for_detections_a_second_look_and_all_numbers_at_once(name
     with counted() as counts:
         measure(model, None if name is None else load(name), clean, clean.images + 0)
     assert counts.waits == DETECT + 3, counts.where
-    with counted() as counts:
+    with counted() as counts, suppress(AttackFailedError):  # what is told of them is 0: not finite
         require_admissible(clean.images, clean.images, ["one", "two"], 0.1)
     assert counts.waits == 1, counts.where
