@@ -1,5 +1,5 @@
 import io
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -49,7 +49,11 @@ def test_a_batch_comes_back_from_a_checkpoint_as_it_was():
 class Spy(torch.Tensor):
     """Says how it was asked to move, and stays where it is."""
 
-    asked: ClassVar[list[tuple[str, bool]]] = []
+    asked: ClassVar[list[Any]] = []
+
+    def pin_memory(self):
+        self.asked.append("pinned")
+        return self
 
     def to(self, device, non_blocking=False):
         self.asked.append((device, non_blocking))
@@ -60,4 +64,4 @@ def test_nothing_is_read_on_the_host_before_it_has_arrived():
     """A GPU's kernels wait for a copy to it; nothing waits for one to the host."""
     moved(Spy(), "cpu")
     moved(Spy(), "cuda:1")
-    assert Spy.asked == [("cpu", False), ("cuda:1", True)]
+    assert Spy.asked == [("cpu", False), "pinned", ("cuda:1", True)]

@@ -141,7 +141,7 @@ def attack(
     attacked = []
     for place, (image, size) in enumerate(given):
         if targets is not None:
-            target = targets[place].to(detector.device)
+            target = targets[place]
         else:
             found = look(detector.model, image, threshold).found
             if not len(found.labels):

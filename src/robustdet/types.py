@@ -33,14 +33,17 @@ Images: TypeAlias = Float[Tensor, "B 3 H W"]
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     """``tensor`` on ``device``. A copy to a GPU may still be under way, as its kernels wait for it.
 
-    Nothing waits for a copy to the host: read too soon, it would be whatever lay there before.
+    Nothing waits for a copy to the host: read too soon, it would be whatever lay there before. A copy to CUDA starts
+    from pinned memory, from which alone it does not keep the host.
     """
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
 
 
 @dataclass  # not frozen: Lightning's "true" precisions (64-true, bf16-true) convert a batch by setting its fields
 class Target:
-    """The objects of one image.
+    """The objects of one image, in main memory, wherever images are: what a detector needs of them it takes along once.
 
     ``difficult`` is VOC's mark, ``crowd`` COCO's; both kinds are no targets of a loss or an attack, and each is
     honoured by its data set's metric. ``original_size`` is (height, width) of the file before any resizing.
@@ -65,13 +68,13 @@ class Target:
             crowd=self.crowd[keep],
         )
 
-    def to(self, device: torch.device | str) -> Target:
+    def in_main_memory(self) -> Target:
         return replace(
             self,
-            boxes=moved(self.boxes, device),
-            labels=moved(self.labels, device),
-            difficult=moved(self.difficult, device),
-            crowd=moved(self.crowd, device),
+            boxes=self.boxes.cpu(),
+            labels=self.labels.cpu(),
+            difficult=self.difficult.cpu(),
+            crowd=self.crowd.cpu(),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Target:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Target:
-        return cls(**{**state, "original_size": tuple(state["original_size"])})
+        return cls(**{**state, "original_size": tuple(state["original_size"])}).in_main_memory()
 
 
 Targets: TypeAlias = Sequence[Target]
@@ -102,7 +105,8 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> Batch:
-        return replace(self, images=moved(self.images, device), targets=[target.to(device) for target in self.targets])
+        """The images there; targets stay in main memory."""
+        return replace(self, images=moved(self.images, device))
 
     def pin_memory(self) -> Batch:
         return replace(self, images=self.images.pin_memory())
@@ -185,6 +189,23 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+
+def in_main_memory(found: Sequence[Detections]) -> list[Detections]:
+    """The detections of a batch, brought there in one copy."""
+    if all(one.scores.device.type == "cpu" for one in found):
+        return list(found)
+    dtype = torch.promote_types(found[0].boxes.dtype, torch.float32)  # which holds a label as well
+    rows = torch.cat([_row(one, dtype) for one in found])
+    parts = zip(found, rows.detach().cpu().split([len(one.scores) for one in found]), strict=True)
+    return [
+        Detections(part[:, 2:].to(one.boxes.dtype), part[:, 0].to(one.scores.dtype), part[:, 1].to(one.labels.dtype))
+        for one, part in parts
+    ]
+
+
+def _row(found: Detections, dtype: torch.dtype) -> Float[Tensor, "D 6"]:
+    return torch.cat([found.scores[:, None].to(dtype), found.labels[:, None].to(dtype), found.boxes.to(dtype)], dim=1)
 
 
 @runtime_checkable

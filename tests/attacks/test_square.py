@@ -5,7 +5,7 @@ import torch
 
 from robustdet.attacks.objectives import total
 from robustdet.attacks.randomness import image_generators
-from robustdet.attacks.square import Square, squares, stripes
+from robustdet.attacks.square import Square, draws, squares
 from robustdet.attacks.threat import LInf
 from robustdet.attacks.victim import DetectorVictim
 from tests.attacks import fakes
@@ -77,7 +77,7 @@ def test_squares_are_squares_of_one_colour_inside_the_image():
     images = torch.zeros(3, 3, 16, 12)
     places = set()
     for seed in range(60):
-        for drawn in squares(images, generators(seed), side=5):
+        for drawn in squares(images, draws(images, generators(seed), 1)[1][:, 0], side=5):
             rows, columns = (drawn[0] != 0).nonzero(as_tuple=True)
             assert (int(rows.max() - rows.min()), int(columns.max() - columns.min()), len(rows)) == (4, 4, 25)
             assert all(channel[rows, columns].unique().numel() == 1 for channel in drawn)
@@ -88,7 +88,7 @@ def test_squares_are_squares_of_one_colour_inside_the_image():
 
 
 def test_stripes_are_vertical_and_at_the_balls_corners():
-    drawn = stripes(torch.zeros(3, 3, 16, 200), generators())
+    drawn, _ = draws(torch.zeros(3, 3, 16, 200), generators(), 0)
     assert drawn.shape == (3, 3, 1, 200)
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}
     assert drawn.mean().abs() < 0.1

@@ -14,6 +14,9 @@ from torch.optim.lr_scheduler import ConstantLR
 from robustdet.cli.train import train
 from robustdet.defences.standard import Standard
 from robustdet.errors import NumericalError
+from robustdet.training import finite
+from robustdet.training import module as module_file
+from robustdet.training.finite import largest, zero_unless_finite
 from robustdet.training.module import SMALLEST_SCALE, DetectionModule
 from tests.detection.conftest import build_detector, make_target
 from tests.launchers.commands import FEW
@@ -70,6 +73,45 @@ def test_a_loss_names_the_first_layer(config: Callable[..., DictConfig], monkeyp
     poisoned(monkeypatch, 1, lambda layer, output: output * float("inf"))
     with pytest.raises(NumericalError, match=r"the loss is (nan|inf): .*first in layer backbone\.layers\.2; step 1"):
         train(config())
+
+
+@pytest.mark.parametrize(
+    ("poison", "said"),
+    [
+        (lambda layer, output: output * float("inf"), r"the loss is (nan|inf): .*first in layer backbone\.layers\.2; "),
+        (lambda layer, output: Poison.apply(output), r"the gradient of backbone\.layers\.2\.bias is not finite; "),
+    ],
+)
+def test_where_nobody_looks_each_time_the_first_fault_is_named_before_anything_is_saved(
+    poison: Any, said: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    for user in (finite, module_file):
+        monkeypatch.setattr(user, "every", lambda device: 20)
+    poisoned(monkeypatch, 2, poison)
+    seen: list[bool] = []
+    original = DetectionModule.on_before_optimizer_step
+
+    def before(module: DetectionModule, optimizer: torch.optim.Optimizer) -> None:
+        original(module, optimizer)
+        seen.append(all(bool(one.grad.isfinite().all()) for one in module.model.parameters() if one.grad is not None))
+
+    monkeypatch.setattr(DetectionModule, "on_before_optimizer_step", before)
+    with pytest.raises(NumericalError, match=said + "step 2, images train_0"):
+        train(config())
+    assert seen == [True] * 4  # the weights never met what nobody had seen
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 2
+
+
+def test_gradients_become_zero_to_the_bit_or_stay():
+    given = {"a": torch.tensor([1.5, -2.0]), "b": torch.tensor([[3.0]], dtype=torch.bfloat16)}
+    zero_unless_finite(given, largest(given))
+    assert given["a"].tolist() == [1.5, -2.0]
+    assert given["b"].item() == 3
+    given["b"][0, 0] = float("nan")
+    zero_unless_finite(given, largest(given))
+    assert given["a"].tolist() == [0, 0]
+    assert given["b"].item() == 0
 
 
 def test_a_state_with_such_weights_is_not_saved(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch):

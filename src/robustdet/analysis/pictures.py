@@ -124,7 +124,7 @@ def draw_detections(
     fontsize: float = 7.5,
 ) -> None:
     """Right detections blue, wrong ones orange, missed objects dashed. ``fontsize`` of the scores in points."""
-    shown, target = found.to("cpu"), target.to("cpu")
+    shown = found.to("cpu")
     keep = shown.scores > threshold
     shown = Detections(shown.boxes[keep], shown.scores[keep], shown.labels[keep])
     right, seen = correct(shown, target)

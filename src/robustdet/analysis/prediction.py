@@ -82,7 +82,8 @@ def predict(
 
 def as_target(found: Detections, size: tuple[int, int]) -> Target:
     """Detections taken for the truth; boxes are cut to have their edges in order (a detector may say otherwise)."""
-    none = torch.zeros(len(found.labels), dtype=torch.bool, device=found.labels.device)
+    found = found.to("cpu")
+    none = torch.zeros(len(found.labels), dtype=torch.bool)
     boxes = torch.cat([found.boxes[:, :2], torch.maximum(found.boxes[:, 2:], found.boxes[:, :2] + 1)], dim=1)
     return Target(boxes, found.labels, none, none, "photograph", size)
 

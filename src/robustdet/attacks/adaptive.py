@@ -58,7 +58,8 @@ class OneHot:
         num_kernels = reference.shape[1]
         if not 0 <= self.kernel < num_kernels:
             raise InputError(f"the victim has kernels 0 to {num_kernels - 1}, the attack wants kernel {self.kernel}")
-        return torch.eye(num_kernels).to(reference)[self.kernel].expand_as(reference)
+        one_hot = torch.eye(num_kernels, dtype=reference.dtype, device=reference.device)
+        return one_hot[self.kernel].expand_as(reference)
 
 
 class Adaptive(BaseAttack):

@@ -20,7 +20,7 @@ from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.outranking import IOU, LOST
 from robustdet.attacks.threat import LInf
 from robustdet.attacks.victim import BorrowedDetector, BorrowedScores, require_scores
-from robustdet.types import Detections, Images, Offer, RawPredictions, Targets, Victim
+from robustdet.types import Detections, Images, Offer, RawPredictions, Target, Targets, Victim, moved
 
 SUPPRESSED = 0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class
 SLOPE = 0.05  # in IoU: how near to finding its object a box may be to count as one that does not
@@ -120,18 +120,11 @@ def displaced(detector: BorrowedScores, raw: RawPredictions, of_images: Sequence
     with the object; it has a gradient: a box may slip away). Once one of these has the highest score, the object is
     lost.
     """
-    device, boxes, labels, standing = raw.cls_logits.device, [], [], []
-    for found, target in zip(of_images, detector.targets, strict=True):
-        countable = ~(target.difficult | target.crowd)
-        boxes.append(target.boxes[countable].to(device, torch.float32))
-        labels.append(target.labels[countable].to(device))
-        standing.append(boxes[-1].clone())
-        if len(labels[-1]) and (hits := judged(found, target)[0]).any():
-            hit_boxes, same = found.boxes[hits].detach().to(boxes[-1]), found.labels[hits, None] == labels[-1]
-            owner = box_iou(hit_boxes, boxes[-1]).nan_to_num().masked_fill(~same, -1).argmax(dim=1)
-            standing[-1][owner] = hit_boxes
-    objects, hit, label = (pad_sequence(each, batch_first=True) for each in (boxes, standing, labels))
-    real = label > 0
+    countable = [target.learnable for target in detector.targets]
+    of_each = ([target.boxes.float() for target in countable], [target.labels for target in countable])
+    objects, label = (moved(pad_sequence(each, batch_first=True), raw.cls_logits.device) for each in of_each)
+    asked = zip(of_images, detector.targets, objects, label, strict=True)
+    hit, real = torch.stack([_standing(*of_image) for of_image in asked]), label > 0
     index = (label - 1).clamp(min=0).unsqueeze(1).expand(-1, raw.cls_logits.shape[1], -1)
     log_p = raw.cls_logits.log_softmax(dim=-1)[..., 1:].gather(2, index)
     to_object = detector.overlaps_of(raw, objects).nan_to_num()
@@ -141,6 +134,19 @@ def displaced(detector: BorrowedScores, raw: RawPredictions, of_images: Sequence
     right = _best(log_p, finds)
     wrong = _best(log_p + F.logsigmoid((IOU - to_object) / SLOPE), rivals)
     return -(F.softplus(right - wrong) * real).sum(dim=1)
+
+
+def _standing(
+    found: Detections, target: Target, objects: Float[Tensor, "N 4"], label: Int[Tensor, "N"]
+) -> Float[Tensor, "N 4"]:
+    """In place of each object its hit, where it has one; labels of 0 fill up."""
+    if not len(label) or not len(found.labels):
+        return objects
+    boxes, same = found.boxes.detach().to(objects), found.labels[:, None] == label
+    owner = box_iou(boxes, objects).nan_to_num().masked_fill(~same, -1).argmax(dim=1)
+    place = owner.where(judged(found, target)[0], len(label))  # what hits nothing goes to a row that is cut off
+    rows = torch.cat([objects, objects.new_zeros(1, 4)])
+    return rows.scatter(0, place[:, None].expand(-1, 4), boxes)[:-1]
 
 
 def _best(log_p: Float[Tensor, "B P N"], among: Bool[Tensor, "B P N"]) -> Float[Tensor, "B N"]:

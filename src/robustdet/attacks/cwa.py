@@ -32,9 +32,10 @@ class ClassWise:
         detector = require_scores(model, "CWA")
         raw = detector.predict(images)
         losses, owners = detector.box_losses_of(raw), detector.assignment.objects + 1
-        num_objects = max(len(target.learnable.labels) for target in detector.targets)
-        cross_entropy = _group_means(losses.cross_entropy, owners, num_objects)
-        smooth_l1 = _group_means(losses.smooth_l1, owners, num_objects)
+        num_objects = detector.most_objects
+        cross_entropy, smooth_l1 = (
+            _group_means(task, owners, num_objects) for task in (losses.cross_entropy, losses.smooth_l1)
+        )
         # an object that no default box answers for keeps label 0 and drops out with the background
         labels = owners.new_zeros(len(images), num_objects + 1).scatter(1, owners, detector.assignment.labels)[:, 1:]
         object_losses = cross_entropy.clamp(max=self.clip) + smooth_l1.clamp(max=self.clip)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from robustdet.attacks.victim import BorrowedScores, require_scores
 from robustdet.errors import InputError
-from robustdet.types import BorrowedVictim, Images, Objective, Offer
+from robustdet.types import BorrowedVictim, Images, Objective, Offer, moved
 
 IOU = 0.5  # from which on a detection finds an object, as AP counts
 LOST = -1e4  # the log-probability where there is no such box: finite, so that its gradient is zero and not NaN
@@ -92,12 +92,12 @@ class _Objects:
 
 def _padded(detector: BorrowedScores, images: Images) -> _Objects:
     most = max((len(target.labels) for target in detector.targets), default=0)
-    boxes = images.new_zeros(len(detector.targets), max(most, 1), 4)
-    labels = torch.zeros(boxes.shape[:2], dtype=torch.long, device=images.device)
+    boxes = torch.zeros(len(detector.targets), max(most, 1), 4, dtype=images.dtype)
+    labels = torch.zeros(boxes.shape[:2], dtype=torch.long)
     real, counts = torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(labels, dtype=torch.bool)
     for row, target in enumerate(detector.targets):
         own = slice(len(target.labels))
         boxes[row, own] = target.boxes.to(boxes)
         labels[row, own] = target.labels - 1
         real[row, own], counts[row, own] = True, ~(target.difficult | target.crowd)
-    return _Objects(boxes, labels, real, counts)
+    return _Objects(*(moved(field, images.device) for field in (boxes, labels, real, counts)))

@@ -41,6 +41,7 @@ class OwnPredictions:
 def own_target(found: Detections, image: Float[torch.Tensor, "3 H W"], threshold: float) -> Target:
     """Detections of an image, best first, as its objects."""
     height, width = image.shape[1:]
+    found = found.to("cpu")
     boxes = found.boxes.clamp(min=0).minimum(found.boxes.new_tensor([width, height, width, height]))
     large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
     boxes, scores, labels = boxes[large], found.scores[large], found.labels[large]

@@ -50,10 +50,9 @@ class Square(BaseAttack):
         with victim.borrow(targets) as model, torch.no_grad():
             objective = prepared(self.objective, model, images)
             value = objective(model, best)
+            drawn = draws(images, generators, self.queries - 1)
             for query in range(self.queries):
-                shift = (
-                    stripes(images, generators) if query == 0 else squares(images, generators, self.side(query, images))
-                )
+                shift = drawn[0] if query == 0 else squares(images, drawn[1][:, query - 1], self.side(query, images))
                 # 2 ε leads from anywhere in the ball to its far side; where there is no square nothing moves
                 proposal = self.threat.project(best + 2 * self.threat.epsilon * shift, images)
                 proposed = objective(model, proposal)
@@ -70,15 +69,17 @@ class Square(BaseAttack):
         return min(max(side, 1), height, width)
 
 
-def stripes(images: Images, generators: Sequence[torch.Generator]) -> Float[Tensor, "B 3 1 W"]:
-    """-1 or +1 for every column and channel."""
-    shape = (3, 1, images.shape[-1])
-    return _signs(torch.stack([torch.rand(shape, generator=generator) for generator in generators])).to(images)
+def draws(
+    images: Images, generators: Sequence[torch.Generator], count: int
+) -> tuple[Float[Tensor, "B 3 1 W"], Float[Tensor, "B count 5"]]:
+    """-1 or +1 for every column and channel; what ``count`` squares need, all at once: a query then asks no host."""
+    columns = [torch.rand(3, 1, images.shape[-1], generator=generator) for generator in generators]
+    numbers = [torch.rand(max(count, 0), 5, generator=generator) for generator in generators]
+    return _signs(torch.stack(columns)).to(images), torch.stack(numbers).to(images)
 
 
-def squares(images: Images, generators: Sequence[torch.Generator], side: int) -> Images:
-    """-1 or +1 for each channel inside one random square of an image, 0 outside it."""
-    drawn = torch.stack([torch.rand(5, generator=generator) for generator in generators]).to(images)
+def squares(images: Images, drawn: Float[Tensor, "B 5"], side: int) -> Images:
+    """-1 or +1 for each channel inside one random square of an image, 0 outside it. ``drawn`` are from [0, 1)."""
     height, width = images.shape[-2:]
     top, left = (drawn[:, i].mul(size - side + 1).floor().view(-1, 1) for i, size in ((3, height), (4, width)))
     rows, columns = (

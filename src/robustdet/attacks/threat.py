@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdet.attacks.remembering import Latest
 from robustdet.errors import InputError
 from robustdet.exact import exact
 from robustdet.types import Images, Targets
@@ -65,7 +66,7 @@ class LInf:
 
     def project(self, adversarial: Images, clean: Images) -> Images:
         """The nearest image inside the ball and the pixel range; where these do not meet, the ball's, then cut."""
-        lower, upper = self._bounds(clean)
+        lower, upper = _bounds.of(clean, self.epsilon, lambda: self._bounds(clean))
         return adversarial.clamp(lower, upper)
 
     def uniform(self, clean: Images, generators: Sequence[torch.Generator]) -> Images:
@@ -87,6 +88,9 @@ class LInf:
         low = torch.where(low < lower, low.nextafter(near), low)
         high = torch.where(high > upper, high.nextafter(near), high)
         return low.to(clean.device), high.to(clean.device)
+
+
+_bounds: Latest[tuple[Tensor, Tensor]] = Latest()  # of the ball around the images that are attacked now
 
 
 class L2:
@@ -205,19 +209,28 @@ def _inside(image: Float[Tensor, "3 H W"], clean: Float[Tensor, "3 H W"], side: 
 
 
 def check_images(images: Images, targets: Targets) -> None:
-    """Refuse what is no batch of images in [0, 1]: called once, at an attack's door.
+    """Refuse what is no batch of images in [0, 1]: called once, at an attack's door. The host waits for their values,
+    but not again for those of the same images.
 
     Raises:
         ValueError: an image has values outside [0, 1] or NaN, or there are not as many targets as images.
     """
     if len(images) != len(targets):
         raise InputError(f"got {len(images)} images but {len(targets)} targets")
-    low, high = images.flatten(1).aminmax(dim=1)
-    for target, least, most in zip(targets, low.tolist(), high.tolist(), strict=True):
+    ranges = _ranges.of(images, None, lambda: torch.stack(images.flatten(1).aminmax(dim=1), dim=1).tolist())
+    for target, (least, most) in zip(targets, ranges, strict=True):
         if not (least >= 0 and most <= 1):
             raise InputError(
                 f"image {target.image_id!r} has values from {least:g} to {most:g}: an attack expects RGB in [0, 1]"
             )
+
+
+_ranges: Latest[list[list[float]]] = Latest()  # least and largest value of each image that went through the door last
+
+
+def pass_unseen(images: Images) -> None:
+    """Let these through the door next: a GPU need not be waited for where somebody looks at what comes of them."""
+    _ranges.of(images, None, lambda: [[0.0, 1.0]] * len(images))
 
 
 def _draw(clean: Images, generators: Sequence[torch.Generator]) -> Images:

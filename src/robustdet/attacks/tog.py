@@ -69,7 +69,7 @@ def wrong_labels(
     if log_probabilities.shape[-1] < 3:
         raise InputError("TOG needs two classes or more to have a wrong one among them; the victim has 1")
     labels, owners = detector.assignment.labels, detector.assignment.objects + 1
-    num_objects = max(len(target.learnable.labels) for target in detector.targets)
+    num_objects = detector.most_objects
     place = owners.unsqueeze(-1).expand_as(log_probabilities)
     sums = torch.zeros_like(log_probabilities[:, :1]).repeat(1, num_objects + 1, 1)
     of_box = sums.scatter_add(1, place, log_probabilities).gather(1, place)  # of all boxes of the same object

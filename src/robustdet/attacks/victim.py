@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -110,6 +111,11 @@ class BorrowedDetector:
         """The same, with another forward pass."""
         return replace(self, forward=how(self.forward))
 
+    @cached_property
+    def most_objects(self) -> int:
+        """Of an image, those that are targets of an attack."""
+        return max(len(target.learnable.labels) for target in self.targets)
+
     @property
     def _with_losses(self) -> HasLosses:
         if not isinstance(self.detector, HasLosses):
@@ -162,7 +168,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [
-        (module, name, buffer, buffer._version, buffer.clone())
+        (module, name, buffer, buffer._version, buffer.clone() if _may_write(module) else None)
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
@@ -183,9 +189,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, name, buffer, version, saved in buffers:
             if buffer._version != version:  # writing without need would invalidate a graph that waits for its backward
+                if saved is None:
+                    raise StateError(f"{type(module).__name__}.{name} was written in evaluation mode, and is not known")
                 with torch.no_grad():
                     buffer.copy_(saved)
             module._buffers[name] = buffer
+
+
+def _may_write(module: nn.Module) -> bool:
+    """Whether a forward pass in evaluation mode may write into this module's own buffers: not where its layer is
+    PyTorch's or one of this project, unless somebody hooked it.
+    """
+    known = type(module).__module__.startswith(("torch.nn.", "torchvision.", "robustdet."))
+    return not known or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class DetachedError(StateError):

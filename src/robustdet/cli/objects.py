@@ -14,7 +14,9 @@ from robustdet.cli.building import Experiment, prepare
 from robustdet.cli.composition import check, composed
 from robustdet.cli.evaluate import attacked, with_its_suite
 from robustdet.cli.subjects import LEARNT, Trained, as_trained
+from robustdet.errors import InputError
 from robustdet.evaluation.record import Record
+from robustdet.interop.torch_dataset import TorchData
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -27,6 +29,8 @@ def evaluate_objects(
     """
     cfg = composed("evaluate", overrides)
     check(cfg, "evaluate")
+    if cfg.results and isinstance(data, TorchData):
+        raise InputError(f"results={cfg.results}: they are of a data set's files, and a torch data set names none")
     prepare(cfg)
     with open_dict(cfg):
         if origin is None:

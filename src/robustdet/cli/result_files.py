@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdet.cli.building import Experiment
+from robustdet.data.datamodule import DetectionDataModule
 from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.interop.result_files import (
     Measured,
@@ -21,6 +22,7 @@ def write_results(kinds: Sequence[str], suite: SuiteEvaluator, experiment: Exper
     ``coco``: `<attack>.json`, and `annotations.json` with the images; ``voc``: `<attack>/det_test_<class>.txt`.
     """
     results = folder / "results"
+    assert isinstance(experiment.data, DetectionDataModule), "a torch data set has no files: refused before"
     annotations = experiment.data.test_dataloader().dataset.annotations  # type: ignore[attr-defined]
     measured = Measured(
         targets=suite.seen.targets,

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustdet.attacks.randomness import generator_on
 from robustdet.errors import InputError
 from robustdet.ranks import own_rows, world_size
 from robustdet.types import Images
@@ -60,12 +61,13 @@ class GaussianConv(nn.Module):
 def sample(
     mean: Float[Tensor, "B *shape"], log_variance: Float[Tensor, "B *shape"], generator: torch.Generator
 ) -> Float[Tensor, "B *shape"]:
-    """z = μ + σ ε with ε ~ N(0, 1) drawn on the generator's device, so that it is the same wherever the model runs.
+    """z = μ + σ ε with ε ~ N(0, 1) drawn where μ is; from one ``generator`` the same on one kind of device.
 
     And in however many processes: each draws for the images of all, and keeps what is of its own.
     """
     images, *shape = mean.shape
-    noise = own_rows(torch.randn([world_size() * images, *shape], generator=generator, device=generator.device))
+    there = generator_on(mean.device, generator)
+    noise = own_rows(torch.randn([world_size() * images, *shape], generator=there, device=mean.device))
     return mean + (0.5 * log_variance).exp() * noise.to(mean)
 
 

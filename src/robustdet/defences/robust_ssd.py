@@ -101,12 +101,13 @@ class RobustSSD(SSD):
 
         With a generator, CFR samples its features and reconstructs the images; without one it goes on with their mean,
         and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. In training
-        mode, predictions that are not finite are a FloatingPointError that names the first layer to blame; in
-        evaluation mode they are the image's own, to be counted and flagged.
+        mode, on a CPU, predictions that are not finite are a FloatingPointError that names the first layer to blame;
+        a GPU would have to be waited for, there who trains looks at its losses. In evaluation mode they are the
+        image's own, to be counted and flagged.
         """
         self.check(images)
         raw = self._predictions(images, generator, routing)
-        if self.training and not torch.compiler.is_compiling():
+        if self.training and images.device.type == "cpu" and not torch.compiler.is_compiling():
             said = raw.cls_logits, raw.bbox_regression
             require_finite(self, said, images, lambda: self._predictions(images, generator, routing))
         return raw

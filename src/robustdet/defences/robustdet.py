@@ -70,8 +70,7 @@ class RobustDet:
         raw = model(torch.cat([batch.images, adversarial.images]), generator)
         clean_images = torch.cat([batch.images, source.images])  # what CFR has to reconstruct, for either half
         losses = model.losses(raw, model.assign([*batch.targets, *source.targets]))
-        attacked = torch.arange(len(raw.routing), device=raw.routing.device) >= len(batch)
-        routing, marks = raw.routing, attacked
+        routing, marks = raw.routing, torch.arange(len(raw.routing), device=raw.routing.device) >= len(batch)
         if self.triplets_across_processes:
             routing, marks = gathered_rows(routing), marks.repeat(world_size())
         aid = self.triplets(routing, marks, generator)
@@ -79,10 +78,11 @@ class RobustDet:
         joined, predictions, originals = losses, [raw], [clean_images]
         if self.crossed_branch != "none":
             images, targets, originally = batch.images, [*batch.targets], batch.images
-            routes = raw.routing[attacked][: len(batch)]
+            of_clean, of_attacked = raw.routing[: len(batch)], raw.routing[len(batch) :]
+            routes = of_attacked[: len(batch)]
             if self.crossed_branch == "both":
                 images, targets = torch.cat([images, adversarial.images]), [*targets, *source.targets]
-                originally, routes = clean_images, torch.cat([routes, raw.routing[~attacked]])
+                originally, routes = clean_images, torch.cat([routes, of_clean])
             crossed = model(images, generator, routes.detach())
             joined = join(losses, model.losses(crossed, model.assign(targets)))
             predictions, originals = [raw, crossed], [clean_images, originally]

@@ -21,17 +21,21 @@ def routing_diagnostics(routing: Float[Tensor, "B K"], attacked: Bool[Tensor, "B
     ``aid_separation``: Jensen-Shannon divergence between the mean π of clean and of attacked images over its
     largest value log 2: 0 (the discriminator cannot tell them apart) to 1.
     """
-    kernels = routing.shape[1]
+    kernels, kinds = routing.shape[1], torch.stack([~attacked, attacked]).to(routing)
+    means = kinds @ routing / kinds.sum(dim=1, keepdim=True)  # selecting rows by a mask would make a GPU wait
     return {
         "routing_entropy": entropy(routing).mean() / max(math.log(kernels), 1e-9),
         "kernels_used": entropy(routing.mean(dim=0)).exp(),
-        "aid_separation": aid_separation(routing[~attacked], routing[attacked]),
+        "aid_separation": _separation(means),
     }
 
 
 def aid_separation(clean: Float[Tensor, "B K"], attacked: Float[Tensor, "A K"]) -> Float[Tensor, ""]:
     """JS(mean π of clean, mean π of attacked) / log 2, in [0, 1]."""
-    means = torch.stack([clean.mean(dim=0), attacked.mean(dim=0)])
+    return _separation(torch.stack([clean.mean(dim=0), attacked.mean(dim=0)]))
+
+
+def _separation(means: Float[Tensor, "2 K"]) -> Float[Tensor, ""]:
     return jensen_shannon(means)[0, 1].clamp(min=0) / math.log(2)
 
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from robustdet.attacks.base import require_attack, require_stepwise
-from robustdet.attacks.randomness import image_generators
-from robustdet.attacks.threat import PixelFraction, pixel_fraction
+from robustdet.attacks.randomness import draw_seed, image_generators
+from robustdet.attacks.threat import PixelFraction, pass_unseen, pixel_fraction
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.epsilon_warmup import EpsilonWarmup
 from robustdet.errors import InputError
@@ -40,10 +40,6 @@ class Schedule(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
-
-
 class Full:
     """A fresh attack on the current batch for every update: ``attack`` with all its steps."""
 
@@ -56,6 +52,8 @@ class Full:
         self._update += batch.micro_batch == 0
         generators = image_generators(draw_seed(generator), [target.image_id for target in batch.targets])
         attack = self.warmup.within(self.attack, self._update)
+        if batch.images.device.type != "cpu":  # the detector has looked at its first batch, and losses are watched
+            pass_unseen(batch.images)
         images = attack(DetectorVictim(model), batch.images, batch.targets, generators)
         return AdversarialBatch(images, batch)
 

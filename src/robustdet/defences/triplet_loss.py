@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from robustdet.attacks.randomness import generator_on
+
 Distance: TypeAlias = Callable[[Tensor], Tensor]  # routing [B, K] → distances of all pairs [B, B]
 
 
@@ -104,7 +106,8 @@ class RandomNegativeTriplets:
         pairs = same.triu(diagonal=1)
         mining = 2 * jensen_shannon(routing.detach()) / routing.shape[1]
         qualified = ~same[:, None, :] & (mining[:, :, None] - mining[:, None, :] + self.margin > 0)
-        lottery = torch.rand(qualified.shape, generator=generator, device=generator.device).to(routing.device)
+        there = generator_on(routing.device, generator)
+        lottery = torch.rand(qualified.shape, generator=there, device=routing.device)
         negative = lottery.masked_fill(~qualified, -1).argmax(dim=2)  # [anchor, positive]
         distances = self.distance(routing)
         return triplet_terms(distances, distances.gather(1, negative), pairs & qualified.any(dim=2), self.margin)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from robustdet.detection.boxes import encode, pairwise_iou, to_xyxy
 from robustdet.errors import InputError
-from robustdet.types import Assignment, Targets
+from robustdet.types import Assignment, Targets, moved
 
 POSITIVE_IOU = 0.5
 
@@ -22,7 +22,7 @@ def match(targets: Targets, default_boxes: Float[Tensor, "P 4"], input_size: int
     An image without learnable objects is all background. Raises ValueError on boxes without a positive extent.
     """
     check_boxes(targets)
-    boxes, labels, learnable = pad(targets)
+    boxes, labels, learnable = pad(targets, default_boxes)
     boxes = boxes / input_size
     # Rows of objects that are no targets lose against every other row, and never reach the IoU of a positive.
     overlap = pairwise_iou(boxes, to_xyxy(default_boxes)).masked_fill(~learnable.unsqueeze(-1), -1)
@@ -42,25 +42,28 @@ def match(targets: Targets, default_boxes: Float[Tensor, "P 4"], input_size: int
     )
 
 
-def pad(targets: Targets) -> tuple[Float[Tensor, "B M 4"], Int[Tensor, "B M"], Bool[Tensor, "B M"]]:
+def pad(targets: Targets, like: Tensor) -> tuple[Float[Tensor, "B M 4"], Int[Tensor, "B M"], Bool[Tensor, "B M"]]:
     """Boxes, labels and which of them are learnable, every image filled up to the same number M >= 1 of slots.
 
-    Objects that are not learnable keep their slot: selecting by a mask would make a GPU wait for its host.
+    Of the type of ``like`` and where that lies: all travels there once, in one piece. Objects that are not learnable
+    keep their slot: selecting by a mask would make a GPU wait for its host.
     """
-    slots = max([1, *(len(target.boxes) for target in targets)])
-    fill = [slots - len(target.boxes) for target in targets]
-    boxes = torch.stack([F.pad(target.boxes, (0, 0, 0, n)) for target, n in zip(targets, fill, strict=True)])
-    labels = torch.stack([F.pad(target.labels, (0, n)) for target, n in zip(targets, fill, strict=True)])
-    learnable = torch.stack(
-        [F.pad(~(target.difficult | target.crowd), (0, n)) for target, n in zip(targets, fill, strict=True)]
+    counts = [len(target.boxes) for target in targets]
+    boxes, labels, difficult, crowd = (
+        torch.cat([getattr(target, field) for target in targets]) for field in ("boxes", "labels", "difficult", "crowd")
     )
-    return boxes, labels, learnable
+    exact = torch.promote_types(boxes.dtype, torch.float32)  # of a label, bfloat16 would keep 256 values
+    rows = torch.cat([boxes.to(exact), torch.stack([labels, ~(difficult | crowd)], dim=1)], dim=1)
+    if not any(counts):
+        counts, rows = [1] * len(counts), rows.new_zeros(len(counts), 6)
+    padded = moved(pad_sequence(rows.split(counts), batch_first=True), like.device)
+    return padded[..., :4].to(like), padded[..., 4].long(), padded[..., 5] > 0
 
 
 def check_boxes(targets: Targets) -> None:
     """Raise ValueError on the first box that is not finite or has no positive width and height."""
     extents = torch.cat([target.boxes[:, 2:] - target.boxes[:, :2] for target in targets])
-    if bool((torch.isfinite(extents) & (extents > 0)).all()):  # the one moment of a batch that waits for a GPU
+    if bool((torch.isfinite(extents) & (extents > 0)).all()):  # objects lie in main memory: nobody waits
         return
     for target in targets:
         for index, (left, top, right, bottom) in enumerate(target.boxes.tolist()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -40,10 +40,15 @@ class PostProcessing:
         boxes = decode(raw.bbox_regression.float(), raw.default_boxes.float()).clamp(-FARTHEST, FARTHEST) * input_size
         # The best candidates of all images and classes at once; the survivors of an image then meet one another.
         best, index = scores.transpose(1, 2).topk(min(self.candidates_per_class, scores.shape[1]), dim=2)
-        return [self._of_image(*each) for each in zip(boxes, best, index, strict=True)]
+        # How many these are the host has to know: it waits here, and once an image in suppression.
+        found = best > self.score_threshold
+        image, classes, rank = torch.nonzero(found, as_tuple=True)
+        counts = found.sum(dim=(1, 2)).tolist()
+        chosen = boxes[image, index[image, classes, rank]], best[image, classes, rank], classes
+        return [self._of_image(*each) for each in zip(*(part.split(counts) for part in chosen), strict=True)]
 
-    def _of_image(self, boxes: Float[Tensor, "P 4"], best: Float[Tensor, "C k"], index: Tensor) -> Detections:
-        classes, rank = torch.nonzero(best > self.score_threshold, as_tuple=True)
-        scores, boxes = best[classes, rank], boxes[index[classes, rank]]
+    def _of_image(
+        self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Int[Tensor, "n"]
+    ) -> Detections:
         keep = batched_nms(boxes, scores, classes, self.nms_threshold)[: self.max_detections]
         return Detections(boxes[keep], scores[keep], classes[keep] + 1)

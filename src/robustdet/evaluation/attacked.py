@@ -153,20 +153,20 @@ def require_admissible(images: Any, clean: Images, ids: Sequence[str], threat: T
         got = f"{images.dtype} {list(images.shape)}" if hasattr(images, "shape") else f"a {type(images).__name__}"
         raise AttackFailedError(f"of {_named(ids)} it made {got}, expected {clean.dtype} {list(clean.shape)}")
     now, before = images.detach().flatten(1).float(), clean.flatten(1).float()
-    finite = now.isfinite().all(dim=1).tolist()
-    low, high = (edge.tolist() for edge in now.aminmax(dim=1))
-    change = (now - before).abs().amax(dim=1).mul(255).tolist()
+    edges, boxes = now.aminmax(dim=1), changed_box(clean, images.detach()).float()
+    looks = [now.isfinite().all(dim=1), *edges, (now - before).abs().amax(dim=1).mul(255), *boxes.T]
+    finite, low, high, change, *sides = torch.stack(looks).tolist()  # the host waits once
     allowed, epsilon = TOLERANCE / 255, threat.epsilon
     side = threat.side(*clean.shape[-2:]) if isinstance(threat, Patch) else max(clean.shape[-2:])
-    boxes = changed_box(clean, images.detach()).long().tolist()
-    for index, image_id in enumerate(ids):
+    for index, (image_id, (left, top, right, bottom)) in enumerate(zip(ids, zip(*sides, strict=True), strict=True)):
+        size = int(right - left), int(bottom - top)
         if not finite[index]:
             what = "a pixel that is NaN or infinite, expected values in [0, 1]"
         elif low[index] < -allowed or high[index] > 1 + allowed:
             what = f"pixels from {low[index]:.4g} to {high[index]:.4g}, expected values in [0, 1]"
         elif epsilon is not None and change[index] > 255 * epsilon + TOLERANCE:
             what = f"a pixel changed by {change[index]:.4g}/255, expected at most ε = {255 * epsilon:.4g}/255"
-        elif max(size := (boxes[index][2] - boxes[index][0], boxes[index][3] - boxes[index][1])) > side:
+        elif max(size) > side:
             what = f"changes in {size[0]} x {size[1]} pixels, expected a patch of {side} x {side} at most"
         else:
             continue

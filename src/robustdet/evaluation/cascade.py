@@ -131,7 +131,7 @@ class Cascade(SuiteEvaluator):
 
     def _attacked(self, name: str, part: Batch, contents: Sequence[str]) -> None:
         for target, content, outcome in zip(part.targets, contents, self.attacks[name].recall(contents), strict=True):
-            left = pooled_average_precision(match_detections(outcome.detections, target.to("cpu")))
+            left = pooled_average_precision(match_detections(outcome.detections, target))
             if name != CLEAN and not len(target.learnable.labels):
                 left = 0.0
             self._left[content] = min(left, self._left.get(content, 1.0))

@@ -44,6 +44,6 @@ def finite_difference_error(
         rounding = RESOLUTION * (high.abs() + low.abs()) / 2
         size = torch.maximum(found.abs(), expected.abs()).clamp(min=torch.finfo(torch.float64).tiny)
         error = torch.fmin(error, ((found - expected).abs() - rounding).clamp(min=0) / size)
-        if not bool((error > AGREEMENT).any()):
+        if step != STEPS[-1] and not bool((error > AGREEMENT).any()):  # a GPU is waited for: two forwards cost more
             break
     return error.where(error.isfinite(), 0)

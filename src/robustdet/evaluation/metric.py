@@ -89,7 +89,7 @@ class AuthorsVocMetric:
             for image_id, found in detections.items()
         }
         objects = {
-            image_id: replace(target.to("cpu"), boxes=self._original(target.boxes, target) - upper_edge)
+            image_id: replace(target, boxes=self._original(target.boxes, target) - upper_edge)
             for image_id, target in targets.items()
         }
         return replace(self.voc(written, objects), rule="voc07_authors")

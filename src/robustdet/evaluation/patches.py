@@ -65,7 +65,7 @@ def patch_effect(
     size: float,
 ) -> PatchEffect:
     """Over the images of ``attacked``, all of which ``clean`` and ``targets`` must hold."""
-    seen = {image_id: targets[image_id].to("cpu") for image_id in attacked}
+    seen = {image_id: targets[image_id] for image_id in attacked}
     visible = without_hidden(attacked, seen)
     boxes = {image_id: patch_box(outcome) for image_id, outcome in attacked.items()}
     found = [{image_id: of[image_id].detections.to("cpu") for image_id in attacked} for of in (clean, attacked)]
@@ -95,7 +95,7 @@ def without_hidden(attacked: Mapping[str, Outcome], targets: Mapping[str, Target
     return {
         image_id: _not_asked(target, covered(target.boxes.cpu().double().numpy(), patch_box(outcome)) > HIDDEN)
         for image_id, outcome in attacked.items()
-        for target in [targets[image_id].to("cpu")]
+        for target in [targets[image_id]]
     }
 
 

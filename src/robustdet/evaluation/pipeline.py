@@ -105,7 +105,7 @@ class SuiteEvaluator:
             self._looked = True
         found = contents(batch)
         for target, content in zip(batch.targets, found, strict=True):
-            self.seen.targets[target.image_id] = target.to("cpu")
+            self.seen.targets[target.image_id] = target
             self.seen.contents[target.image_id] = content
         evaluated = 0
         for name in self.attacks:

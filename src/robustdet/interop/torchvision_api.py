@@ -21,7 +21,7 @@ from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError
 from robustdet.interop.foreign import ForeignDetector
 from robustdet.interop.torchvision_losses import giving, losses_of_each
-from robustdet.types import DetectionLosses, Detections, Images, Targets
+from robustdet.types import DetectionLosses, Detections, Images, Targets, moved
 
 Norms: TypeAlias = Literal["frozen", "learning"]
 
@@ -87,8 +87,11 @@ class TorchvisionDetector(ForeignDetector):
 
     def assign(self, targets: Targets) -> list[dict[str, Tensor]]:
         check_boxes(targets)
-        learnable = (each.learnable for each in targets)
-        return [{"boxes": one.boxes, "labels": self._to_theirs(one.labels)} for one in learnable]
+        device = self.theirs.device
+        return [
+            {"boxes": moved(one.boxes, device), "labels": self._to_theirs(moved(one.labels, device))}
+            for one in (each.learnable for each in targets)
+        ]
 
     def losses(self, raw: Asked, assignment: list[dict[str, Tensor]]) -> DetectionLosses:
         of_images = losses_of_each(self.network, list(raw.images), assignment, raw.generator)

@@ -24,7 +24,7 @@ from robustdet.detection.matching import check_boxes
 from robustdet.errors import InputError, MissingFileError
 from robustdet.interop.foreign import ForeignDetector
 from robustdet.interop.torchvision_api import Asked
-from robustdet.types import DetectionLosses, Detections, Images, Targets
+from robustdet.types import DetectionLosses, Detections, Images, Targets, moved
 
 # By kind: whether the losses that it gives are weighed already.
 WEIGHED = {"detr": False, "yolos": False, "rt_detr": True, "rt_detr_v2": True}
@@ -95,10 +95,11 @@ class TransformersModel(ForeignDetector):
 
     def assign(self, targets: Targets) -> list[dict[str, Tensor]]:
         check_boxes(targets)
+        device = self.theirs.device
         return [
             {
-                "class_labels": self.theirs[one.labels],
-                "boxes": box_convert(one.boxes, "xyxy", "cxcywh") / self.input_size,
+                "class_labels": self.theirs[moved(one.labels, device)],
+                "boxes": box_convert(moved(one.boxes, device), "xyxy", "cxcywh") / self.input_size,
             }
             for one in (each.learnable for each in targets)
         ]

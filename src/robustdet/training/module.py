@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,6 +19,7 @@ from robustdet.defences.non_finite import first_non_finite_layer
 from robustdet.errors import InputError, NumericalError
 from robustdet.interop.classes import require_same_classes
 from robustdet.ranks import averaged, objects_at_rank_zero
+from robustdet.training.finite import Finiteness, Watched, every, largest, zero_unless_finite
 from robustdet.training.part_rates import PartRates
 from robustdet.training.rebuilding import rebuilt
 from robustdet.training.validation import Validation
@@ -60,6 +61,8 @@ class DetectionModule(pl.LightningModule):
         self.validated: int | None = None  # after how many updates it was last looked at, since this process trains
         self.logged: dict[str, float] = {}  # what was last logged before this process went on
         self._images: list[str] = []  # ids of those that the next update is made of
+        self._losses, self._gradients = Finiteness(), Finiteness()
+        self._seen: Tensor | None = None  # images of the last step
         self._summed: dict[str, Tensor | None] = {}  # gradients of the update that a checkpoint was saved in
 
     def on_train_start(self) -> None:
@@ -79,29 +82,54 @@ class DetectionModule(pl.LightningModule):
             raise NumericalError(f"{error}; {self._where()}") from error
         shown = {**output.parts, "loss": output.loss}
         values = averaged(torch.stack([value.detach().float() for value in shown.values()]))  # one message for all
-        if not torch.isfinite(values[-1]):  # in all processes: nobody waits for one that has stopped
-            parts = {name: float(value.detach()) for name, value in output.parts.items()}
-            layer = first_non_finite_layer(self.model, lambda: self.model.forward(batch.images))
-            culprit = f"first in layer {layer}" if layer else "all layers are finite on the images as they are"
-            raise NumericalError(f"the loss is {output.loss.item()}: {parts}; {culprit}; {self._where()}")
+        self._losses.watch(Watched([*shown], values, self._where()))
+        self._seen = batch.images
+        if self.global_step % every(values.device) == 0:
+            self._require_finite()
         self.log_dict({f"train/{name}": value for name, value in zip(shown, values, strict=True)})
         return output.loss
+
+    def _require_finite(self) -> None:
+        """Look at all that was watched. Raises NumericalError for the first step that had a NaN or an infinity.
+
+        In all processes alike, for all have the same numbers: nobody waits for one that has stopped.
+        """
+        fault, of_gradient = self._losses.first_fault(), self._gradients.first_fault()
+        if fault is not None:
+            parts = fault.named()
+            loss, images = parts.pop("loss"), self._seen
+            layer = None if images is None else first_non_finite_layer(self.model, lambda: self.model.forward(images))
+            culprit = f"first in layer {layer}" if layer else "all layers are finite on the images as they are"
+            raise NumericalError(f"the loss is {loss}: {parts}; {culprit}; {fault.where}")
+        if of_gradient is not None:
+            # what is not finite in one layer is so in all before it
+            culprit = [name for name, size in of_gradient.named().items() if not math.isfinite(size)][-1]
+            raise NumericalError(f"the gradient of {culprit} is not finite; {of_gradient.where}")
+
+    def on_validation_start(self) -> None:
+        self._require_finite()
+
+    def on_train_end(self) -> None:
+        self._require_finite()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """No update is made of a gradient that is not finite, which would end the weights for good.
 
-        With a scaled loss (16-mixed) such an update is left out by the scaler, which then takes a smaller scale; where
-        that can go no lower, it is not the scale's fault.
+        Where nobody looks yet, it is made of zeros. With a scaled loss (16-mixed) such an update is left out by the
+        scaler, which then takes a smaller scale; where that can go no lower, it is not the scale's fault.
         """
         gradients = {name: one.grad for name, one in self.model.named_parameters() if one.grad is not None}
-        if not gradients or torch.isfinite(get_total_norm(gradients.values(), float("inf"))):
+        if not gradients:
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and scaler.get_scale() > SMALLEST_SCALE:
             return
-        # what is not finite in one layer is so in all before it
-        culprit = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())][-1]
-        raise NumericalError(f"the gradient of {culprit} is not finite; {self._where()}")
+        sizes = largest(gradients)
+        self._gradients.watch(Watched([*gradients], sizes, self._where()))
+        if scaler is None and every(sizes.device) > 1:
+            zero_unless_finite(gradients, sizes)
+        else:
+            self._require_finite()
 
     def _where(self) -> str:
         return f"step {self.global_step}, images {', '.join(self._images)}"
@@ -142,6 +170,7 @@ class DetectionModule(pl.LightningModule):
         Lightning keeps what rank 0 has; the state of the method and of random numbers is another in each process. So
         are the gradients that an update has summed so far, which Lightning does not keep at all.
         """
+        self._require_finite()
         for name, tensor in self.model.state_dict().items():
             if not bool(tensor.isfinite().all()):  # the one that was saved before stays
                 raise NumericalError(f"{name} is not finite, and such a state is not saved; {self._where()}")

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from robustdet.progress import ProgressBar
+from robustdet.training.finite import every
 from robustdet.training.testing import EvaluationModule
 from robustdet.types import Batch
 
@@ -32,6 +33,7 @@ class TrainingProgress(pl.Callback):
     def __init__(self) -> None:
         self.bars: dict[str, ProgressBar] = {}
         self.validated: dict[str, float] = {}  # AP by what it is called here
+        self.loss: dict[str, float] = {}
         self.updates = 0  # that the bar of the training has been told of
 
     def _open(self, stage: str, trainer: pl.Trainer, title: str, total: int | None) -> None:
@@ -55,8 +57,9 @@ class TrainingProgress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        loss = {"loss": float(outputs["loss"])} if outputs else {}
-        self._advance("train", trainer.global_step - self.updates, len(batch), loss | self.validated)
+        if outputs and trainer.global_step % every(outputs["loss"].device) == 0:  # a GPU is not waited for each time
+            self.loss = {"loss": float(outputs["loss"])}
+        self._advance("train", trainer.global_step - self.updates, len(batch), self.loss | self.validated)
         self.updates = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

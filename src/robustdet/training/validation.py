@@ -11,7 +11,7 @@ from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.routed import Routed
 from robustdet.evaluation.average_precision import AveragePrecision, voc_average_precision
 from robustdet.ranks import gathered_objects, share
-from robustdet.types import Attack, Batch, Detections, Detector, Target
+from robustdet.types import Attack, Batch, Detections, Detector, Target, in_main_memory
 
 Found = dict[str, Detections]  # by image id
 MIX = "val/AP50_mix"  # as the training module logs it
@@ -61,7 +61,7 @@ class Validation:
                 return
             batch = Batch(batch.images[:room], batch.targets[:room])
         ids = [target.image_id for target in batch.targets]
-        self.targets.update(zip(ids, (target.to("cpu") for target in batch.targets), strict=True))
+        self.targets.update(zip(ids, batch.targets, strict=True))
         self.clean.update(self._detect(model, batch.images, ids, "clean"))
         images = batch.images
         if self.attack is not None:
@@ -77,7 +77,7 @@ class Validation:
         raw = model(images)
         if isinstance(raw, Routed):
             self._routing[kind].update(zip(ids, raw.routing.cpu(), strict=True))
-        return dict(zip(ids, (found.to("cpu") for found in model.detect(raw)), strict=True))
+        return dict(zip(ids, in_main_memory(model.detect(raw)), strict=True))
 
     def compute(self) -> dict[str, float]:
         """``AP50_clean``, with an attack ``AP50_attacked``, and ``AP50_mix``; nothing of no image.

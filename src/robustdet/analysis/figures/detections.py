@@ -84,7 +84,7 @@ def table(views: Views, targets: Sequence[Target], class_names: Sequence[str], t
         for attack, view in by_attack.items():
             for target, on_device in zip(targets, view.detections, strict=True):
                 found = on_device.to("cpu")
-                right, _ = correct(found, target.to("cpu"))
+                right, _ = correct(found, target)
                 for box, score, label, is_right in zip(found.boxes, found.scores, found.labels, right, strict=True):
                     if score > threshold:
                         name, (x0, y0, x1, y1) = class_names[int(label) - 1], box.tolist()

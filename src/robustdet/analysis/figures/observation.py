@@ -80,7 +80,7 @@ def _look(subject: Subject, attack: str, images: Images, batch: Batch) -> list[O
         strict=True,
     )
     return [
-        Observation(subject.label, attack, target.to("cpu"), detections.to("cpu"), *numbers)
+        Observation(subject.label, attack, target, detections.to("cpu"), *numbers)
         for target, detections, *numbers in columns
     ]
 
