@@ -1,4 +1,4 @@
-"""`python -m bundle` (`make bundle`): one folder that sets the project up on a machine without a network; docs/gpu.md."""
+"""`python -m bundle` (`make bundle`): a folder that sets up a machine without a network; docs/gpu.md."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make(args: argparse.Namespace) -> dict[str, Any]:
     check(args)
     machine = args.platform.split("_", 3)[3]
     pins = closure(asked(ROOT / "pyproject.toml", args.extras), args.have, target(args.python_version, machine))
-    print(f"{len(pins)} distributions for Python {args.python_version} on {args.platform}, and the checkout", flush=True)
+    print(f"{len(pins)} distributions for Python {args.python_version} on {args.platform}", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
     shutil.copy(install.__file__, args.output / INSTALLER)
     for kind in install.KINDS:
@@ -121,7 +121,7 @@ def pack(data: Path, folder: Path, most: int) -> Whole:
 
 
 def called(data: Path) -> str:
-    """"voc", "coco", or its own name where it is like neither."""
+    """The name "voc" or "coco" by its layout, or the folder's own where it is like neither."""
     if any((data / name).is_dir() for name in ("VOC2007", "VOC2012", "VOCdevkit", "JPEGImages")):
         return "voc"
     if any((data / "annotations").glob("instances_*.json")):

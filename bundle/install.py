@@ -208,11 +208,11 @@ def set_up(bundle: Path, folder: Path, say: Callable[[str], None] = print) -> No
 def next_commands(manifest: dict[str, Any], folder: Path) -> list[str]:
     """What to type now. Data called voc and coco are where `conf/data` looks for them; others need their path."""
     lines = [f"cd {folder}", ". .venv/bin/activate"]
-    named = {kind: [Path(file["path"]) for file in manifest["files"] if file["path"].startswith(kind)] for kind in KINDS}
-    if named["weights"]:
+    paths = [Path(file["path"]) for file in manifest["files"]]
+    if any(path.parts[0] == "weights" for path in paths):
         lines.append(f"export TORCH_HOME={folder / 'weights'}  # weights=imagenet are found there")
     lines.append("python -m benchmarks.gpu --quick")
-    for path in named["data"]:
+    for path in (path for path in paths if path.parts[0] == "data"):
         if path.stem in ("voc", "coco"):
             lines.append(f"python -m src.train experiment={path.stem}_std")
         else:

@@ -37,7 +37,8 @@ def download(pins: Mapping[str, str], folder: Path, python: str, platform: str) 
     left, for_target = dict(pins), ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     for_target += [word for tag in platforms(platform) for word in ("--platform", tag)]
     while left:
-        said = pip("download", *for_target, "-d", str(folder), *(f"{name}=={version}" for name, version in left.items()))
+        exact = [f"{name}=={version}" for name, version in left.items()]
+        said = pip("download", *for_target, "-d", str(folder), *exact)
         if said is None:
             return
         without = MISSING.search(said)
