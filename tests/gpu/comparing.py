@@ -67,7 +67,9 @@ class Comparisons:
         self.note(asdict(compared) | {"trouble": compared.trouble})
         assert compared.trouble is None, compared.trouble
 
-    def results(self, kind: str, name: str, reference: Results, found: Results, wrong: Results, tolerance: float) -> None:
+    def results(
+        self, kind: str, name: str, reference: Results, found: Results, wrong: Results, tolerance: float
+    ) -> None:
         self.require(kind, name, difference(reference, found), tolerance, difference(reference, wrong))
 
     def observe(self, kind: str, name: str, text: str) -> None:

@@ -31,7 +31,10 @@ def computed(model: Any, batch: Batch) -> dict[str, Tensor]:
     if isinstance(raw, RawPredictions):
         each = model.box_losses(raw, model.assign(batch.targets))
         found |= {"logits": raw.cls_logits, "boxes": raw.bbox_regression, "cross entropy": each.cross_entropy}
-        found |= {"smooth L1": each.smooth_l1, "localization alone": model.localization(raw, model.assign(batch.targets))}
+        found |= {
+            "smooth L1": each.smooth_l1,
+            "localization alone": model.localization(raw, model.assign(batch.targets)),
+        }
         found |= {name: value for name in ("routing", "mean") if (value := getattr(raw, name, None)) is not None}
     return found
 
@@ -100,5 +103,7 @@ def test_tf32_moves_results_by_less_than_two_hundredths(device: torch.device, co
     with factors_of_10_bits(True):
         rounded = computed(model, batch)
     for key in ("logits", "boxes"):
-        compare.observe("TF32", f"ssd300, {key}", f"differs by {difference({key: exact[key]}, {key: rounded[key]}):.1e}")
+        compare.observe(
+            "TF32", f"ssd300, {key}", f"differs by {difference({key: exact[key]}, {key: rounded[key]}):.1e}"
+        )
         assert difference({key: exact[key]}, {key: rounded[key]}) < 2e-2
