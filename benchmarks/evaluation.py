@@ -140,6 +140,4 @@ def feeding(rows: Sequence[Row]) -> list[Row]:
     if not seconds or not rates:
         return []
     note = "data.num_workers; half of a step's images are read, the others are their attacked copies"
-    return [
-        Row("data", "workers that feed a training step of RobustDet*", 0.5 / min(seconds) / rates[0], "", note=note)
-    ]
+    return [Row("data", f"workers that feed {A_STEP}", 0.5 / min(seconds) / rates[0], "", note=note)]

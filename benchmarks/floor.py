@@ -43,7 +43,8 @@ def rate(setting: Setting, kind: str) -> float:
         dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
         factor = torch.rand(size, size, device=setting.device, dtype=dtype)
         with factors_of_10_bits(kind == "TF32"):
-            seconds = interleaved({"product": lambda factor=factor: factor @ factor}, setting.repeats, setting.device)
+            works = {"product": partial(torch.matmul, factor, factor)}
+            seconds = interleaved(works, setting.repeats, setting.device)
         best = max(best, 2 * size**3 / seconds["product"] / 1e12)
     return best
 
@@ -64,7 +65,7 @@ def steps(setting: Setting) -> Iterator[Step]:
         batch = setting.batch_of(setting.batch, model.input_size)
         generators = image_generators(0, [target.image_id for target in batch.targets])
         attack = PGD(a_cls, BALL, setting.steps, "2/255")
-        works = {
+        works: dict[str, Callable[[], Any]] = {
             "forward": partial(forward, model, batch.images),
             "forward + input-backward": partial(bare, model, batch.images),
             f"{setting.steps} steps of PGD": partial(

@@ -1,4 +1,4 @@
-"""What only a GPU can show. Collected where there is one, or with `--on cpu`, which compares the CPU's own arithmetic."""
+"""What only a GPU can show: collected where there is one, or with `--on cpu`, which compares the CPU's arithmetic."""
 
 from __future__ import annotations
 
