@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
@@ -14,6 +13,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import awareness, evaluation, executions, floor, levers, rows, scaling, steps, training
+from benchmarks.machine import machine
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
 from robustdet.processor import fast_processor
@@ -58,16 +58,6 @@ def describe(setting: Setting) -> dict[str, Any]:
     environment = asdict(describe_environment(setting.device))
     sizes = asdict(setting) | {"device": str(setting.device)}
     return {"machine": machine(setting.device), "environment": environment, "sizes": sizes}
-
-
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 class Tables:
