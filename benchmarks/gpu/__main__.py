@@ -64,9 +64,7 @@ def main() -> None:
         sys.exit(NO_GPU.format(version=torch.__version__))
     outcomes = prove(args)
     bad = [one.part.name for one in outcomes if one.code != 0]
-    print(
-        f"\n{time.monotonic() - start:.0f} s of {args.patience * WITHIN[args.size]:.0f}; all of it: {args.output}/page.md"
-    )
+    print(f"\n{time.monotonic() - start:.0f} s in all; the whole page: {args.output / 'page.md'}")
     if bad:
         sys.exit(f"Cut off or failed: {', '.join(bad)}")
 
