@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -52,8 +53,14 @@ def prove(args: argparse.Namespace) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for part in chosen:
         shutil.rmtree(part.folder, ignore_errors=True)
-        outcomes.append(run(part))
-        (output / "page.md").write_text(page(machine(device), outcomes), encoding="utf-8")
+        start = time.monotonic()
+        try:
+            outcomes.append(run(part))
+        except (KeyboardInterrupt, SystemExit):  # a borrowed machine is wanted back
+            outcomes.append(Outcome(part, time.monotonic() - start, None))
+            raise
+        finally:
+            (output / "page.md").write_text(page(machine(device), outcomes), encoding="utf-8")
         print(f"\n{part.title}: {outcomes[-1].said}\n{results(part.folder)}", flush=True)
     return outcomes
 
@@ -62,6 +69,7 @@ def main() -> None:
     args, start = arguments(), time.monotonic()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit(NO_GPU.format(version=torch.__version__))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that parts end with this
     outcomes = prove(args)
     bad = [one.part.name for one in outcomes if one.code != 0]
     print(f"\n{time.monotonic() - start:.0f} s in all; the whole page: {args.output / 'page.md'}")
