@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu.page import page, results
 from benchmarks.gpu.parts import parts
-from benchmarks.gpu.running import Outcome, run
+from benchmarks.gpu.running import LOG, Outcome, run
 from benchmarks.machine import machine
 
 NO_GPU = (
@@ -52,7 +52,8 @@ def prove(args: argparse.Namespace) -> list[Outcome]:
     )
     outcomes: list[Outcome] = []
     for part in chosen:
-        shutil.rmtree(part.folder, ignore_errors=True)
+        if (part.folder / LOG).is_file():  # of an earlier proof, and nobody else's
+            shutil.rmtree(part.folder)
         start = time.monotonic()
         try:
             outcomes.append(run(part))
