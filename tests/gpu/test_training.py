@@ -100,7 +100,6 @@ def test_two_processes_do_what_one_does(compose: Compose, device: torch.device, 
     common += ["model.aid.trunk._target_=tests.launchers.commands.PlainTrunk"]  # no batch norm
     common += [f"paths.{name}={cfg.paths[name]}" for name in ("data", "outputs")]
     several = ["trainer=ddp", "trainer.devices=2"] if device.type == "cuda" else ["trainer=ddp_cpu"]
-    early = [trainer_on(device), "trainer.max_steps=3", "trainer.val_check_interval=3"]
     ways = {
         "one": [trainer_on(device)],
         "two": several,
