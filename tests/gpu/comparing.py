@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -82,8 +83,10 @@ class Comparisons:
                 file.write(json.dumps(line) + "\n")
 
 
-def slightly_wrong(model: Any) -> None:
-    """Makes one convolution of a network say a hundredth more than it should."""
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() >= 4]
+def wrong_by(factor: float, model: Any) -> Any:
+    """A copy, of which one convolution in the middle says ``factor`` times what it should."""
+    disturbed = copy.deepcopy(model)
+    kernels = [parameter for parameter in disturbed.parameters() if parameter.dim() >= 4]
     with torch.no_grad():
-        kernels[len(kernels) // 2].mul_(1.01)
+        kernels[len(kernels) // 2].mul_(factor)
+    return disturbed

@@ -13,9 +13,10 @@ from robustdet.training.levers import factors_of_10_bits
 from robustdet.types import Batch, RawPredictions
 from tests.contracts.test_detectors import CASES, batch_for, built
 from tests.detection.conftest import build_detector
-from tests.gpu.comparing import Comparisons, difference, slightly_wrong
+from tests.gpu.comparing import Comparisons, difference, wrong_by
 
-SINGLE, DOUBLE = 1e-3, 1e-7  # of the largest value; a kernel that is wrong by a hundredth differs by more than 1e-3
+SINGLE, DOUBLE = 1e-3, 1e-7  # of the largest value
+SINGLE_GRADIENT = 0.2  # another unit at its kink, another negative of two that are equally hard: whole pixels differ
 WITH_LOSSES = [name for name, case in CASES.items() if case.offer != "detections"]
 FULL_SIZE = ("ssd300", "robust_ssd300_cfr")
 
@@ -52,13 +53,19 @@ def compared(
     model: Any, batch: Batch, device: torch.device, name: str, compare: Comparisons, *, double: bool = True
 ) -> None:
     reference = computed(*moved(model, batch, torch.device("cpu"), torch.float64))
-    disturbed = copy.deepcopy(model)
-    slightly_wrong(disturbed)
-    for dtype, tolerance in ((torch.float64, DOUBLE), (torch.float32, SINGLE)):
-        if dtype is torch.float32 or double:
-            found = computed(*moved(model, batch, device, dtype))
-            wrong = computed(*moved(disturbed, batch, device, dtype))
-            compare.results("network", f"{name}, {str(dtype)[6:]}", reference, found, wrong, tolerance)
+
+    def found(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        return computed(*moved(model, batch, device, dtype))
+
+    hundredth = wrong_by(1.01, model)
+    if double:
+        sharp = found(model, torch.float64), found(hundredth, torch.float64)
+        compare.results("network", f"{name}, double", reference, *sharp, DOUBLE)
+    single, wrong, twice = (found(one, torch.float32) for one in (model, hundredth, wrong_by(2, model)))
+    gradients = [{"gradient": one.pop("gradient")} for one in (reference, single, twice)]
+    wrong.pop("gradient")
+    compare.results("network", f"{name}, single", reference, single, wrong, SINGLE)
+    compare.results("network", f"{name}, single, gradient", *gradients, SINGLE_GRADIENT)
 
 
 @pytest.mark.parametrize("name", WITH_LOSSES)
