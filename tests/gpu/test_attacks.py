@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustdet.attacks import DetectorVictim, image_generators
+from robustdet.training.levers import lay_channels_last
 from robustdet.types import Batch
 from tests.contracts.test_attacks import DECLARED, NAMES, load
 from tests.contracts.test_detectors import batch_for, built
@@ -26,12 +27,16 @@ def attacked(name: str, model: Any, surrogate: Any, batch: Batch, seed: int = 0)
     return attack(DetectorVictim(model), batch.images, batch.targets, generators)
 
 
-def in_double(model: Any, device: torch.device) -> tuple[Any, Batch]:
+def in_double(model: Any, device: torch.device, channels_last: bool = False) -> tuple[Any, Batch]:
+    """Copies there; ``channels_last`` is another computation of the same, for a CPU that is compared with itself."""
     batch = batch_for(model).to(device)
     targets = copy.deepcopy(batch.targets)
     for target in targets:
         target.boxes = target.boxes.double()
-    return copy.deepcopy(model).to(device).double(), Batch(batch.images.double(), targets)
+    moved = copy.deepcopy(model).to(device).double()
+    if channels_last:
+        lay_channels_last(moved)
+    return moved, Batch(batch.images.double(), targets)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,7 +44,7 @@ def test_its_images_are_those_of_the_cpu(name: str, device: torch.device, compar
     model, other = (built("tiny_robust_ssd", seed).eval() for seed in (0, 1))
     surrogate = built("tiny_ssd").eval()
     cpu = torch.device("cpu")
-    (here, batch), (there, sent) = in_double(model, cpu), in_double(model, device)
+    (here, batch), (there, sent) = in_double(model, cpu), in_double(model, device, channels_last=device == cpu)
     reference = attacked(name, here, in_double(surrogate, cpu)[0], batch)
     found = attacked(name, there, in_double(surrogate, device)[0], sent)
     changed = in_double(built("tiny_ssd", 1).eval(), device)[0]
