@@ -64,12 +64,12 @@ def parts(size: Size, device: str, output: Path, data: Path | None, overrides: l
 
 def measured(size: Size) -> tuple[str, ...]:
     """Parts of the benchmark."""
-    few = {"quick": ("steps", "executions", "training", "floor"), "least": ("memory",)}
+    few = {"quick": ("steps", "executions", "training", "floor"), "least": ("executions",)}
     return OF_FULL_SIZE if size == "full" else few[size]
 
 
 def sizes(size: Size, device: str) -> list[str]:
     """The benchmark's own sizes would take an hour's quarter by themselves."""
     if device == "cpu":
-        return ["--quick", *(["--repeats", "1", "--train-batch", "2"] if size == "least" else [])]
+        return ["--quick", *(["--repeats", "1", "--aa-batch", "2"] if size == "least" else [])]
     return ["--repeats", "3", "--steps", "5", "--ap-images", "1000"]

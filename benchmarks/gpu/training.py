@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ def told(args: argparse.Namespace, name: str, updates: int) -> list[str]:
     run = args.output / "runs" / name
     common = [f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}", f"paths.run='{run}'"]
     common += [f"paths.outputs='{args.output / 'runs'}'", f"trainer.max_steps={updates}"]
-    common += [f"trainer.val_check_interval={updates}", "callbacks=none", "trainer.enable_progress_bar=false"]
+    common += [f"trainer.val_check_interval={updates}", "callbacks=none", "+trainer.enable_progress_bar=false"]
     place = f"paths.data='{args.output / 'data'}'" if args.data is None else f"data.root='{args.data.absolute()}'"
     clean = args.output / "runs" / ROWS[0]
     start = [] if name == ROWS[0] else [f"warm_start.ckpt_path='{Run(clean).final}'"]
@@ -122,6 +123,8 @@ def main() -> None:
             (args.output / TABLE).write_text(markdown(trained), encoding="utf-8")
             rows = json.dumps([asdict(row) for row in trained], indent=1)
             (args.output / "table.json").write_text(rows + "\n", encoding="utf-8")
+    if failed := [row.name for row in trained if row.trouble]:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -144,5 +144,5 @@ def test_all_of_it_runs_on_a_cpu(tmp_path: Path):
     assert {line["name"] for line in compared} == {*network, "fgsm, share of pixels"}
     (single,) = (line for line in compared if line["name"] == "tiny_ssd, single")
     assert 0 < single["difference"] < 1e-3 < single["wrong"]
-    assert "| memory | peak memory of a training step, 2 images |" in said
+    assert "| defence | RobustDet (auto) / (SSD + AID) |" in said
     assert re.search(r"^\| std \| 2 \| \d+ \| \d+ \| \d+\.\d \| \d+\.\d \|  \|  \|$", said, re.MULTILINE)
