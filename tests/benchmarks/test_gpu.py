@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import benchmarks.__main__
+import benchmarks.gpu.training
 from benchmarks.gpu.page import page, results
 from benchmarks.gpu.parts import LIMITS, Part, parts
 from benchmarks.gpu.running import run
@@ -133,16 +135,35 @@ def test_where_there_is_no_gpu_it_says_so_in_a_sentence(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_all_of_it_runs_on_a_cpu(tmp_path: Path):
-    """A share of tests/gpu too, so that they do not rot."""
-    done = started("--device", "cpu", "--least", "--patience", "10", "--output", str(tmp_path))
+def test_it_runs_on_a_cpu_and_compares_a_share_of_what_a_gpu_is_held_to(tmp_path: Path):
+    """So that tests/gpu do not rot."""
+    least = ["--device", "cpu", "--least", "--patience", "10", "--output", str(tmp_path)]
+    done = started(*least, "--only", "equal")
     assert done.returncode == 0, done.stdout + done.stderr
     said = (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert re.findall(r"^### (.*)$", said, re.MULTILINE) == ["Equal to the CPU", "Speed", "A short training"]
+    assert re.findall(r"^### (.*)$", said, re.MULTILINE) == ["Equal to the CPU"]
+    assert re.search(r"^- pytest: 2 passed", said, re.MULTILINE)
     compared = [json.loads(line) for line in (tmp_path / "equal" / "compared.jsonl").open(encoding="utf-8")]
     network = {"tiny_ssd, double", "tiny_ssd, single", "tiny_ssd, single, gradient"}
     assert {line["name"] for line in compared} == {*network, "fgsm, share of pixels"}
     (single,) = (line for line in compared if line["name"] == "tiny_ssd, single")
     assert 0 < single["difference"] < 1e-3 < single["wrong"]
-    assert "| defence | RobustDet (auto) / (SSD + AID) |" in said
-    assert re.search(r"^\| std \| 2 \| \d+ \| \d+ \| \d+\.\d \| \d+\.\d \|  \|  \|$", said, re.MULTILINE)
+
+
+def in_this_process(part: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A part of the least size, without the imports of a process of its own; its table."""
+    (command,) = (one.command for one in parts("least", "cpu", folder, None, []) if one.name == part)
+    monkeypatch.setattr(sys, "argv", list(command[2:]))
+    mains = {"speed": benchmarks.__main__.main, "training": benchmarks.gpu.training.main}
+    mains[part]()
+    return (folder / part / "table.md").read_text(encoding="utf-8")
+
+
+def test_its_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "| defence | RobustDet (auto) / (SSD + AID) |" in in_this_process("speed", tmp_path, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
+def test_its_short_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = in_this_process("training", tmp_path, monkeypatch)
+    assert re.search(r"^\| std \| 2 \| \d+ \| \d+ \| \d+\.\d \| \d+\.\d \|  \|  \|$", table, re.MULTILINE)
