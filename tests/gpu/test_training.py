@@ -43,7 +43,9 @@ def test_ten_updates_follow_the_golden_curve(
     expected = read(FOLDER / f"shapes_{row}.txt")
     reference, value = ({name: torch.tensor(curve) for name, curve in of.items()} for of in (expected, found))
     wrong = {name: curve.roll(1) for name, curve in value.items()}  # one update late
-    compare.results("training", f"shapes_{row}, 10 updates", reference, value, wrong, 1e-3)
+    compare.results(
+        "training", f"shapes_{row}, 10 updates", reference, value, wrong, 2e-3
+    )  # the file has five decimals
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
