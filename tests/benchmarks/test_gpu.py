@@ -143,7 +143,8 @@ def test_it_runs_on_a_cpu_and_compares_a_share_of_what_a_gpu_is_held_to(tmp_path
     said = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert re.findall(r"^### (.*)$", said, re.MULTILINE) == ["Equal to the CPU"]
     assert re.search(r"^- pytest: 2 passed", said, re.MULTILINE)
-    compared = [json.loads(line) for line in (tmp_path / "equal" / "compared.jsonl").open(encoding="utf-8")]
+    lines = (tmp_path / "equal" / "compared.jsonl").read_text(encoding="utf-8").splitlines()
+    compared = [json.loads(line) for line in lines]
     network = {"tiny_ssd, double", "tiny_ssd, single", "tiny_ssd, single, gradient"}
     assert {line["name"] for line in compared} == {*network, "fgsm, share of pixels"}
     (single,) = (line for line in compared if line["name"] == "tiny_ssd, single")
