@@ -42,7 +42,7 @@ PROGRAMS = {"python", "make", "pip", "source", "git", "wandb", "ray", "srun", "s
 LIKE_A_COMMAND = re.compile(
     rf"^\s*(\$ )?([A-Z_]+=\S+ )*({'|'.join(sorted(PROGRAMS))}|robustdet-\w+) [\w.'-]", re.MULTILINE
 )
-ROOTS = ("train", "evaluate", "analyze", "predict", "report", "study")
+ROOTS = ("train", "evaluate", "analyze", "predict", "export", "report", "study")
 
 
 class NoSuchThingError(AssertionError):

@@ -21,7 +21,7 @@ import pytest
 import robustdet
 from tests.launchers.commands import FEW, ROOT
 
-COMMANDS = ("train", "evaluate", "analyze", "predict", "report", "study")
+COMMANDS = ("train", "evaluate", "analyze", "predict", "export", "report", "study")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TOPMOST = re.compile(r"[A-Za-z0-9._-]+")
 # Commands by their names, as a console script calls them, one after the other: imports are most of what they cost.
@@ -204,7 +204,8 @@ THROUGH = {"lightning-fabric": "pytorch-lightning", "pytest-xdist": "pytest"}  #
 
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
     used = {THROUGH.get(name, name) for name in distributions(imported(["src"]))}
-    assert used - declared(PROJECT["dependencies"]) == set()
+    optional = [one for name in ("art", "onnx") for one in PROJECT["optional-dependencies"][name]]
+    assert used - declared([*PROJECT["dependencies"], *optional]) == set()
     assert declared(PROJECT["dependencies"]) - used == KEPT
 
 

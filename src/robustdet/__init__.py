@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustdet.api import LoadedDetector, attack, detect, evaluate, load_detector
+    from robustdet.api import LoadedDetector, as_torchvision, attack, detect, evaluate, load_detector
 
 __version__ = "0.1.0"
-__all__ = ["LoadedDetector", "__version__", "attack", "detect", "evaluate", "load_detector"]
+__all__ = ["LoadedDetector", "__version__", "as_torchvision", "attack", "detect", "evaluate", "load_detector"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,8 @@ from robustdet.cli.subjects import checkpoints, trained, without_data
 from robustdet.data.photo import as_input, read_photo
 from robustdet.errors import InputError
 from robustdet.evaluation.record import Record
-from robustdet.types import Attack, Detections, Images, Targets
+from robustdet.interop.as_torchvision import TorchvisionInterface
+from robustdet.types import Attack, Detections, Detector, Images, Targets
 
 Picture: TypeAlias = str | Path | UInt8[np.ndarray, "_ _ 3"]
 """A file, or RGB bytes."""
@@ -56,6 +57,20 @@ def load_detector(path: str | Path | None, *overrides: str, device: str | torch.
     one = next(iter(checkpoints(cfg).values())) if path is None else trained(Path(path), cfg)
     model, classes = without_data(one, cfg)
     return LoadedDetector(model.to(device), tuple(classes), one.name)
+
+
+def as_torchvision(detector: LoadedDetector | Detector | str | Path | None, *overrides: str) -> TorchvisionInterface:
+    """The detector with torchvision's interface: a list of images [3, H, W] of any sizes, RGB in [0, 1].
+
+    In evaluation mode it gives a list of ``{boxes, labels, scores}`` in each image's own pixels; in training mode, with
+    such targets, a dict of losses. ``detector`` is one, or what `load_detector` takes, with its ``overrides``. See
+    `robustdet.interop.as_torchvision` for shapes, units and errors.
+    """
+    if isinstance(detector, str | Path | None):
+        detector = load_detector(detector, *overrides)
+    elif overrides:
+        raise InputError(f"{', '.join(overrides)}: overrides are for a checkpoint that is yet to be read")
+    return TorchvisionInterface(detector.model if isinstance(detector, LoadedDetector) else detector)
 
 
 def detect(detector: LoadedDetector, images: Pictures, threshold: float = 0.0) -> list[Detections]:

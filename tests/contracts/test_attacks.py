@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -61,13 +62,14 @@ BOUNDED = [name for name in THAT_ASK_THE_MODEL if DECLARED[name].objective_bound
 KNOW_NO_DIFFICULT = [  # the others know which objects AP leaves out: tests/attacks/test_outranking.py
     name for name in NAMES if not getattr(DECLARED[name].objective, "passes_over_difficult", False)
 ]
+OF_ART = pytest.mark.skipif(find_spec("art") is None, reason="adversarial-robustness-toolbox is not installed")
 ROUTE = {scene for scene, make in SCENES.items() if hasattr(make()[0], "aid")}
 
 
 def on_every_scene(names: list[str]) -> pytest.MarkDecorator:
     """An attack on routing meets detectors that route; what it says to another is tested in test_adaptive.py."""
     meetings = [
-        (name, scene)
+        pytest.param(name, scene, marks=OF_ART if name.startswith("art_") else [], id=f"{name}-{scene}")
         for name in names
         for scene in SCENES
         if scene in ROUTE or DECLARED[name].knowledge != "discriminator"

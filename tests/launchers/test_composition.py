@@ -334,7 +334,7 @@ def test_the_command_line_tells_all_wrong_values_and_nothing_else():
     assert not (folder / "~").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "predict", "report", "study"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "predict", "export", "report", "study"])
 def test_help_is_one_screen_for_every_command(command: str):
     done = subprocess.run(
         [sys.executable, "-m", f"src.{command}", "--help"],
@@ -347,7 +347,7 @@ def test_help_is_one_screen_for_every_command(command: str):
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert sum(1 + len(line) // 120 for line in lines) <= 50
-    for name in ("train", "evaluate", "analyze", "predict", "report", "study"):
+    for name in ("train", "evaluate", "analyze", "predict", "export", "report", "study"):
         (line,) = [line for line in lines if f"python -m src.{name}" in line]
         assert line.startswith(name)
     for group in ("data", "experiment", "attack", "suite", "debug"):

@@ -26,6 +26,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from robustdet.cli.values import KINDS, kind_of, objection
 from robustdet.errors import InputError
+from robustdet.interop.onnx_file import side_of
 from robustdet.runs.run import behind_ended
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -46,7 +47,14 @@ def run_folder(parent: str) -> str:
     return str(behind_ended(Path(parent) / f"{job}_{command}"))
 
 
+def onnx_side(*, _parent_: DictConfig) -> int:
+    """Pixels of a side that the ONNX file of a model takes, or 640."""
+    function = _parent_.function
+    return (None if OmegaConf.is_missing(function, "file") else side_of(function.file)) or 640
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("onnx_side", onnx_side, replace=True)
 HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
@@ -56,9 +64,10 @@ COMMON = {
 }  # fmt: skip
 ROOTS = {
     "train": COMMON | {"warm_start", "validation", "objectives", "larger_batch"},
-    "evaluate": COMMON | {"warm_start", "validation", "suite", "metric", "pictures", "fresh"},
+    "evaluate": COMMON | {"warm_start", "validation", "suite", "metric", "pictures", "fresh", "results"},
     "analyze": COMMON | {"warm_start", "validation", "analysis", "metric"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
+    "export": COMMON | {"warm_start", "validation", "output", "format"},
     "report": {"folders", "output", "title"},
     "study": {"study", "paths", "data_root", "trainings", "side_by_side", "dry"},
 }

@@ -38,6 +38,7 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.cli.ladder import without_ladder
 from robustdet.cli.launcher import launcher
 from robustdet.cli.rescaling import rescaled, unbounded
+from robustdet.cli.result_files import write_results
 from robustdet.cli.subjects import Trained, as_trained, subject, trained
 from robustdet.cli.surrogate import require_same_task, surrogates, with_contents
 from robustdet.errors import InputError, StateError
@@ -275,6 +276,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Record]:
     print(from_the_store(suite.seen.stored, len(suite.seen.targets)))
     if cfg.pictures:
         print(f"Pictures: {draw_pictures(cfg.pictures, suite, experiment, device, folder)}")
+    if cfg.results:
+        print(f"Results:  {write_results(cfg.results, suite, experiment, folder)}")
     print(f"Records:  {folder / 'records'}")
     if suite.seen.failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in suite.seen.failed.items())

@@ -22,6 +22,7 @@ KINDS: dict[str, Any] = {
     "suite.name": str, "suite.tabled": bool, "suite.cascade": bool, "suite.ladder.steps": int,
     "suite.epsilon": str | float | None,
     "suite.attacks.transfer.surrogate.ckpt_path": str | None,  # null: transfer is left out
+    "format": Literal["onnx", "torch_export"], "results": list[Literal["coco", "voc"]],
     "pictures": int, "fresh": bool, "threshold": float, "image": str | list[str],
     "paths.outputs": str, "paths.data": str, "paths.run": str | None, "paths.study": str,
     "folders": list[str], "output": str, "title": str, "data_root": str | None, "trainings": list[str],

@@ -114,7 +114,7 @@ class AAConv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B in H W"]) -> Float[Tensor, "B out h w"]:
         vectors = self.routing.vectors
-        if vectors.shape != (len(x), self.num_kernels):
+        if vectors.shape != (x.shape[0], self.num_kernels):
             raise ValueError(
                 f"routing vectors {tuple(vectors.shape)} do not fit {len(x)} images and K = {self.num_kernels} kernels"
             )
@@ -147,7 +147,7 @@ class AAConv2d(nn.Module):
         last = self.weight.movedim(2, -1)
         return (vectors @ last.flatten(1)).view(-1, *last.shape[1:]).movedim(-1, 2)
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int | torch.SymInt) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
 
@@ -191,13 +191,13 @@ def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
         kernels, pixels = weight.flatten(2), x.flatten(2)
         with _mixing_again(layer, kernels, vectors):
             y = kernels @ pixels if bias is None else torch.baddbmm(bias[:, :, None], kernels, pixels)
-        return y.view(len(x), -1, *x.shape[2:])
+        return y.view(x.shape[0], -1, *x.shape[2:])
     # in channels-last layout, a grouped convolution in double precision was seen to give wrong gradients (2.15, CPU)
     images, kernels = x.reshape(1, -1, *x.shape[2:]).contiguous(), weight.flatten(0, 1).contiguous()
     del weight  # where the layout made a copy of it
     with _mixing_again(layer, kernels, vectors):
-        y = layer.convolve(images, kernels, None if bias is None else bias.flatten(), len(x) * layer.groups)
-    return y.view(len(x), -1, *y.shape[2:])
+        y = layer.convolve(images, kernels, None if bias is None else bias.flatten(), x.shape[0] * layer.groups)
+    return y.view(x.shape[0], -1, *y.shape[2:])
 
 
 def per_image(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:

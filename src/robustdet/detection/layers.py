@@ -107,4 +107,4 @@ class Head(nn.Module):
 
     def forward(self, sources: list[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B P outputs"]:
         maps = [layer(source) for layer, source in zip(self.layers, sources, strict=True)]
-        return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, self.outputs) for m in maps], dim=1)
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, self.outputs) for m in maps], dim=1)

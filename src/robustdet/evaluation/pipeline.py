@@ -90,6 +90,7 @@ class SuiteEvaluator:
             name: self._attacked_images(name, attack) for name, attack in given.items() if name not in self.waiting
         }
         self.seen = Seen()
+        self.recorded: dict[str, Mapping[str, Outcome]] = {}  # what the last records are of, by attack and image id
         self._looked = False  # whether the detector's promises were looked at
         self.working = lambda name, images: nullcontext()
 
@@ -184,6 +185,7 @@ class SuiteEvaluator:
             outcomes[WORST_CASE] = choice.outcomes
         elif self.left_out:  # a suite says somewhere what is missing
             rows[CLEAN]["left_out"] = self.left_out
+        self.recorded = {name: outcomes[name] for name in rows}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         records = [
             Record(

@@ -23,7 +23,8 @@ class BlackBox(ForeignDetector):
     Args:
         function: images [B, 3, S, S], RGB in [0, 1], to what was found in each: boxes [D, 4], xyxy in these pixels,
             scores [D] in [0, 1], labels [D] from 1 to C. A pure function of each image.
-        classes: names of labels 1..C; None: those of the data, in their order.
+        classes: names of labels 1..C; None: those of ``function.classes``, where it has that, else those of the data,
+            in their order.
         input_size: S, in pixels.
         name: as records call it.
     """
@@ -38,6 +39,7 @@ class BlackBox(ForeignDetector):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        classes = getattr(function, "classes", None) if classes is None else classes
         count = num_classes if classes is None else len(classes)
         if count is None:
             raise InputError(f"{name} does not say which classes it knows: model.classes=[a,b,…]")

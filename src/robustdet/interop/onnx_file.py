@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ class OnnxFile:
     asked image by image. RGB in [0, 1] is multiplied by ``scale``. Its outputs are named by ``boxes``, ``scores`` and
     ``labels``: [D, 4] and [D] of one image, or [B, D, 4] and [B, D]; ``box_scale`` makes pixels of the boxes (the side
     of the input, where they are fractions), ``first_label`` is the label of the first class. Rows with a score of 0 are
-    filling.
+    filling. ``classes``, names of labels 1..C, are those in the file's metadata, as `robustdet.interop.export` writes
+    them; None where it has none.
 
     Args:
         file: the .onnx.
@@ -39,16 +42,8 @@ class OnnxFile:
         self.file = Path(file)
         if not self.file.is_file():
             raise MissingFileError(f"{file} does not exist; expected an ONNX file")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(f"{file} needs onnxruntime: pip install 'robustdet[onnx]'") from error
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                self.file, providers=providers or ["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its own hierarchy, below no public name
-            raise InputError(f"{file} cannot be read by onnxruntime: {error}") from error
+        self._session = _session(self.file, providers)
+        self.classes = _classes(self._session, self.file)
         self.outputs = [boxes, scores, labels]
         self.scale, self.box_scale, self.first_label = scale, box_scale, first_label
         has = [output.name for output in self._session.get_outputs()]
@@ -83,3 +78,44 @@ class OnnxFile:
             "scores": scores[real],
             "labels": labels[real] + (1 - self.first_label),
         }
+
+
+def side_of(file: str | Path) -> int | None:
+    """Height and width, pixels, of the square images that a file's graph takes; None where it does not say, or
+    cannot be read: who then reads it says why.
+    """
+    try:
+        return _side(Path(file), Path(file).stat().st_mtime_ns)
+    except (OSError, InputError):
+        return None
+
+
+@cache
+def _side(file: Path, changed: int) -> int | None:
+    shapes = [one.shape for one in _session(file).get_inputs()]
+    sides = set(shapes[0][-2:]) if len(shapes) == 1 else set()
+    return next((side for side in sides if len(sides) == 1 and isinstance(side, int)), None)
+
+
+def _session(file: Path, providers: list[str] | None = None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{file} needs onnxruntime: pip install 'robustdet[onnx]'") from error
+    try:
+        return onnxruntime.InferenceSession(file, providers=providers or ["CPUExecutionProvider"])
+    except Exception as error:  # its own hierarchy, below no public name
+        raise InputError(f"{file} cannot be read by onnxruntime: {error}") from error
+
+
+def _classes(session: Any, file: Path) -> list[str] | None:
+    text = session.get_modelmeta().custom_metadata_map.get("classes")
+    if text is None:
+        return None
+    try:
+        classes = json.loads(text)
+    except ValueError:
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{file}: its metadata say classes={text}, expected a JSON list of names")
+    return classes
