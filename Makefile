@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos study tables bench lint format golden clean
+.PHONY: help setup demo test fuzz chaos study tables bench gpu bundle lint format golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,13 @@ tables: setup ## write the tables in README and docs again from the records in r
 bench: setup ## measure the speed of this machine: about 9 minutes on two CPU cores; BENCH=--quick: one minute
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+gpu: setup ## prove a GPU: equal results, speed, memory, a short training, 10 minutes; QUICK=1: 4; DATA=VOC: train on it
+	@$(BIN)/python -m benchmarks.gpu $(if $(QUICK),--quick) $(if $(DATA),--data "$(DATA)") $(GPU)
+
+bundle: setup ## one folder for a machine without a network: DATA=FOLDER WEIGHTS="FILE ..." PYTHON_VERSION=3.12 HAVE="torch ..."
+	@$(BIN)/python -m bundle $(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(HAVE),--have $(HAVE)) \
+	    $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) $(BUNDLE)
+
 fuzz: setup ## read 10,000 damaged files of every kind; FUZZ="--inputs 500 record": fewer, of one kind
 	@OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.fuzz $(FUZZ)
 
@@ -43,7 +50,7 @@ chaos: setup ## kill, stop and starve 200 commands, and compare what they end wi
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check 
-	@MYPYPATH=src:. $(BIN)/mypy src/robustdet benchmarks  # the package, then its users
+	@MYPYPATH=src:. $(BIN)/mypy src/robustdet benchmarks bundle  # the package, then its users
 
 format: setup ## mend style where a tool can
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format

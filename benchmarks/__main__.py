@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,33 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import awareness, evaluation, executions, levers, rows, scaling, steps, training
+from benchmarks import awareness, evaluation, executions, floor, levers, rows, scaling, steps, training
+from benchmarks.machine import machine
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
 from robustdet.processor import fast_processor
 
-MEASURED: dict[str, Any] = {
-    "steps": steps, "executions": executions, "awareness": awareness, "training": training, "evaluation": evaluation,
-}  # fmt: skip
-PARTS = ("steps", "executions", "awareness", "training", "evaluation", "levers", "scaling")
+Measure = Callable[[Setting], Iterable[rows.Row]]
+MEASURED: dict[str, Measure] = {
+    "steps": steps.measure,
+    "executions": executions.measure,
+    "awareness": awareness.measure,
+    "training": training.measure,
+    "memory": training.memory,
+    "evaluation": evaluation.measure,
+    "levers": levers.measure,
+    "floor": floor.measure,
+    "compile": levers.compiled,
+}
+PARTS = (*MEASURED, "scaling")
+USUAL = tuple(part for part in PARTS if part != "compile")  # which takes minutes to start
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="the tiny model and small sizes: about a minute")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes to start")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=USUAL, help="default: all but compile")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     for field in fields(Setting):
         if field.name != "device":
@@ -50,45 +60,43 @@ def describe(setting: Setting) -> dict[str, Any]:
     return {"machine": machine(setting.device), "environment": environment, "sizes": sizes}
 
 
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+class Tables:
+    """What was measured so far, written after every row: a run that is cut off leaves it."""
+
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        self.description, self.folder = describe(setting), folder
+        self.rows: list[rows.Row] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, found: Iterable[rows.Row]) -> None:
+        for row in found:
+            self.rows.append(row)
+            markdown = rows.to_markdown(self.rows, self.description["machine"])
+            (self.folder / "table.md").write_text(markdown, encoding="utf-8")
+            rows.write_json(self.rows, self.description, self.folder / "table.json")
 
 
-def measure(setting: Setting, parts: tuple[str, ...], compiled: bool, console: Console) -> tuple[list[rows.Row], list]:
-    found: list[rows.Row] = []
-    sweeps: list[scaling.Sweep] = []
+def measure(setting: Setting, parts: Sequence[str], tables: Tables, console: Console) -> None:
     for part in parts:
         start = time.perf_counter()
         if part == "scaling":
             sweeps = scaling.measure(setting)
-            found += [one.row() for one in sweeps]
-        elif part == "levers":
-            found += levers.measure(setting, compiled)
+            tables.add(one.row() for one in sweeps)
+            scaling.plot(sweeps, tables.description["machine"], tables.folder / "scaling.png")
         else:
-            found += MEASURED[part].measure(setting)
+            tables.add(MEASURED[part](setting))
         console.print(f"[dim]{part}: {time.perf_counter() - start:.0f} s[/dim]")
-    return found, sweeps
+    tables.add(evaluation.feeding(tables.rows))
 
 
 def main() -> None:
     args = arguments()
     fast_processor()  # as training and evaluation do
     setting, console = chosen(args), Console()
-    description = describe(setting)
-    console.print(f"Measuring {description['machine']}; writing to {args.output}")
-    found, sweeps = measure(setting, tuple(args.only), args.compile, console)
-    args.output.mkdir(parents=True, exist_ok=True)
-    console.print(rows.to_rich(found, description["machine"]))
-    (args.output / "table.md").write_text(rows.to_markdown(found, description["machine"]), encoding="utf-8")
-    rows.write_json(found, description, args.output / "table.json")
-    if sweeps:
-        scaling.plot(sweeps, description["machine"], args.output / "scaling.png")
+    tables = Tables(setting, args.output)
+    console.print(f"Measuring {tables.description['machine']}; writing to {args.output}")
+    measure(setting, args.only, tables, console)
+    console.print(rows.to_rich(tables.rows, tables.description["machine"]))
 
 
 if __name__ == "__main__":

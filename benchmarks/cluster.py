@@ -9,12 +9,10 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.arithmetic import counted
 from benchmarks.executions import executed
 from benchmarks.memory import resident
 from benchmarks.setting import Setting, settings
@@ -46,18 +44,6 @@ class Cost:
     memory: float
     teraflop: float
     parameters: int
-
-
-class Arithmetic(TorchDispatchMode):
-    """Counts the operations of convolutions and matrix products (torch's own counter cannot follow an attack)."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 CASES = [
@@ -98,15 +84,14 @@ def measure(case: Case) -> Cost:
 
     (execution,) = {layer.execution for layer in model.modules() if isinstance(layer, AAConv2d)}
     executed(model, "per_image")  # torch's formula counts the backward pass of groups as if they were one
-    with Arithmetic() as counter:
-        step()
+    teraflop = counted(step)
     executed(model, execution)
     step()
     start = time.process_time()
     step()
     seconds = time.process_time() - start
     peak = resident(peak=True)
-    return Cost(seconds, peak, counter.total / 1e12, sum(parameter.numel() for parameter in model.parameters()))
+    return Cost(seconds, peak, teraflop, sum(parameter.numel() for parameter in model.parameters()))
 
 
 @dataclass(frozen=True)

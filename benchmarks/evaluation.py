@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.rows import Row
 from benchmarks.setting import CONF, Setting
 from benchmarks.steps import BALL, bare, forward
 from benchmarks.timing import clock, interleaved
-from benchmarks.training import predictions
+from benchmarks.training import A_STEP, predictions
 from robustdet.attacks import PGD
 from robustdet.attacks.objectives import a_cls
 from robustdet.data.annotation import Annotation
@@ -28,6 +29,7 @@ from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.types import Batch, Detections, Target
 
 CPU = torch.device("cpu")
+PER_WORKER = "images per second and worker"
 
 
 def evaluate_all(suite: SuiteEvaluator, model: Any, batches: list[Batch]) -> None:
@@ -35,8 +37,11 @@ def evaluate_all(suite: SuiteEvaluator, model: Any, batches: list[Batch]) -> Non
         suite.evaluate_batch(model, batch)
 
 
-def measure(setting: Setting) -> list[Row]:
-    return [*post_processing(setting), *batched_evaluation(setting), *average_precision(setting), *data(setting)]
+def measure(setting: Setting) -> Iterator[Row]:
+    yield from post_processing(setting)
+    yield from batched_evaluation(setting)
+    yield from average_precision(setting)
+    yield from data(setting)
 
 
 def post_processing(setting: Setting) -> list[Row]:
@@ -124,5 +129,15 @@ def data(setting: Setting, images: int = 48) -> list[Row]:
             annotations.append(Annotation(path, str(number), (375, 500), boxes, labels, none, none))
         dataset = DetectionDataset(annotations, 300, augmentation)
         seconds = interleaved({"pass": lambda: [dataset[i] for i in range(images)]}, setting.repeats, CPU)["pass"]
-    note = "500 x 375 JPEG, SSD's augmentation, to 300 x 300; a GPU's training step: not measured"
-    return [Row("data", "images per second and worker", images / seconds, "images/s", note=note)]
+    note = "500 x 375 JPEG, SSD's augmentation, to 300 x 300"
+    return [Row("data", PER_WORKER, images / seconds, "images/s", note=note)]
+
+
+def feeding(rows: Sequence[Row]) -> list[Row]:
+    """Workers that keep the fastest measured training step busy, half of whose images are read; none without both."""
+    seconds = [row.value for row in rows if row.title == A_STEP and row.value]
+    rates = [row.value for row in rows if row.title == PER_WORKER and row.value]
+    if not seconds or not rates:
+        return []
+    note = "data.num_workers; half of a step's images are read, the others are their attacked copies"
+    return [Row("data", f"workers that feed {A_STEP}", 0.5 / min(seconds) / rates[0], "", note=note)]

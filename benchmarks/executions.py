@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from benchmarks.timing import interleaved
 from robustdet.defences.aa_conv import EXECUTIONS, AAConv2d
 
 
-def measure(setting: Setting) -> list[Row]:
+def measure(setting: Setting) -> Iterator[Row]:
     plain, robust = setting.build(setting.model), setting.build(setting.robust_model)
     images = setting.batch_of(setting.aa_batch, robust.input_size).images
 
@@ -31,8 +32,8 @@ def measure(setting: Setting) -> list[Row]:
     seconds = interleaved(works, setting.repeats, setting.device)
     floor = seconds["SSD"] + seconds["AID"]
     note = f"{setting.robust_model}, batch {setting.aa_batch}, forward + input-backward"
-    rows = [
-        Row(
+    for name in ("auto", "auto, routing detached", *EXECUTIONS):
+        yield Row(
             "defence",
             f"RobustDet ({name}) / (SSD + AID)",
             seconds[name] / floor,
@@ -40,9 +41,7 @@ def measure(setting: Setting) -> list[Row]:
             note=note + {"auto": "; an exact gradient to π is a third pass: 1.5 by arithmetic"}.get(name, ""),
             seconds={key: seconds[key] for key in (name, "SSD", "AID")},
         )
-        for name in ("auto", "auto, routing detached", *EXECUTIONS)
-    ]
-    return [*rows, equal_results(robust, images[:2])]
+    yield equal_results(robust, images[:2])
 
 
 def discriminating(robust: Any, images: torch.Tensor) -> None:

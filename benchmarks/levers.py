@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -22,19 +22,21 @@ from robustdet.processor import fast_processor
 from robustdet.training.levers import Levers, factors_of_10_bits
 
 
-def measure(setting: Setting, compiled: bool) -> list[Row]:
-    rows = [
-        *(effect(setting, name, {"channels_last": True}) for name in (setting.model, setting.robust_model)),
-        effect(setting, setting.robust_model, {"recompute": True}, update),
-        *(effect(setting, name, {"compile": True}) for name in (setting.model, setting.robust_model) if compiled),
-        bfloat16(setting),
-        *(attack_in_bfloat16(setting, name) for name in (setting.model, setting.robust_model)),
-        fused(setting),
-        kept_memory(setting),
-    ]
-    if setting.device.type == "cuda":
-        return [*rows, effect(setting, setting.model, {"tf32": True})]
-    return [*rows, Row("lever", "TF32", None, note="a GPU's")]
+def measure(setting: Setting) -> Iterator[Row]:
+    both = setting.model, setting.robust_model
+    yield from (effect(setting, name, {"channels_last": True}) for name in both)
+    yield effect(setting, setting.robust_model, {"recompute": True}, update)
+    yield bfloat16(setting)
+    yield from (attack_in_bfloat16(setting, name) for name in both)
+    yield fused(setting)
+    yield kept_memory(setting)
+    on_gpu = setting.device.type == "cuda"
+    yield effect(setting, setting.model, {"tf32": True}) if on_gpu else Row("lever", "TF32", None, note="a GPU's")
+
+
+def compiled(setting: Setting) -> Iterator[Row]:
+    """Minutes: each network is compiled for its forward and its gradient."""
+    yield from (effect(setting, name, {"compile": True}) for name in (setting.model, setting.robust_model))
 
 
 def update(model: Any, images: torch.Tensor) -> None:

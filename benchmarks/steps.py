@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -21,8 +22,11 @@ BALL = LInf("8/255")
 MORE_TURNS = 4  # bounds here are a few percent, which the three turns of other parts would not tell from noise
 
 
-def measure(setting: Setting) -> list[Row]:
-    return [*against_torchvision(setting), *pgd(setting), *mtd(setting)]
+def measure(setting: Setting) -> Iterator[Row]:
+    yield from against_torchvision(setting)
+    yield from pgd(setting)
+    yield from mtd(setting)
+    yield from one_by_one(setting)
 
 
 def scalar(raw: RawPredictions) -> Tensor:
@@ -143,3 +147,19 @@ def mtd(setting: Setting) -> list[Row]:
         *rows,
         Row("attack", f"one replay step of MTD / 3 {passes}", step / floor, bound=1.1, note=where, seconds=seconds),
     ]
+
+
+def one_by_one(setting: Setting) -> list[Row]:
+    """What `attack.one_by_one` chooses between: by itself, large images go alone on a CPU, and together elsewhere."""
+    model = setting.build(setting.model)
+    batch = setting.batch_of(setting.batch, model.input_size)
+    generators = image_generators(0, [target.image_id for target in batch.targets])
+    attacks = {way: MTD(BALL, setting.steps, "2/255", one_by_one=way == "alone") for way in ("alone", "together")}
+    works = {
+        way: lambda attack=attack: attack(DetectorVictim(model), batch.images, batch.targets, generators)
+        for way, attack in attacks.items()
+    }
+    seconds = interleaved(works, setting.repeats, setting.device)
+    note = f"{setting.model}, batch {setting.batch}, {setting.steps} steps on unchanged weights"
+    ratio = seconds["alone"] / seconds["together"]
+    return [Row("attack", "MTD, image by image / together", ratio, note=note, seconds=seconds)]

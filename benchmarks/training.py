@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +22,8 @@ from robustdet.defences.schedules import Replay
 from robustdet.defences.triplet_loss import AllTriplets
 from robustdet.processor import fast_processor
 from robustdet.types import Batch, RawPredictions
+
+A_STEP = "a training step of RobustDet*"
 
 
 def method() -> RobustDet:
@@ -43,9 +46,8 @@ class TrainingStep:
         self.optimizer.zero_grad()
 
 
-def measure(setting: Setting) -> list[Row]:
-    used = memory(setting)  # first: what this process has used once, it keeps
-    return [*overhead(setting), *used]
+def measure(setting: Setting) -> Iterator[Row]:
+    yield from overhead(setting)
 
 
 def overhead(setting: Setting) -> list[Row]:
@@ -73,7 +75,7 @@ def overhead(setting: Setting) -> list[Row]:
     title = "target assignment + mining + triplet loss / a training step"
     return [
         Row("training", title, 100 * share, "%", 3.0, note=note, seconds=seconds),
-        Row("training", "a training step of RobustDet*", seconds["training step"] / images, "s/image", note=note),
+        Row("training", A_STEP, seconds["training step"] / images, "s/image", note=note),
     ]
 
 
@@ -90,11 +92,22 @@ def predictions(model: Any, batch: Batch) -> RawPredictions:
     return RawPredictions(logits.to(boxes), offsets.to(boxes), boxes)
 
 
-def memory(setting: Setting) -> list[Row]:
-    """Each batch size in a process of its own, so that none inherits another's peak."""
-    last = min(setting.train_batch, 8) if setting.device.type == "cpu" else 64
-    sizes = [size for size in doubling(last) if size > 1]
-    return [peak_row(setting, size) for size in sizes]
+def memory(setting: Setting) -> Iterator[Row]:
+    """Each batch size in a process of its own on a CPU, so that none inherits another's peak; a GPU's is set back."""
+    on_cpu = setting.device.type == "cpu"
+    last = min(setting.train_batch, 8) if on_cpu else 2 * setting.train_batch
+    for size in (size for size in doubling(last) if size > 1):
+        yield peak_row(setting, size) if on_cpu else peak_row_of_a_gpu(setting, size)
+
+
+def peak_row_of_a_gpu(setting: Setting, images: int) -> Row:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(setting.device)
+    try:
+        value, note = peak(setting, images), setting.cfr_model
+    except torch.cuda.OutOfMemoryError:
+        value, note = None, f"{setting.cfr_model}: more than this GPU has"
+    return Row("memory", f"peak memory of a training step, {images} images", value, "GiB", note=note)
 
 
 def peak_row(setting: Setting, images: int) -> Row:

@@ -65,6 +65,8 @@ def compose(tmp_path: Path, data_folder: Path) -> Callable[..., DictConfig]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden curves anew instead of comparing")
+    parser.addoption("--on", help="the device that tests/gpu compare with the CPU: cuda where there is one")
+    parser.addoption("--compared", type=Path, help="a file that tests/gpu write their comparisons to, as JSON lines")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

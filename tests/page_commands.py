@@ -28,6 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import benchmarks.__main__
 import benchmarks.cluster
+import benchmarks.gpu.__main__
+import bundle.__main__
 from robustdet.cli.composition import CONF, UnknownKeyError, check, composed, expand_homes
 from robustdet.cli.hints import as_text
 
@@ -146,7 +148,12 @@ def _verify_command(command: Command) -> None:
 
 
 def _verify_module(command: Command, module: str, arguments: list[str]) -> None:
-    parsers = {"benchmarks": benchmarks.__main__.arguments, "benchmarks.cluster": benchmarks.cluster.arguments}
+    parsers: dict[str, Callable[[], object]] = {
+        "benchmarks": benchmarks.__main__.arguments,
+        "benchmarks.cluster": benchmarks.cluster.arguments,
+        "benchmarks.gpu": benchmarks.gpu.__main__.arguments,
+        "bundle": bundle.__main__.arguments,
+    }
     if module in parsers:
         with patch.object(sys, "argv", [module, *arguments]):
             parsers[module]()
@@ -250,6 +257,11 @@ def _wandb(command: Command, words: list[str]) -> None:
             raise NoSuchThingError(f"{command}: {word} is not there")
 
 
+def _require_installer(command: Command, script: str) -> None:
+    if script != "bundle/install.sh":
+        raise NoSuchThingError(f"{command}: no bundle has {script}")
+
+
 OTHERS: dict[str, Callable[[Command, list[str]], None]] = {
     "make": _make,
     "pip": _pip,
@@ -258,5 +270,6 @@ OTHERS: dict[str, Callable[[Command, list[str]], None]] = {
     "ray": lambda command, words: _require(command, "Ray"),
     "sbatch": lambda command, words: _require(command, "SLURM"),
     "cd": lambda command, words: None,
+    "sh": lambda command, words: _require_installer(command, words[1]),
     "source": lambda command, words: None,
 }

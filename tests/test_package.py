@@ -181,7 +181,7 @@ def imported(folders: Iterable[str]) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"robustdet", "src", "tests", "benchmarks", "notebooks"}
+    return found - set(sys.stdlib_module_names) - {"robustdet", "src", "tests", "benchmarks", "bundle", "notebooks"}
 
 
 def distributions(modules: Iterable[str]) -> set[str]:
@@ -210,8 +210,8 @@ def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported()
 
 
 def test_what_tests_and_benchmarks_import_is_declared():
-    used = distributions(imported(["tests", "benchmarks", "notebooks"]))
-    extras = [one for name in ("dev", "tensorboard") for one in PROJECT["optional-dependencies"][name]]
+    used = distributions(imported(["tests", "benchmarks", "bundle", "notebooks"]))
+    extras = [one for name in ("dev", "gpu", "tensorboard") for one in PROJECT["optional-dependencies"][name]]
     assert {THROUGH.get(name, name) for name in used} - declared([*PROJECT["dependencies"], *extras]) == set()
 
 

@@ -128,7 +128,7 @@ def test_what_has_no_encoding_is_found(line: str, found: bool):
     assert bool(list(unspecified(line))) == found
 
 
-@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "notebooks"])
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "bundle", "notebooks"])
 def test_text_says_its_encoding(folder: str):
     files = [file for file in (ROOT / folder).rglob("*.py") if "__pycache__" not in file.parts]
     assert [f"{file}:{line}" for file in files for line in unspecified(file.read_text(encoding="utf-8"))] == []

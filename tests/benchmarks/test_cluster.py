@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.cluster import Arithmetic, Cluster, Cost, plan
+from benchmarks.arithmetic import Arithmetic
+from benchmarks.cluster import Cluster, Cost, plan
 
 COST = Cost(seconds=1.0, memory=1.0, teraflop=2.0, parameters=125_000_000)  # half a gigabyte of gradients
 

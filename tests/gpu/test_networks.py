@@ -1,0 +1,116 @@
+"""Every network: predictions, losses and the gradient to the pixels, the device's against the CPU's in double."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustdet.training.levers import factors_of_10_bits
+from robustdet.types import Batch, RawPredictions
+from tests.contracts.test_detectors import CASES, batch_for, built
+from tests.detection.conftest import build_detector
+from tests.gpu.comparing import Comparisons, difference, wrong_by
+
+SINGLE, DOUBLE = 3e-4, 1e-7  # of the largest value
+SINGLE_GRADIENT = 0.2  # another unit at its kink, another negative of two that are equally hard: whole pixels differ
+WITH_LOSSES = [name for name, case in CASES.items() if case.offer != "detections"]
+FULL_SIZE = ("ssd300", "robust_ssd300_cfr")
+
+
+def computed(model: Any, batch: Batch) -> dict[str, Tensor]:
+    """All that an attack step asks a network for."""
+    images = batch.images.detach().clone().requires_grad_()
+    raw = model(images)
+    losses = model.losses(raw, model.assign(batch.targets))
+    value = losses.per_positive(losses.total)
+    (gradient,) = torch.autograd.grad(value, images)
+    found = {"classification": losses.classification, "localization": losses.localization, "gradient": gradient}
+    if isinstance(raw, RawPredictions):
+        each = model.box_losses(raw, model.assign(batch.targets))
+        found |= {"logits": raw.cls_logits, "boxes": raw.bbox_regression, "cross entropy": each.cross_entropy}
+        found |= {
+            "smooth L1": each.smooth_l1,
+            "localization alone": model.localization(raw, model.assign(batch.targets)),
+        }
+        found |= {name: value for name in ("routing", "mean") if (value := getattr(raw, name, None)) is not None}
+    return found
+
+
+def moved(model: Any, batch: Batch, device: torch.device, dtype: torch.dtype) -> tuple[Any, Batch]:
+    """Copies there, in this precision."""
+    batch = batch.to(device)
+    targets = copy.deepcopy(batch.targets)
+    for target in targets:
+        target.boxes = target.boxes.to(dtype)
+    return copy.deepcopy(model).to(device, dtype), Batch(batch.images.to(dtype), targets)
+
+
+def compared(
+    model: Any, batch: Batch, device: torch.device, name: str, compare: Comparisons, *, double: bool = True
+) -> None:
+    reference = computed(*moved(model, batch, torch.device("cpu"), torch.float64))
+
+    def found(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        return computed(*moved(model, batch, device, dtype))
+
+    hundredth = wrong_by(1.01, model)
+    if double:
+        sharp = found(model, torch.float64), found(hundredth, torch.float64)
+        compare.results("network", f"{name}, double", reference, *sharp, DOUBLE)
+    single, wrong, twice = (found(one, torch.float32) for one in (model, hundredth, wrong_by(2, model)))
+    gradients = [{"gradient": one.pop("gradient")} for one in (reference, single, twice)]
+    wrong.pop("gradient")
+    compare.results("network", f"{name}, single", reference, single, wrong, SINGLE)
+    compare.results("network", f"{name}, single, gradient", *gradients, SINGLE_GRADIENT)
+
+
+@pytest.mark.parametrize("name", WITH_LOSSES)
+def test_it_says_what_the_cpu_says(name: str, device: torch.device, compare: Comparisons):
+    model = built(name).eval().requires_grad_(False)
+    compared(model, batch_for(model), device, name, compare)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_at_full_size_it_says_what_the_cpu_says(name: str, device: torch.device, compare: Comparisons):
+    torch.manual_seed(0)
+    model = build_detector(name, num_classes=3).requires_grad_(False)
+    batch = batch_for(model)
+    one = Batch(batch.images[:1], batch.targets[:1])
+    compared(model, one, device, name, compare, double=device.type == "cuda")  # a CPU would compare with itself, dearly
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.offer == "scores"])
+def test_its_detections_are_those_of_the_cpu(name: str, device: torch.device, compare: Comparisons):
+    """Of the same predictions, in double, so that no two scores change places."""
+    model = built(name).eval().double()
+    raw = model(batch_for(model).images.double())
+    shifted = RawPredictions(raw.cls_logits.roll(1, dims=2), raw.bbox_regression, raw.default_boxes)
+    there = copy.deepcopy(model).to(device)
+
+    def detected(raw: RawPredictions, by: Any, at: torch.device) -> dict[str, Tensor]:
+        sent = RawPredictions(raw.cls_logits.to(at), raw.bbox_regression.to(at), raw.default_boxes.to(at))
+        with torch.no_grad():
+            found = by.detect(sent)
+        return {f"{i} {key}": getattr(one, key) for i, one in enumerate(found) for key in ("boxes", "scores", "labels")}
+
+    reference, wrong = detected(raw, model, torch.device("cpu")), detected(shifted, there, device)
+    compare.results("detections", name, reference, detected(raw, there, device), wrong, DOUBLE)
+
+
+def test_tf32_moves_results_by_less_than_two_hundredths(device: torch.device, compare: Comparisons):
+    if device.type != "cuda":
+        pytest.skip("TF32 is a GPU's")
+    torch.manual_seed(0)
+    model = build_detector("ssd300", num_classes=3).requires_grad_(False)
+    model, batch = moved(model, batch_for(model), device, torch.float32)
+    exact = computed(model, batch)
+    with factors_of_10_bits(True):
+        rounded = computed(model, batch)
+    for key in ("logits", "boxes"):
+        apart = difference({key: exact[key]}, {key: rounded[key]})
+        compare.observe("TF32", f"ssd300, {key}", f"differs by {apart:.1e}")
+        assert apart < 2e-2

@@ -1,0 +1,114 @@
+"""Training: the golden curves on the device, resumption to the bit, mixed precision, and two devices as one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from robustdet.cli.train import train
+from tests.golden.test_curves import FOLDER, STEPS, losses, read
+from tests.gpu.comparing import Comparisons, difference
+from tests.launchers.commands import FEW, finish, start
+from tests.launchers.test_composition import ROWS
+
+DECIMALS = 2e-3  # of the largest value of a curve: the smallest losses on file have three digits
+Compose = Callable[..., DictConfig]
+SHORT = [*(told for told in FEW if not told.startswith("callbacks.")), "callbacks=none", "logger=none"]
+SHORT += ["experiment=shapes_cfr", "schedule.updates_per_source=3"]
+
+
+def trainer_on(device: torch.device) -> str:
+    return "trainer=gpu" if device.type == "cuda" else "trainer=cpu"
+
+
+def drawn_on_the_cpu(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+    """CFR's sample with the noise of the curves on file, whatever the device."""
+    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator).to(mean)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_ten_updates_follow_the_golden_curve(
+    row: str, compose: Compose, device: torch.device, compare: Comparisons, monkeypatch: pytest.MonkeyPatch
+):
+    """Every method and loss: the numbers on file are the CPU's, in double precision."""
+    monkeypatch.setattr("robustdet.defences.robust_ssd.sample", drawn_on_the_cpu)
+    golden = [f"experiment=shapes_{row}", "warm_start.experiment=null", f"trainer.max_steps={STEPS}"]
+    golden += ["trainer.precision=64-true", "trainer.limit_val_batches=0", "schedule.updates_per_source=4"]
+    found = losses(compose("train", *golden, "logger=none", "callbacks=none", trainer_on(device)))
+    expected = read(FOLDER / f"shapes_{row}.txt")
+    reference, value = ({name: torch.tensor(curve) for name, curve in of.items()} for of in (expected, found))
+    wrong = {name: curve.roll(1) for name, curve in value.items()}  # one update late
+    compare.results("training", f"shapes_{row}, 10 updates", reference, value, wrong, DECIMALS)
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+
+
+def test_a_run_that_is_resumed_ends_with_the_same_weights(
+    compose: Compose, device: torch.device, compare: Comparisons, tmp_path: Path, one_thread: None
+):
+    """To the bit with `trainer.deterministic=true`; without, no further apart than two runs that nobody stopped."""
+
+    def run(name: str, *overrides: str) -> Path:
+        return train(compose("train", *SHORT, trainer_on(device), f"paths.run={tmp_path / name}", *overrides))
+
+    for deterministic in ("true", "null"):
+        told = [f"trainer.deterministic={'warn' if deterministic == 'true' else 'null'}"]
+        seven = [*told, "trainer.max_steps=7", "trainer.val_check_interval=7"]
+        one, two = (weights(run(f"{name} {deterministic}", *seven)) for name in ("one", "two"))
+        half = run(f"half {deterministic}", *told, "trainer.max_steps=4", "trainer.val_check_interval=4")
+        goes_on = [*seven, f"ckpt_path='{half}'"]
+        resumed = weights(run(f"resumed {deterministic}", *goes_on))
+        repeated, apart = difference(one, two), difference(one, resumed)
+        kind = "deterministic kernels" if deterministic == "true" else "torch's own kernels"
+        compare.observe("resume", kind, f"two whole runs differ by {repeated:.1e}, a resumed one by {apart:.1e}")
+        assert apart <= 10 * repeated, f"{kind}: {apart} against {repeated}"
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16-mixed", 0.1), ("16-mixed", 0.1)])
+def test_mixed_precision_learns_as_full_does(
+    precision: str, tolerance: float, compose: Compose, device: torch.device, compare: Comparisons, tmp_path: Path
+):
+    if device.type == "cpu" and precision == "16-mixed":
+        pytest.skip("half precision is a GPU's")
+
+    def curve(name: str, *overrides: str) -> dict[str, torch.Tensor]:
+        run = tmp_path / name
+        told = [*SHORT, "logger=csv", trainer_on(device), f"paths.run={run}", "trainer.val_check_interval=6"]
+        train(compose("train", *told, "trainer.max_steps=6", *overrides))
+        with (run / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+            found = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
+        assert len(found) == 6
+        return {"loss": torch.tensor(found)}
+
+    whole, mixed, other = curve("32-true"), curve("mixed", f"trainer.precision={precision}"), curve("other", "seed=1")
+    compare.results("precision", f"{precision}, loss of 6 updates", whole, mixed, other, tolerance)
+
+
+def test_two_processes_do_what_one_does(compose: Compose, device: torch.device, compare: Comparisons, tmp_path: Path):
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip(f"{torch.cuda.device_count()} GPU: two are needed")
+    cfg: Any = compose("train", *SHORT)
+    common = [*SHORT, "experiment=shapes_robustdet", "optimizer=sgd", "trainer.precision=64-true"]
+    common += ["trainer.max_steps=4", "trainer.val_check_interval=4"]
+    common += ["model.aid.trunk._target_=tests.launchers.commands.PlainTrunk"]  # no batch norm
+    common += [f"paths.{name}={cfg.paths[name]}" for name in ("data", "outputs")]
+    several = ["trainer=ddp", "trainer.devices=2"] if device.type == "cuda" else ["trainer=ddp_cpu"]
+    ways = {
+        "one": [trainer_on(device)],
+        "two": several,
+        "wrong": [trainer_on(device), "trainer.max_steps=3", "trainer.val_check_interval=3"],
+    }
+    ends = {}
+    for name, told in ways.items():
+        finish(start("train", *common, f"paths.run={tmp_path / name}", *told))
+        ends[name] = weights(tmp_path / name / "checkpoints" / "final.ckpt")
+    compare.results("processes", "weights after 4 updates", ends["one"], ends["two"], ends["wrong"], 1e-5)
