@@ -157,7 +157,7 @@ def _best(log_p: Float[Tensor, "B P N"], among: Bool[Tensor, "B P N"]) -> Float[
 class ChosenSoFar(BaseAttack):
     """The images that the worst case has chosen before this round of a cascade, to go on from; else they stay clean.
 
-    ``images_of`` is given by the cascade.
+    They come in 8 bits. ``images_of`` is given by the cascade.
     """
 
     images_of: Callable[[Victim, Images, Targets], Images] | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float16
+from jaxtyping import UInt8
 from torch import Tensor
 
 from robustdet.attacks.randomness import image_generators
@@ -50,7 +50,7 @@ class AttackedImages:
     ) -> None:
         self.name = name
         self.attack = attack
-        self.kept: dict[str, Float16[Tensor, "3 H W"]] | None = None  # perturbations from now on, by content
+        self.kept: dict[str, UInt8[Tensor, "3 H W"]] | None = None  # what it makes from now on, by content, in 8 bits
         self.seed = seed
         self.code = digest_of(attack, sys.modules[__name__])
         identity = {**settings, "seed": seed, "measures": VERSION, "code": self.code}
@@ -79,7 +79,7 @@ class AttackedImages:
         made = [contents[index] for index in missing]
         self._store.append(made, outcomes)
         if self.kept is not None:
-            self.kept |= dict(zip(made, perturbations(images, part.images), strict=True))
+            self.kept |= dict(zip(made, in_8_bits(images), strict=True))
         return len(missing)
 
     def images(self, detector: Detector, batch: Batch) -> Images:
@@ -134,13 +134,9 @@ class AttackedImages:
         return [Outcome(detections, numbers | cost, when_rounded) for detections, numbers, when_rounded in rows], images
 
 
-def perturbations(images: Images, clean: Images) -> Float16[Tensor, "B 3 H W"]:
-    """What was added, in main memory, in two bytes a value.
-
-    Next to the clean image that is exact to 0.002/255 within the paper's ball. The images themselves in 8 bits, rounded
-    by up to 0.5/255, were measured to lose half of what a further round over them gains.
-    """
-    return (images - clean).detach().to("cpu", torch.float16)
+def in_8_bits(images: Images) -> UInt8[Tensor, "B 3 H W"]:
+    """As bytes in main memory."""
+    return (images.detach() * 255).round().to("cpu", torch.uint8)
 
 
 def require_admissible(images: Any, clean: Images, ids: Sequence[str], threat: Threat) -> None:

@@ -18,11 +18,11 @@ from functools import partial
 from math import fsum
 from typing import Any
 
-from jaxtyping import Float16
+from jaxtyping import UInt8
 from torch import Tensor
 
 from robustdet.attacks.among_others import AmongOthers, ChosenSoFar, held
-from robustdet.evaluation.attacked import perturbations
+from robustdet.evaluation.attacked import in_8_bits
 from robustdet.evaluation.average_precision import match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags
 from robustdet.evaluation.curves import measured_curves
@@ -50,7 +50,7 @@ class Cascade(SuiteEvaluator):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._among: set[str] = set()  # those that aim at the ranking of all images
-        self._perturbations: dict[tuple[str, str], Float16[Tensor, "3 H W"]] = {}  # by attack and content
+        self._pictures: dict[tuple[str, str], UInt8[Tensor, "3 H W"]] = {}  # by attack and content
 
     def next_round(self, metric: Metric) -> list[str]:
         """Make the next of the attacks that wait ready. To be called when every process has seen what all have."""
@@ -85,16 +85,16 @@ class Cascade(SuiteEvaluator):
         return any(held(attack, AmongOthers)) or any(held(attack, ChosenSoFar))
 
     def _keep(self, chosen: set[tuple[str, str]]) -> None:
-        """Of the perturbations that are in memory, those that are chosen."""
+        """Of the pictures that are in memory, those that are chosen."""
         for name, one in self.attacks.items():
-            self._perturbations |= {(name, content): added for content, added in (one.kept or {}).items()}
+            self._pictures |= {(name, content): picture for content, picture in (one.kept or {}).items()}
             one.kept = None
-        self._perturbations = {key: added for key, added in self._perturbations.items() if key in chosen}
+        self._pictures = {key: picture for key, picture in self._pictures.items() if key in chosen}
 
     def _images_of(
         self, chosen: Mapping[str, tuple[str, str]], victim: Victim, images: Images, targets: Targets
     ) -> Images:
-        """These images under the attack ``chosen`` for each (its name, and the image's content).
+        """These images under the attack ``chosen`` for each (its name, and the image's content), in 8 bits.
 
         Those that are not in memory are made again: after an interruption the same images come out. An image of which
         nothing was chosen (it is shown, and was not measured) stays as it is.
@@ -103,15 +103,13 @@ class Cascade(SuiteEvaluator):
         places = {place: chosen[one.image_id] for place, one in enumerate(targets) if one.image_id in chosen}
         missing: dict[str, list[int]] = {}
         for place, key in places.items():
-            if key not in self._perturbations:
+            if key not in self._pictures:
                 missing.setdefault(key[0], []).append(place)
         for name, again in missing.items():
-            clean = images[again]
-            made = self.attacks[name].of_victim(victim, clean, [targets[place] for place in again])
-            new = zip(again, perturbations(made, clean), strict=True)
-            self._perturbations |= {places[place]: added for place, added in new}
+            made = in_8_bits(self.attacks[name].of_victim(victim, images[again], [targets[place] for place in again]))
+            self._pictures |= {places[place]: picture for place, picture in zip(again, made, strict=True)}
         for place, key in places.items():
-            begun[place] += self._perturbations[key].to(images)
+            begun[place] = self._pictures[key].to(images) / 255
         return begun
 
     def merge(self, processes: Iterable[Seen]) -> None:
