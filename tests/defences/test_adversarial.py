@@ -43,7 +43,7 @@ def detection(model: Any, images: torch.Tensor, targets: list[Any]) -> dict[str,
     return {"L_cls": cls, "L_loc": loc, "L_det": cls + loc, "each": each}
 
 
-@pytest.mark.parametrize("model_name", ["tiny_ssd", "tiny_robust_ssd_cfr"])
+@pytest.mark.parametrize("model_name", ["tiny_ssd", "tiny_robust_ssd"])
 @pytest.mark.parametrize("count", [2, 3])
 def test_standard_minimises_the_detection_loss_of_the_clean_batch(model_name: str, count: int):
     model, batch = slowly.build(model_name), slowly.batch(5, count)
@@ -52,6 +52,13 @@ def test_standard_minimises_the_detection_loss_of_the_clean_batch(model_name: st
     output = Standard().step(model, batch, torch.Generator())
     assert output.parts.keys() == expected.keys()
     agree(output, expected | {"loss": expected["L_det"]}, model)
+
+
+@pytest.mark.parametrize("method", [Standard(), AdversarialTraining(Full(ATTACKS["a_cls"](2)))])
+def test_what_a_network_samples_comes_from_the_generator_of_the_batch(method: Any):
+    model, batch = slowly.build("tiny_robust_ssd_cfr"), slowly.batch(5, count=2)
+    first, again, other = (method.step(model, batch, torch.Generator().manual_seed(seed)).loss for seed in (0, 0, 1))
+    assert first == again != other
 
 
 @pytest.mark.parametrize("name", ATTACKS)
