@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from torch.optim.lr_scheduler import ConstantLR
 
-from robustdet.attacks import DetectorVictim, image_generators
+from robustdet.attacks import DetectorVictim, LInf, image_generators
 from robustdet.defences.standard import Standard
 from robustdet.evaluation.attacked import AttackFailedError, require_admissible
 from robustdet.evaluation.measuring import measure
@@ -119,5 +119,5 @@ def test_measures_wait_for_detections_a_second_look_and_all_numbers_at_once(name
         measure(model, None if name is None else load(name), clean, clean.images + 0)
     assert counts.waits == DETECT + 3, counts.where
     with counted() as counts, suppress(AttackFailedError):  # what is told of them is 0: not finite
-        require_admissible(clean.images, clean.images, ["one", "two"], 0.1)
+        require_admissible(clean.images, clean.images, ["one", "two"], LInf(0.1))
     assert counts.waits == 1, counts.where

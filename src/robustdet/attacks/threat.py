@@ -157,7 +157,7 @@ def share_of_area(value: float | int) -> float:
     return float(value)
 
 
-ShareOfArea: TypeAlias = Annotated[float, share_of_area, "a share of the image's area, above 0 and at most 1"]
+ShareOfArea: TypeAlias = Annotated[float | int, share_of_area, "a share of the image's area, above 0 and at most 1"]
 
 
 class Patch:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import prepared
-from robustdet.attacks.patch import Ascent, Update, in_8_bits, require_update
+from robustdet.attacks.patch import Ascent, Update, in_8_bits
 from robustdet.attacks.placement import Placement
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import Patch, check_images
@@ -95,7 +95,6 @@ def fit_patch(
     Raises:
         InputError: there is no image.
     """
-    require_update(update)
     ascent: Ascent | None = None
     values: list[float] = []
     patch = torch.zeros(0)
@@ -113,7 +112,7 @@ def fit_patch(
             generators = image_generators(seed, [target.image_id for target in batch.targets], "universal patch", epoch)
             with victim.borrow(batch.targets) as model:
                 climbed = prepared(objective, model, batch.images)
-                leaf = patch.detach().requires_grad_()
+                leaf = patch.detach()[None].requires_grad_()
                 patches = leaf.expand(len(batch), -1, -1, -1)
                 pasted = (
                     paste(batch.images, patches, corners)
@@ -121,7 +120,7 @@ def fit_patch(
                     else transformations.paste(batch.images, patches, corners, generators)
                 )
                 value = climbed(model, pasted)
-                gradient = input_gradient(value, leaf)
+                (gradient,) = input_gradient(value, leaf)
             patch = ascent.step(patch, gradient)
             total, count = total + float(value.detach().sum()), count + len(batch)
         values.append(total / count)

@@ -171,8 +171,8 @@ class RobustTorchvision(TorchvisionModel):
 
     def train(self, mode: bool = True) -> RobustTorchvision:
         super().train(mode)
-        for own in (self.aid, self.decoder):  # whose norms are theirs
-            if own is not None:
+        for name in ("aid", "decoder"):  # whose norms are theirs; there are none yet while the network is built
+            if (own := getattr(self, name, None)) is not None:
                 own.train(mode)
         return self
 
