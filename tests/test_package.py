@@ -165,8 +165,8 @@ def test_the_public_names_are_those_of_the_api():
     for name in robustdet.__all__:
         if name != "__version__":
             assert getattr(robustdet, name) is getattr(api, name)
-    with pytest.raises(AttributeError, match="'robustdet' has no attribute 'train'"):
-        robustdet.train  # noqa: B018
+    with pytest.raises(AttributeError, match="'robustdet' has no attribute 'optimise'"):
+        robustdet.optimise  # noqa: B018
 
 
 # What is imported is declared, and the other way round

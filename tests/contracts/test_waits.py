@@ -30,7 +30,14 @@ from tests.detection.conftest import build_detector, random_target
 IMAGES = 2
 STEPS = 2
 DETECT = 2 + IMAGES  # of the detections of a batch: which boxes, how many an image, and suppression image by image
-BY_DETECTIONS = {"ap_surrogate", "ap_surrogate_from_loss", "among_others", "among_others_on", "square_detections"}
+BY_DETECTIONS = {
+    "ap_surrogate",
+    "ap_surrogate_from_loss",
+    "among_others",
+    "among_others_on",
+    "square_detections",
+    "patch_ap",
+}
 ONCE = {  # besides the door
     "jpeg": IMAGES,  # a library of the host's
     "noise_l2": IMAGES,  # draws alone; a projection may need an edge of the pixel range
@@ -47,7 +54,7 @@ def model_for(name: str) -> torch.nn.Module:
     return on_device(build_detector("tiny_robust_ssd" if routed else "tiny_ssd", num_classes=3))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "art_pgd"])  # ART works on the host
 def test_an_attacks_steps_wait_for_nothing(name: str):
     model, images = model_for(name), given()
     attack = load(name, STEPS, on_device(build_detector("tiny_ssd", num_classes=3)))
@@ -95,7 +102,7 @@ def test_what_surrounds_a_step_waits_when_it_is_due():
         )
         with counted() as counts:
             module.training_step(images, 0).backward()
-            module.on_before_optimizer_step(None)  # type: ignore[arg-type]
+            module.on_before_optimizer_step(torch.optim.SGD([torch.zeros(1)]))
         assert counts.waits == waits, counts.where  # losses, and gradients of the updates before
 
 

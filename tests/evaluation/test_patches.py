@@ -42,7 +42,8 @@ def effect(one, clean, attacked, box, metric=METRIC):
 def test_how_much_is_covered_and_how_far_it_is():
     patch = np.array([10.0, 10, 20, 20])
     boxes = np.array(
-        [[10, 10, 20, 20], [0, 10, 20, 20], [0, 0, 5, 5], [20, 12, 30, 15], [40, 10, 50, 20], [23, 24, 25, 30]]
+        [[10, 10, 20, 20], [0, 10, 20, 20], [0, 0, 5, 5], [20, 12, 30, 15], [40, 10, 50, 20], [23, 24, 25, 30]],
+        dtype=float,
     )
     assert covered(boxes, patch).tolist() == [1, 0.5, 0, 0, 0, 0]
     assert distance(boxes, patch) == pytest.approx([0, 0, 0.5 * 2**0.5, 0, 2, 0.5])

@@ -112,15 +112,14 @@ def fit_patch(
             generators = image_generators(seed, [target.image_id for target in batch.targets], "universal patch", epoch)
             with victim.borrow(batch.targets) as model:
                 climbed = prepared(objective, model, batch.images)
-                leaf = patch.detach()[None].requires_grad_()
-                patches = leaf.expand(len(batch), -1, -1, -1)
+                patches = patch.detach().repeat(len(batch), 1, 1, 1).requires_grad_()
                 pasted = (
                     paste(batch.images, patches, corners)
                     if transformations is None
                     else transformations.paste(batch.images, patches, corners, generators)
                 )
                 value = climbed(model, pasted)
-                (gradient,) = input_gradient(value, leaf)
+                gradient = input_gradient(value, patches).sum(dim=0)
             patch = ascent.step(patch, gradient)
             total, count = total + float(value.detach().sum()), count + len(batch)
         values.append(total / count)

@@ -21,7 +21,7 @@ from robustdet.types import Attack, Batch, Detections, Detector, HasLosses, Imag
 VERSION = 9  # of what is measured: stored outcomes of another version lack some of it and are made again
 
 
-Said: TypeAlias = Float[Tensor, "B values"] | list[Float[Tensor, "values"]]
+Said: TypeAlias = Float[Tensor, "B values"] | list[Float[Tensor, "_"]]
 
 
 def predictions(detector: Detector, images: Images) -> Said:
@@ -198,7 +198,7 @@ def _each(holds: Callable[..., Tensor], *rows: Said) -> Bool[Tensor, "B"]:
     """Whether it ``holds`` of all values of an image."""
     if all(isinstance(one, Tensor) for one in rows):
         return holds(*rows).all(dim=1)
-    return torch.tensor([bool(holds(*of_image).all()) for of_image in zip(*rows, strict=True)])
+    return torch.tensor([bool(holds(*of_image).all()) for of_image in zip(*rows, strict=True)], dtype=torch.bool)
 
 
 def _same(a: Said, b: Said) -> Bool[Tensor, "B"]:

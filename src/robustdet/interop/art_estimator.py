@@ -18,7 +18,7 @@ LOSSES: tuple[Loss, ...] = ("classification", "bbox_regression")
 
 def as_art(
     detector: Detector,
-    attack_losses: Sequence[Loss] = LOSSES,
+    attack_losses: Sequence[str] = LOSSES,
     optimizer: Any = None,
     device_type: Literal["cpu", "gpu"] = "cpu",
 ) -> Any:
