@@ -56,7 +56,7 @@ format: setup ## mend style where a tool can
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format
 
 golden: setup ## rewrite the golden training curves after a deliberate change; review the diff
-	@$(BIN)/python -m pytest tests/golden --rewrite-golden
+	@$(BIN)/python -m pytest tests/golden tests/contracts/test_adapters.py --rewrite-golden
 
 clean: ## remove the environment and caches, never outputs or data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

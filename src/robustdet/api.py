@@ -198,7 +198,7 @@ def train(
     method: str | TrainingMethod = "mtd",
     updates: int = 1000,
     batch_size: int = 8,
-    epsilon: float | str | None = None,
+    epsilon: float | int | str | None = None,
     validation: Any = None,
     seed: int = 0,
 ) -> LoadedDetector:

@@ -143,7 +143,10 @@ class AsItComes(TorchvisionDetector):
     """
 
     def __init__(self, network: nn.Module) -> None:
+        modes = [(module, module.training) for module in network.modules()]
         super().__init__(network, num_classes=0, input_size=0)
+        for module, training in modes:
+            module.training = training
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Asked:
         return Asked(images, generator)

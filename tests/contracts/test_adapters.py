@@ -37,11 +37,12 @@ ADAPTERS = {
     "trained here (SSD)": "tiny_ssd",
     "trained here (RobustDet)": "tiny_robust_ssd",
 }
-NEEDS_MORE = {"transfer", "among_others", "among_others_on", "bfloat16", "own_predictions"}  # an attack or a checkpoint
+NEEDS_MORE = {"transfer", "among_others", "among_others_on", "bfloat16", "own_predictions", "patch_universal"}
+# an attack, a checkpoint or a picture
 ATTACKS = sorted({file.stem for file in (CONF / "attack").glob("*.yaml")} - NEEDS_MORE)
 TRIED = {"noise", "square_detections", "pgd_cls", "mtd", "cwa", "dag", "tog_vanishing"}
 # Of random networks of others they have NaN to draw: whether the networks or the analyses are at fault is open.
-UNDRAWN = {"gradient_entanglement", "loss_change"}
+UNDRAWN = {"gradient_entanglement", "loss_change", "universal_patch"}  # the last wants validation images
 ANALYSES = sorted({file.stem for file in (CONF / "analysis").glob("*.yaml")} - UNDRAWN)
 METHODS = ("standard", "adversarial")
 Do = Callable[[Any, Batch], Any]

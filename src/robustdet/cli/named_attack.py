@@ -10,7 +10,7 @@ from robustdet.cli.rescaling import in_ball
 from robustdet.types import Attack
 
 
-def named_attack(name: str, overrides: Sequence[str], epsilon: float | str | None) -> Attack:
+def named_attack(name: str, overrides: Sequence[str], epsilon: float | int | str | None) -> Attack:
     """``overrides`` are those of a command, "attack.steps=5"; ``epsilon`` resizes its ball, and its steps with it."""
     fields = composed("predict", [f"attack={name}", *overrides]).attack
     return instantiate(fields if epsilon is None else in_ball(fields, epsilon, name))

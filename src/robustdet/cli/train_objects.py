@@ -28,7 +28,7 @@ def train_objects(
     model: nn.Module,
     data: Any,
     method: str | TrainingMethod,
-    epsilon: float | str | None,
+    epsilon: float | int | str | None,
     overrides: Sequence[str],
 ) -> Path:
     """Trains ``model`` where it is, on ``data``, a data module; returns its last state, `checkpoints/final.ckpt`.
@@ -64,7 +64,7 @@ def train_objects(
     return final
 
 
-def _resize(cfg: DictConfig, epsilon: float | str, method: str) -> None:
+def _resize(cfg: DictConfig, epsilon: float | int | str, method: str) -> None:
     """The attack's ball, and the lengths of all steps, its schedule's too, in proportion."""
     if cfg.method.get("schedule") is None:
         raise InputError(f"epsilon={epsilon}: method={method} attacks nothing")
