@@ -52,6 +52,8 @@ def moved(model: Any, device: torch.device, dtype: torch.dtype, channels_last: b
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_images_are_those_of_the_cpu(name: str, device: torch.device, compare: Comparisons):
+    if name.startswith("art_"):
+        pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
     model, other = (that_detects(seed) for seed in (0, 1))
     surrogate = built("tiny_ssd").eval()
     cpu, dtype = torch.device("cpu"), torch.float32 if name in IN_SINGLE else torch.float64
