@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from robustdet.cli.train import train
+from robustdet.training.module import DetectionModule
 from tests.golden.test_curves import FOLDER, STEPS, losses, read
 from tests.gpu.comparing import Comparisons, difference
 from tests.launchers.commands import FEW, finish, start
@@ -52,23 +55,44 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
 
 
+def told_to_stop(monkeypatch: pytest.MonkeyPatch, cfg: DictConfig, updates: int) -> None:
+    """Trains until so many batches have begun, where the process is told to stop, and saves its state."""
+    step = DetectionModule.training_step
+
+    def training_step(self: DetectionModule, *arguments: Any) -> Any:
+        if self.global_step == updates:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionModule, "training_step", training_step)
+        with pytest.raises(SystemExit, match="143"):
+            train(cfg)
+
+
 def test_a_run_that_is_resumed_ends_with_the_same_weights(
-    compose: Compose, device: torch.device, compare: Comparisons, tmp_path: Path, one_thread: None
+    compose: Compose,
+    device: torch.device,
+    compare: Comparisons,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_thread: None,
 ):
-    """To the bit with `trainer.deterministic=true`; without, no further apart than two runs that nobody stopped."""
+    """With the same bits where two runs that nobody stopped have the same; otherwise about as far apart as they."""
+    common = [*FEW, "experiment=shapes_cfr", "schedule.updates_per_source=3", "logger=none", trainer_on(device)]
+    common += ["trainer.max_steps=7", "trainer.val_check_interval=7"]
+    for kind, deterministic in {"deterministic kernels": "warn", "torch's own kernels": "null"}.items():
 
-    def run(name: str, *overrides: str) -> Path:
-        return train(compose("train", *SHORT, trainer_on(device), f"paths.run={tmp_path / name}", *overrides))
+        def told(name: str, deterministic: str = deterministic) -> DictConfig:
+            run = tmp_path / f"{name} {deterministic}"
+            return compose("train", *common, f"trainer.deterministic={deterministic}", f"paths.run={run}")
 
-    for deterministic in ("true", "null"):
-        told = [f"trainer.deterministic={'warn' if deterministic == 'true' else 'null'}"]
-        seven = [*told, "trainer.max_steps=7", "trainer.val_check_interval=7"]
-        one, two = (weights(run(f"{name} {deterministic}", *seven)) for name in ("one", "two"))
-        half = run(f"half {deterministic}", *told, "trainer.max_steps=4", "trainer.val_check_interval=4")
-        goes_on = [*seven, f"ckpt_path='{half}'"]
-        resumed = weights(run(f"resumed {deterministic}", *goes_on))
+        one, two = (weights(train(told(name))) for name in ("one", "two"))
+        told_to_stop(monkeypatch, told("stopped"), updates=4)
+        goes_on = told("stopped")
+        goes_on.ckpt_path = str(Path(goes_on.paths.run) / "checkpoints" / "last.ckpt")
+        resumed = weights(train(goes_on))
         repeated, apart = difference(one, two), difference(one, resumed)
-        kind = "deterministic kernels" if deterministic == "true" else "torch's own kernels"
         compare.observe("resume", kind, f"two whole runs differ by {repeated:.1e}, a resumed one by {apart:.1e}")
         assert apart <= 10 * repeated, f"{kind}: {apart} against {repeated}"
 
