@@ -77,10 +77,17 @@ def test_art_detects_what_the_detector_detects(victim: tuple[SSD, Images, list[T
     detector.eval()
 
 
+class Elsewhere:
+    """A victim that is no detector of ours."""
+
+    def borrow(self, targets):
+        raise NotImplementedError
+
+
 def test_losses_that_there_are_not_are_named():
     with pytest.raises(InputError, match=r"attack_losses=\['loss_classifier'\]: expected some of classification, bbox"):
-        as_art(build_detector("tiny_ssd", num_classes=1), ["loss_classifier"])  # type: ignore[list-item]
+        as_art(build_detector("tiny_ssd", num_classes=1), ["loss_classifier"])
     with pytest.raises(InputError, match=r"attack\.losses=\[\]: expected classification, bbox_regression or both"):
         ArtPGD([], LInf("8/255"), 1, "2/255")
-    with pytest.raises(KindError, match="ART's PGD needs a detector with losses, got object"):
-        ArtPGD(["classification"], LInf("8/255"), 1, "2/255")(object(), torch.zeros(0, 3, 8, 8), [], [])  # type: ignore[arg-type]
+    with pytest.raises(KindError, match="ART's PGD needs a detector with losses, got Elsewhere"):
+        ArtPGD(["classification"], LInf("8/255"), 1, "2/255")(Elsewhere(), torch.zeros(0, 3, 8, 8), [], [])
