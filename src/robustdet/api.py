@@ -35,20 +35,8 @@ from robustdet.interop.as_torchvision import TorchvisionInterface
 from robustdet.interop.classes import require_same_classes
 from robustdet.interop.torch_dataset import TorchData
 from robustdet.interop.torch_training import TorchTraining
-from robustdet.lightning import AdversarialTraining
+from robustdet.lightning import AdversarialTraining as AdversarialTraining  # public here
 from robustdet.types import Attack, Detections, Detector, Images, Targets, TrainingMethod
-
-__all__ = [
-    "AdversarialTraining",
-    "LoadedDetector",
-    "as_torchvision",
-    "attack",
-    "detect",
-    "evaluate",
-    "load_detector",
-    "report",
-    "train",
-]
 
 Picture: TypeAlias = str | Path | UInt8[np.ndarray, "_ _ 3"]
 """A file, or RGB bytes."""

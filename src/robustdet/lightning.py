@@ -54,7 +54,7 @@ class AdversarialTraining(pl.Callback):
         self,
         attack: str | Attack = "mtd",
         *overrides: str,
-        epsilon: str | float | None = None,
+        epsilon: float | int | str | None = None,
         detector: str | Callable[[pl.LightningModule], Any] = "model",
         keep_clean: bool = True,
         seed: int = 0,
@@ -143,10 +143,7 @@ class AsItComes(TorchvisionDetector):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        modes = [(module, module.training) for module in network.modules()]
         super().__init__(network, num_classes=0, input_size=0)
-        for module, training in modes:
-            module.training = training
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Asked:
         return Asked(images, generator)

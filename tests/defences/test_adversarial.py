@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from robustdet.defences import robust_ssd
 from robustdet.defences.adversarial import AdversarialTraining
 from robustdet.defences.schedules import Full, Replay
 from robustdet.defences.standard import Standard
@@ -34,22 +35,37 @@ def agree(output: Any, expected: dict[str, torch.Tensor], model: Any) -> None:
             torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def detection(model: Any, images: torch.Tensor, targets: list[Any]) -> dict[str, torch.Tensor]:
+def detection(
+    model: Any, images: torch.Tensor, targets: list[Any], generators: list[torch.Generator] | None = None
+) -> dict[str, torch.Tensor]:
     """L_cls, L_loc and L_det by name, per positive of the batch; under "each" L_det of every image by its own."""
-    sums = [slowly.det_sums(model, model(image[None]), target) for image, target in zip(images, targets, strict=True)]
+    each_own = generators or [None] * len(images)
+    raws = [model(image[None], own) for image, own in zip(images, each_own, strict=True)]
+    sums = [slowly.det_sums(model, raw, target) for raw, target in zip(raws, targets, strict=True)]
     positives = max(sum(count for _, _, count in sums), 1)
     cls, loc = (sum(image[task] for image in sums) / positives for task in (0, 1))
     each = torch.stack([(image[0] + image[1]).detach() / max(image[2], 1) for image in sums])
     return {"L_cls": cls, "L_loc": loc, "L_det": cls + loc, "each": each}
 
 
-@pytest.mark.parametrize("model_name", ["tiny_ssd", "tiny_robust_ssd"])
+@pytest.mark.parametrize("model_name", ["tiny_ssd", "tiny_robust_ssd_cfr"])
 @pytest.mark.parametrize("count", [2, 3])
-def test_standard_minimises_the_detection_loss_of_the_clean_batch(model_name: str, count: int):
+def test_standard_minimises_the_detection_loss_of_the_clean_batch(
+    model_name: str, count: int, monkeypatch: pytest.MonkeyPatch
+):
+    """CFR's features are sampled in any training: here each image's with its rows of the batch's noise."""
     model, batch = slowly.build(model_name), slowly.batch(5, count)
-    expected = detection(model, batch.images, batch.targets)
+    generators = [torch.Generator() for _ in range(count)]
+
+    def of_the_batch(mean: torch.Tensor, log_variance: torch.Tensor, own: torch.Generator) -> torch.Tensor:
+        noise = torch.randn([count, *mean.shape[1:]], generator=torch.Generator().manual_seed(3))
+        return mean + (log_variance / 2).exp() * noise[generators.index(own)].to(mean)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(robust_ssd, "sample", of_the_batch)
+        expected = detection(model, batch.images, batch.targets, generators)
     del expected["each"]
-    output = Standard().step(model, batch, torch.Generator())
+    output = Standard().step(model, batch, torch.Generator().manual_seed(3))
     assert output.parts.keys() == expected.keys()
     agree(output, expected | {"loss": expected["L_det"]}, model)
 

@@ -63,15 +63,16 @@ class Comparisons:
 
     file: Path | None
 
-    def require(self, kind: str, name: str, difference: float, tolerance: float, wrong: float) -> None:
+    def trouble(self, kind: str, name: str, difference: float, tolerance: float, wrong: float) -> str | None:
+        """What is not as it has to be in this comparison, which is written down."""
         compared = Compared(kind, name, difference, tolerance, wrong)
         self.note(asdict(compared) | {"trouble": compared.trouble})
-        assert compared.trouble is None, compared.trouble
+        return compared.trouble
 
-    def results(
+    def trouble_of(
         self, kind: str, name: str, reference: Results, found: Results, wrong: Results, tolerance: float
-    ) -> None:
-        self.require(kind, name, difference(reference, found), tolerance, difference(reference, wrong))
+    ) -> str | None:
+        return self.trouble(kind, name, difference(reference, found), tolerance, difference(reference, wrong))
 
     def observe(self, kind: str, name: str, text: str) -> None:
         """Something measured that nothing is asked of."""

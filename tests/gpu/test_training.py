@@ -48,7 +48,7 @@ def test_ten_updates_follow_the_golden_curve(
     expected = read(FOLDER / f"shapes_{row}.txt")
     reference, value = ({name: torch.tensor(curve) for name, curve in of.items()} for of in (expected, found))
     wrong = {name: curve.roll(1) for name, curve in value.items()}  # one update late
-    compare.results("training", f"shapes_{row}, 10 updates", reference, value, wrong, DECIMALS)
+    assert compare.trouble_of("training", f"shapes_{row}, 10 updates", reference, value, wrong, DECIMALS) is None
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def test_mixed_precision_learns_as_full_does(
         return {"loss": torch.tensor(found)}
 
     whole, mixed, other = curve("32-true"), curve("mixed", f"trainer.precision={precision}"), curve("other", "seed=1")
-    compare.results("precision", f"{precision}, loss of 6 updates", whole, mixed, other, tolerance)
+    assert compare.trouble_of("precision", f"{precision}, loss of 6 updates", whole, mixed, other, tolerance) is None
 
 
 def test_two_processes_do_what_one_does(compose: Compose, device: torch.device, compare: Comparisons, tmp_path: Path):
@@ -135,4 +135,5 @@ def test_two_processes_do_what_one_does(compose: Compose, device: torch.device, 
     for name, told in ways.items():
         finish(start("train", *common, f"paths.run={tmp_path / name}", *told))
         ends[name] = weights(tmp_path / name / "checkpoints" / "final.ckpt")
-    compare.results("processes", "weights after 4 updates", ends["one"], ends["two"], ends["wrong"], 1e-5)
+    one, two, wrong = ends.values()
+    assert compare.trouble_of("processes", "weights after 4 updates", one, two, wrong, 1e-5) is None

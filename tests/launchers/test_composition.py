@@ -346,7 +346,7 @@ def test_help_is_one_screen_for_every_command(command: str):
     )
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert sum(1 + len(line) // 120 for line in lines) <= 52
+    assert sum(1 + len(line) // 120 for line in lines) <= 50
     for name in ("train", "evaluate", "analyze", "predict", "export", "report", "study"):
         (line,) = [line for line in lines if f"python -m src.{name}" in line]
         assert line.startswith(name)

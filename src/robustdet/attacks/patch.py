@@ -14,7 +14,7 @@ from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.placement import Placement
 from robustdet.attacks.threat import Patch, PixelFraction, check_images, pixel_fraction
-from robustdet.attacks.transformations import Transformations, paste
+from robustdet.attacks.transformations import Transformations, paste, pasted
 from robustdet.attacks.victim import input_gradient
 from robustdet.errors import InputError
 from robustdet.types import BorrowedVictim, Images, Knowledge, Objective, PreparedObjective, Targets, Victim
@@ -84,13 +84,12 @@ class PatchAttack(BaseAttack):
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B 3 S S"]:
         patches = patches.detach().requires_grad_()
-        if self.transformations is None:
-            return input_gradient(objective(model, paste(images, patches, corners)), patches)
+        samples = 1 if self.transformations is None else self.samples
         total = torch.zeros_like(patches)
-        for _ in range(self.samples):
-            pasted = self.transformations.paste(images, patches, corners, generators)
-            total += input_gradient(objective(model, pasted), patches)
-        return total / self.samples
+        for _ in range(samples):
+            shown = pasted(images, patches, corners, self.transformations, generators)
+            total += input_gradient(objective(model, shown), patches)
+        return total / samples
 
 
 class PlainPatch(BaseAttack):

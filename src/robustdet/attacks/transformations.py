@@ -83,6 +83,19 @@ class Transformations:
         return turned.clamp(0, 1), (grid.abs() <= 1 + 1e-6).all(dim=-1)
 
 
+def pasted(
+    images: Images,
+    patches: Float[Tensor, "B 3 S S"],
+    corners: Int[Tensor, "B 2"],
+    transformations: Transformations | None,
+    generators: Sequence[torch.Generator],
+) -> Images:
+    """The images with each patch at its corner (row, column), as it is or after a draw of ``transformations``."""
+    if transformations is None:
+        return paste(images, patches, corners)
+    return transformations.paste(images, patches, corners, generators)
+
+
 def paste(
     images: Images,
     patches: Float[Tensor, "B 3 S S"],

@@ -21,7 +21,7 @@ from robustdet.attacks.patch import Ascent, Update, in_8_bits
 from robustdet.attacks.placement import Placement
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import Patch, check_images
-from robustdet.attacks.transformations import Transformations, paste
+from robustdet.attacks.transformations import Transformations, pasted
 from robustdet.attacks.victim import input_gradient
 from robustdet.errors import InputError, MissingFileError
 from robustdet.types import Batch, Images, Knowledge, Objective, PreparedObjective, Targets, Victim
@@ -68,10 +68,9 @@ class UniversalPatch(BaseAttack):
         check_images(images, targets)
         side = self.threat.side(*images.shape[-2:])
         corners = self.placement(targets, side, *images.shape[-2:])
-        patches = resized(self.patch, side).to(images).expand(len(images), -1, -1, -1)
-        if self.transformations is None:
-            return paste(images, in_8_bits(patches), corners)
-        return self.transformations.paste(images, patches, corners, generators)
+        patch = resized(self.patch, side).to(images)
+        patches = (patch if self.transformations else in_8_bits(patch)).expand(len(images), -1, -1, -1)
+        return pasted(images, patches, corners, self.transformations, generators)
 
 
 def fit_patch(
@@ -113,12 +112,7 @@ def fit_patch(
             with victim.borrow(batch.targets) as model:
                 climbed = prepared(objective, model, batch.images)
                 patches = patch.detach().repeat(len(batch), 1, 1, 1).requires_grad_()
-                pasted = (
-                    paste(batch.images, patches, corners)
-                    if transformations is None
-                    else transformations.paste(batch.images, patches, corners, generators)
-                )
-                value = climbed(model, pasted)
+                value = climbed(model, pasted(batch.images, patches, corners, transformations, generators))
                 gradient = input_gradient(value, patches).sum(dim=0)
             patch = ascent.step(patch, gradient)
             total, count = total + float(value.detach().sum()), count + len(batch)

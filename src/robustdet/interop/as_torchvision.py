@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdet.errors import InputError, KindError
+from robustdet.interop.batch_forms import of_one_length
 from robustdet.types import Detections, Detector, HasLosses, Target
 
 
@@ -77,7 +78,7 @@ class TorchvisionInterface(nn.Module):
         if missing:
             raise InputError(f"target {place} has no {' and no '.join(missing)}; it has {', '.join(given)}")
         boxes, labels = given["boxes"], given["labels"]
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+        if not of_one_length(boxes, labels):
             raise InputError(
                 f"target {place}: expected boxes [N, 4] and labels [N], got {list(boxes.shape)} and "
                 f"{list(labels.shape)}"

@@ -85,11 +85,16 @@ def _require_target(target: Any, place: int) -> None:
         keys = f" with {', '.join(map(str, target))}" if isinstance(target, Mapping) else ""
         raise InputError(f"target {place} of the batch is a {type(target).__name__}{keys}; expected {EXPECTED}")
     boxes, labels = target["boxes"], target["labels"]
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+    if not of_one_length(boxes, labels):
         raise InputError(
             f"target {place} of the batch has boxes {list(boxes.shape)} and labels {list(labels.shape)}; "
             f"expected {EXPECTED}"
         )
+
+
+def of_one_length(boxes: Tensor, labels: Tensor) -> bool:
+    """Whether they are [N, 4] and [N]."""
+    return boxes.ndim == 2 and boxes.shape[1] == 4 and labels.shape == boxes.shape[:1]
 
 
 def _read(target: Any, image: Tensor) -> Target:

@@ -68,7 +68,6 @@ class TorchvisionDetector(ForeignDetector):
         self.name = name or type(network).__name__
         self.num_classes, self.input_size = num_classes, input_size
         self._number(ids)
-        self.train()  # a trainer leaves modules in the mode that they come in
 
     def _number(self, ids: Sequence[int] | None) -> None:
         """Says whose label is whose."""

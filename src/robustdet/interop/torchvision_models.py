@@ -78,6 +78,7 @@ class TorchvisionModel(TorchvisionDetector):
             classes, count = list(named.values()), len(named)
         super().__init__(network, count or 0, input_size, list(named) if of_coco else None, name, norms)
         self.classes, self.file = classes, file
+        self.train()  # frozen norms are so from the start: a trainer leaves modules in the mode that they come in
 
     def learn(self, classes: Sequence[str]) -> None:
         """Every class that it knows by name keeps what the heads say of it; others begin at random."""
