@@ -17,9 +17,8 @@ from tests.gpu.comparing import Comparisons, difference, wrong_by
 
 SINGLE, DOUBLE = 3e-4, 1e-7  # of the largest value
 SINGLE_GRADIENT = 0.2  # another unit at its kink, another negative of two that are equally hard: whole pixels differ
-BY_RANK = {"rt_detr"}  # which takes the best of many queries: of a random network they are all alike
-WITH_LOSSES = [name for name, case in CASES.items() if case.offer != "detections" and name not in BY_RANK]
-NOT_IN_DOUBLE = {name for name, case in CASES.items() if case.model == "transformers"}  # float32 in losses
+# Random ones of transformers' hardly depend on their image: nothing would be shown.
+WITH_LOSSES = [name for name, case in CASES.items() if case.offer != "detections" and case.model != "transformers"]
 FULL_SIZE = ("ssd300", "robust_ssd300_cfr")
 
 
@@ -56,14 +55,13 @@ def troubles(
 ) -> list[str]:
     """What is not as it has to be, in either precision."""
     found_wrong: list[str | None] = []
-    finest = torch.float32 if name in NOT_IN_DOUBLE else torch.float64
-    reference = computed(*moved(model, batch, torch.device("cpu"), finest))
+    reference = computed(*moved(model, batch, torch.device("cpu"), torch.float64))
 
     def found(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
         return computed(*moved(model, batch, device, dtype))
 
     hundredth = wrong_by(1.01, model)
-    if double and name not in NOT_IN_DOUBLE:
+    if double:
         sharp = found(model, torch.float64), found(hundredth, torch.float64)
         found_wrong.append(compare.trouble_of("network", f"{name}, double", reference, *sharp, DOUBLE))
     single, wrong, twice = (found(one, torch.float32) for one in (model, hundredth, wrong_by(2, model)))
