@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import awareness, evaluation, executions, floor, levers, rows, scaling, steps, training
+from benchmarks import awareness, evaluation, executions, floor, layers, levers, rows, scaling, speed, steps, training
 from benchmarks.machine import machine
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
@@ -27,10 +27,11 @@ MEASURED: dict[str, Measure] = {
     "memory": training.memory,
     "evaluation": evaluation.measure,
     "levers": levers.measure,
+    "speed": speed.measure,
     "floor": floor.measure,
     "compile": levers.compiled,
 }
-PARTS = (*MEASURED, "scaling")
+PARTS = (*MEASURED, "layers", "scaling")
 USUAL = tuple(part for part in PARTS if part != "compile")  # which takes minutes to start
 
 
@@ -83,6 +84,8 @@ def measure(setting: Setting, parts: Sequence[str], tables: Tables, console: Con
             sweeps = scaling.measure(setting)
             tables.add(one.row() for one in sweeps)
             scaling.plot(sweeps, tables.description["machine"], tables.folder / "scaling.png")
+        elif part == "layers":
+            tables.add(layers.measure(setting, tables.folder))
         else:
             tables.add(MEASURED[part](setting))
         console.print(f"[dim]{part}: {time.perf_counter() - start:.0f} s[/dim]")

@@ -27,7 +27,7 @@ from robustdet.types import Batch
 from tests.detection.conftest import build_detector, make_target
 
 MODELS = ("tiny_ssd", "tiny_robust_ssd", "tiny_robust_ssd_cfr")
-OFF = {"channels_last": False, "recompute": False, "compile": False}
+OFF = {"channels_last": False, "recompute": False, "compile": None}
 
 
 @pytest.fixture(params=MODELS)
@@ -150,12 +150,15 @@ def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
     assert len(calls) == 1
 
 
-def test_detectors_compile_to_one_graph_with_two_gradients_and_name_what_is_not_finite():
+def test_steps_compile_to_whole_graphs_and_name_what_is_not_finite():
     """In a process of its own; see there."""
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-m", "tests.compilation"], cwd=root, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    held = [*(f"{name}: one graph" for name in MODELS), "MTD: two gradients", "not finite: named"]
+    methods = [f"adversarial, {attack}" for attack in ("MTD", "A_loc", "CWA")]
+    methods += ["standard", "RobustDet", "RobustDet*, as published"]
+    held = [*(f"{name}: whole graphs" for name in methods), "an attack: equal", "graphs: nothing of the host"]
+    held += ["not finite: named"]
     assert [line for line in done.stdout.splitlines() if line] == held
 
 

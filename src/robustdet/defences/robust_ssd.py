@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, cast
@@ -17,15 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdet.defences.aa_conv import Execution, Routing, convert_convolutions
-from robustdet.defences.cfr import CFR, PIXEL_MAX, Decoder, GaussianConv, sample
+from robustdet.defences.cfr import CFR, PIXEL_MAX, Decoder, GaussianConv, draw_noise, sample
 from robustdet.defences.non_finite import require_finite, zero_nan
 from robustdet.defences.warm_start import start_from_clean
+from robustdet.detection.layers import shapes
 from robustdet.detection.ssd import SSD
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError
 from robustdet.types import Images, RawPredictions
 
-Aware: TypeAlias = Literal["all", "heads"] | int
+Aware: TypeAlias = Literal["all", "late", "heads"] | int
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RobustSSD(SSD):
 
     Args:
         adversarially_aware: which of them: ``all``, as in the paper; ``heads``; or a layer of the backbone, from which
-            on all are. The others are plain.
+            on all are; ``late`` is the last convolution before the first source. The others are plain.
         aid: the discriminator, images → π.
         num_kernels: K, of every convolution and of the discriminator.
         cfr: None for RobustDet, a tap for RobustDet*.
@@ -77,6 +78,10 @@ class RobustSSD(SSD):
         self.cfr = cfr
         self.perturbation, self.seed = float(perturbation), seed
         self.routing = Routing()
+        self._features: Sequence[int] = ()  # their shape at the tap
+        if cfr is not None:
+            pixels = torch.empty(1, 3, self.input_size, self.input_size, device="meta")
+            self._features = shapes(self.backbone, pixels, cfr.tap + 1)[0].shape[1:]
         decoder = None if cfr is None else insert_cfr(self.backbone.layers, cfr)
         generator = self._perturbation_generator()
         convert = partial(
@@ -106,32 +111,39 @@ class RobustSSD(SSD):
         image's own, to be counted and flagged.
         """
         self.check(images)
-        raw = self._predictions(images, generator, routing)
+        noise = None
+        if self.cfr is not None and generator is not None:
+            noise = draw_noise(len(images), self._features, images.device, generator)
+        raw = self.predictions(images, noise, routing)
         if self.training and images.device.type == "cpu" and not torch.compiler.is_compiling():
             said = raw.cls_logits, raw.bbox_regression
-            require_finite(self, said, images, lambda: self._predictions(images, generator, routing))
+            require_finite(self, said, images, lambda: self.predictions(images, noise, routing))
         return raw
 
-    def _predictions(
-        self, images: Images, generator: torch.Generator | None, routing: Tensor | None
+    def predictions(
+        self,
+        images: Images,
+        noise: Float[Tensor, "B c h w"] | None = None,
+        routing: Float[Tensor, "B K"] | None = None,
     ) -> RobustPredictions:
+        """The network alone: images are not looked at, and CFR's features are sampled with this ``noise``, if any."""
         routing = self.aid(images) if routing is None else routing
         with self.routing.use(routing):
-            return self._routed(images, generator, routing)
+            return self._routed(images, noise, routing)
 
-    def _routed(self, images: Images, generator: torch.Generator | None, routing: Tensor) -> RobustPredictions:
+    def _routed(self, images: Images, noise: Tensor | None, routing: Tensor) -> RobustPredictions:
         pixels = self.normalisation(images)
         if self.cfr is None or self.decoder is None:
             raw = self.predict(self.features(pixels))
             return RobustPredictions(raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing)
         x, before = self.backbone(pixels, stop=self.cfr.tap)
         gaussian = cast(GaussianConv, self.backbone.layers[self.cfr.tap])
-        if generator is None:
+        if noise is None:
             z = mean = gaussian.conv_mean(x)
             log_variance = reconstruction = None
         else:
             mean, log_variance = gaussian(x)
-            z = sample(mean, log_variance, generator)
+            z = sample(mean, log_variance, noise)
             reconstruction = self.reconstruct(z)
         x, after = self.backbone(z, start=self.cfr.tap + 1)
         raw = self.predict([*before, *after, *self.extras(x)[1]])
@@ -161,16 +173,27 @@ class RobustSSD(SSD):
             return
         if which != "heads":
             count = len(self.backbone.layers)
+            which = self._first_that_predicts() if which == "late" else which
             if not 0 <= which < count:
                 raise InputError(
-                    f"model.adversarially_aware={which}: expected all, heads or one of the "
-                    f"backbone's layers, 0 to {count - 1}"
+                    f"model.adversarially_aware={which}: expected all, late, heads or one of "
+                    f"the backbone's layers, 0 to {count - 1}"
                 )
             for index in range(which, count):
                 self.backbone.layers[index] = convert(self.backbone.layers[index])
             convert(self.extras)
         convert(self.classification_head)
         convert(self.regression_head)
+
+    def _first_that_predicts(self) -> int:
+        """Index of the backbone's last layer with convolutions up to its first source."""
+        source = min(self.backbone.sources)
+        kinds = (nn.Conv2d, GaussianConv)
+        return max(
+            index
+            for index, layer in enumerate(self.backbone.layers[: source + 1])
+            if any(isinstance(part, kinds) for part in layer.modules())
+        )
 
     def _perturbation_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
