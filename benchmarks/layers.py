@@ -44,21 +44,13 @@ def measure(setting: Setting, folder: Path) -> Iterator[Row]:
     auto = sum(seconds[signature][chosen[signature]] for signature in seconds)
     best = sum(min(each.values()) for each in seconds.values())
     note = f"{setting.robust_model}, batch {setting.aa_batch}: the sum over {len(seconds)} different layers"
-    sides = {"auto": auto, "best": best}
-    yield Row(
-        "layers", "AA-convolutions by auto / each by its fastest execution", auto / best, note=note, seconds=sides
-    )
+    title = "AA-convolutions by auto / each by its fastest execution"
+    yield Row("layers", title, auto / best, note=note, seconds={"auto": auto, "best": best})
     for execution in EXECUTIONS:
         alone = sum(each[execution] for each in seconds.values())
         wins = sum(min(each, key=each.__getitem__) == execution for each in seconds.values())
-        title = f"AA-convolutions all by {execution} / each by its fastest"
-        yield Row(
-            "layers",
-            title,
-            alone / best,
-            note=f"{note}; the fastest of {wins}",
-            seconds={execution: alone, "best": best},
-        )
+        title, sides = f"AA-convolutions all by {execution} / each by its fastest", {execution: alone, "best": best}
+        yield Row("layers", title, alone / best, note=f"{note}; the fastest of {wins}", seconds=sides)
     yield in_chunks(setting, model, images)
 
 

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from robustdet.attacks import MTD, LInf
-from robustdet.defences.aa_conv import AAConv2d
+from robustdet.defences.aa_choices import CHOICES
+from robustdet.defences.aa_conv import AAConv2d, Routing
 from robustdet.defences.schedules import Replay
 from robustdet.training.levers import Levers
 from robustdet.types import Batch
@@ -131,6 +133,36 @@ def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str,
     mixed = 8 * 4 * sum(layer.weight[0].numel() for layer in frozen.modules() if isinstance(layer, AAConv2d))
     saved = held(frozen) - held(with_levers(frozen, recompute=True, channels_last=channels_last))
     assert saved == pytest.approx(mixed, rel=0.02)  # bytes of the kernels of 8 images
+
+
+class Peak(Made):
+    """And how many bytes were alive at most, each storage once."""
+
+    most = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        result = super().__torch_dispatch__(operation, types, arguments, keywords)
+        alive = [tensor.untyped_storage() for reference in self.tensors if (tensor := reference()) is not None]
+        self.most = max(self.most, sum({one.data_ptr(): one.nbytes() for one in alive}.values()))
+        return result
+
+
+@pytest.mark.parametrize("execution", ["grouped", "per_image"])
+def test_in_chunks_and_recomputed_few_mixed_kernels_are_alive_at_a_time(
+    execution: str, monkeypatch: pytest.MonkeyPatch
+):
+    layer = AAConv2d(nn.Conv2d(32, 64, 3), 4, Routing(), 0.0, execution=execution)
+    layer.recompute = True
+    kernel, leaf = layer.weight[0].nbytes, torch.rand(8, 32, 5, 5, requires_grad=True)
+    peaks = []
+    for limit in (None, 2 * kernel):
+        monkeypatch.setitem(CHOICES, "cpu", replace(CHOICES["cpu"], mixed_bytes=limit))
+        layer.requires_grad_(False)
+        with Peak() as peak, layer.routing.use(torch.full((8, 4), 0.25, requires_grad=True)):
+            torch.autograd.grad(layer(leaf).sum(), leaf)
+        peaks.append(peak.most)
+    assert peaks[0] > 8 * kernel
+    assert peaks[1] < 0.5 * peaks[0]
 
 
 def test_recomputing_names_a_backbone_that_it_does_not_know():

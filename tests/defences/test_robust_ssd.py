@@ -57,7 +57,14 @@ BACKBONE, PROJECTION = 52 - 1, 15  # MobileNetV2's convolutions that a detector 
 
 @pytest.mark.parametrize(
     ("which", "expected"),
-    [("all", BACKBONE + 4 + 10), ("heads", 10), (0, BACKBONE + 4 + 10), (PROJECTION, 40 + 4 + 10), (44, 1 + 4 + 10)],
+    [
+        ("all", BACKBONE + 4 + 10),
+        ("heads", 10),
+        (0, BACKBONE + 4 + 10),
+        (PROJECTION, 40 + 4 + 10),
+        ("late", 40 + 4 + 10),
+        (44, 1 + 4 + 10),
+    ],
 )
 def test_where_convolutions_are_adversarially_aware_is_a_choice(which: str | int, expected: int) -> None:
     network = build_detector("robust_mobilenet_ssd", [f"adversarially_aware={which}"])
@@ -76,7 +83,7 @@ def test_where_convolutions_are_adversarially_aware_is_a_choice(which: str | int
 
 
 def test_a_layer_that_is_not_there_is_told() -> None:
-    said = r"^model.adversarially_aware=45: expected all, heads or one of the backbone's layers, 0 to 44$"
+    said = r"^model.adversarially_aware=45: expected all, late, heads or one of the backbone's layers, 0 to 44$"
     with pytest.raises(InputError, match=said):
         build_detector("robust_mobilenet_ssd", ["adversarially_aware=45"])
 

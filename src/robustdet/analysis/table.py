@@ -265,7 +265,7 @@ def _weights_notes(rows: Iterable[Sequence[Record]]) -> list[str]:
 
 
 def weights_in_words(run: RunInfo) -> list[str]:
-    """What is to be said of them where they are not simply those of the last update of a training as the paper has it."""
+    """What is to be said of them where they are not simply those of the last update of an exact training."""
     said = {
         "were trained with speed=": run.speed,
         "were chosen for ": run.kept_for,

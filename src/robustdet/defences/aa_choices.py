@@ -1,7 +1,7 @@
 """Which execution of an adversarially-aware convolution is the fastest where: what was measured, as data.
 
-The file beside this one has it by kind of device. `python -m benchmarks --only layers` measures every layer of a network
-and writes such a file; put in this one's place, it is what ``auto`` chooses by.
+The file beside this one has it by kind of device. `python -m benchmarks --only layers` measures every layer of a
+network and writes such a file; put in this one's place, it is what ``auto`` chooses by.
 """
 
 from __future__ import annotations

@@ -253,11 +253,11 @@ EXECUTIONS: dict[str, Callable[[AAConv2d, Tensor, Tensor], Tensor]] = {
 def fastest(layer: AAConv2d, x: Tensor) -> str:
     """The execution that takes the least time for forward + gradients to input and routing, parameters frozen.
 
-    As `robustdet.defences.aa_choices` has it measured; where it does not know the layer, by rules of what was measured
-    with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64 and with K = 2 to 16; the order
-    was the same where kernels ask for gradients too. `basis` wins where a kernel has few
-    cells to visit (5x5: 2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its
-    K-fold arithmetic. With K = 1 it is a plain convolution.
+    As `robustdet.defences.aa_choices` has it measured; where that does not know the layer, by rules with its numbers,
+    found layer by layer with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64 and with
+    K = 2 to 16; the order was the same where kernels ask for gradients too. `basis` wins where a kernel has few cells
+    to visit (5x5: 2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its K-fold
+    arithmetic. With K = 1 it is a plain convolution.
     `grouped` and `per_image` are equal at most of SSD300's layers; small ones want `grouped` (24x24, 32 channels: 1.9
     against 4.2 ms), odd numbers of channels (class head at 38x38: 88 against 215 ms) and large maps (conv1_2: 0.48
     against 0.63 s) `per_image`. At batch 1 they are the same convolution. On other devices `grouped` saves the B
