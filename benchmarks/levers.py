@@ -40,6 +40,10 @@ def compiled(setting: Setting) -> Iterator[Row]:
     yield effect(setting, setting.model, {"compile": "default"})
     for execution in ("auto", *EXECUTIONS):
         yield effect(setting, setting.robust_model, {"compile": "default"}, overrides=[f"execution={execution}"])
+    if setting.device.type == "cuda":
+        yield effect(setting, setting.robust_model, {"compile": "reduce-overhead"})
+    else:
+        yield Row("lever", "compile=reduce-overhead / without", None, note="a GPU's: CUDA graphs")
 
 
 def update(model: Any, images: torch.Tensor) -> None:
@@ -77,7 +81,8 @@ def effect(
     kind = "forward + input-backward" if work is bare else "forward + full backward"
     what = ", ".join([name, *overrides])
     note = f"{what}, batch {setting.batch}, {kind}; largest difference of a logit / largest logit: {difference:.0e}"
-    (lever,) = levers
+    ((lever, value),) = levers.items()
+    lever = f"{lever}={value}" if isinstance(value, str) else lever
     return Row("lever", f"{lever} / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)
 
 
