@@ -62,7 +62,7 @@ BACKBONE, PROJECTION = 52 - 1, 15  # MobileNetV2's convolutions that a detector 
         ("heads", 10),
         (0, BACKBONE + 4 + 10),
         (PROJECTION, 40 + 4 + 10),
-        ("late", 40 + 4 + 10),
+        ("late", 36 + 4 + 10),
         (44, 1 + 4 + 10),
     ],
 )
@@ -80,6 +80,15 @@ def test_where_convolutions_are_adversarially_aware_is_a_choice(which: str | int
         expected_logits, logits = plain(images).cls_logits, network(images, routing=one_hot(1, 2)).cls_logits
     assert not torch.equal(logits, expected_logits)  # the copies are perturbed
     torch.testing.assert_close(logits, expected_logits, rtol=0, atol=0.5 * float(expected_logits.std()))
+
+
+@pytest.mark.parametrize(("name", "tap"), [("tiny_robust_ssd", 11), ("tiny_robust_ssd_cfr", 11)])
+def test_late_begins_at_what_first_predicts_with_cfr_at_its_tap(name: str, tap: int) -> None:
+    layers = build_detector(name, ["adversarially_aware=late"]).backbone.layers
+    aware = [any(isinstance(part, AAConv2d) for part in layer.modules()) for layer in layers]
+    assert aware.index(True) == tap
+    kinds = [type(part) for part in layers[tap].modules() if isinstance(part, nn.Conv2d | AAConv2d)]
+    assert kinds == [AAConv2d] * (2 if name.endswith("cfr") else 1)
 
 
 def test_a_layer_that_is_not_there_is_told() -> None:

@@ -48,7 +48,8 @@ class RobustSSD(SSD):
 
     Args:
         adversarially_aware: which of them: ``all``, as in the paper; ``heads``; or a layer of the backbone, from which
-            on all are; ``late`` is the last convolution before the first source. The others are plain.
+            on all are; ``late`` is CFR's tap, without CFR the last with convolutions up to the first source. The others
+            are plain.
         aid: the discriminator, images → π.
         num_kernels: K, of every convolution and of the discriminator.
         cfr: None for RobustDet, a tap for RobustDet*.
@@ -173,7 +174,7 @@ class RobustSSD(SSD):
             return
         if which != "heads":
             count = len(self.backbone.layers)
-            which = self._first_that_predicts() if which == "late" else which
+            which = self._late() if which == "late" else which
             if not 0 <= which < count:
                 raise InputError(
                     f"model.adversarially_aware={which}: expected all, late, heads or one of "
@@ -185,15 +186,12 @@ class RobustSSD(SSD):
         convert(self.classification_head)
         convert(self.regression_head)
 
-    def _first_that_predicts(self) -> int:
-        """Index of the backbone's last layer with convolutions up to its first source."""
-        source = min(self.backbone.sources)
-        kinds = (nn.Conv2d, GaussianConv)
-        return max(
-            index
-            for index, layer in enumerate(self.backbone.layers[: source + 1])
-            if any(isinstance(part, kinds) for part in layer.modules())
-        )
+    def _late(self) -> int:
+        if self.cfr is not None:
+            return self.cfr.tap
+        layers = self.backbone.layers[: min(self.backbone.sources) + 1]
+        with_convolutions = [any(isinstance(part, nn.Conv2d) for part in layer.modules()) for layer in layers]
+        return max(index for index, has in enumerate(with_convolutions) if has)
 
     def _perturbation_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
