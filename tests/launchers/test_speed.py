@@ -111,5 +111,6 @@ def test_where_a_loss_is_scaled_lightning_clips_or_refuses():
     """With 16-mixed: a fused optimiser would take the scale from its gradients after they were clipped."""
     module = mock.Mock(spec=DetectionModule)
     module.trainer = mock.Mock(precision_plugin=mock.Mock(spec=MixedPrecision, scaler=mock.Mock()))
-    DetectionModule.configure_gradient_clipping(module, mock.Mock(), 1.0, "norm")
-    module.clip_gradients.assert_called_once()
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)
+    DetectionModule.configure_gradient_clipping(module, optimizer, 1.0, "norm")
+    module.clip_gradients.assert_called_once_with(optimizer, 1.0, "norm")
