@@ -91,6 +91,20 @@ def test_late_begins_at_what_first_predicts_with_cfr_at_its_tap(name: str, tap: 
     assert kinds == [AAConv2d] * (2 if name.endswith("cfr") else 1)
 
 
+@pytest.mark.parametrize("name", ["tiny_robust_ssd", "tiny_robust_ssd_cfr"])
+def test_plain_layers_are_passed_once_whatever_the_routes(name: str, images: Tensor) -> None:
+    network, seen = build_detector(name, ["adversarially_aware=late"]), []
+    network.backbone.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    routes = one_hot(1, 3, 0)
+    with torch.no_grad():
+        raw, expected = network(images), network(images, routing=routes)
+        again = network(images, routing=routes, plain=raw.plain)
+    assert len(seen) == 2
+    torch.testing.assert_close(again.cls_logits, expected.cls_logits)
+    with torch.no_grad():
+        assert build_detector(name)(images).plain is None
+
+
 def test_a_layer_that_is_not_there_is_told() -> None:
     said = r"^model.adversarially_aware=45: expected all, late, heads or one of the backbone's layers, 0 to 44$"
     with pytest.raises(InputError, match=said):

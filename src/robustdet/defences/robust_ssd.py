@@ -34,13 +34,15 @@ class RobustPredictions(RawPredictions):
     """Also how the images were routed and, with CFR, the features' Gaussian at the tap.
 
     ``log_variance`` and ``reconstruction`` (an image on the scale of [0, 1], not clamped) are there only where features
-    were sampled.
+    were sampled. ``plain`` is what the layers before the first adversarially-aware one say, whatever the routing; None
+    where there are none, or where they predict already.
     """
 
     routing: Float[Tensor, "B K"]
     mean: Float[Tensor, "B c h w"] | None = None
     log_variance: Float[Tensor, "B c h w"] | None = None
     reconstruction: Images | None = None
+    plain: Float[Tensor, "B c2 h2 w2"] | None = None
 
 
 class RobustSSD(SSD):
@@ -93,6 +95,7 @@ class RobustSSD(SSD):
             generator=generator,
             execution=execution,
         )
+        self.plain_layers = 0  # of the backbone, before all that routing or prediction touches
         self._make_aware(adversarially_aware, convert)
         zero_nan(self.backbone.layers[:nan_to_zero])
         self.aid, self.decoder = aid, decoder  # these two keep plain convolutions
@@ -102,11 +105,13 @@ class RobustSSD(SSD):
         images: Images,
         generator: torch.Generator | None = None,
         routing: Float[Tensor, "B K"] | None = None,
+        plain: Float[Tensor, "B c h w"] | None = None,
     ) -> RobustPredictions:
         """Predictions for RGB images in [0, 1].
 
         With a generator, CFR samples its features and reconstructs the images; without one it goes on with their mean,
-        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say. In training
+        and neither log-variance nor decoder is computed. ``routing`` replaces what the AID would say;
+        ``plain``, which an earlier pass gave for these images, spares the layers that it comes from. In training
         mode, on a CPU, predictions that are not finite are a FloatingPointError that names the first layer to blame;
         a GPU would have to be waited for, there who trains looks at its losses. In evaluation mode they are the
         image's own, to be counted and flagged.
@@ -115,7 +120,7 @@ class RobustSSD(SSD):
         noise = None
         if self.cfr is not None and generator is not None:
             noise = draw_noise(len(images), self._features, images.device, generator)
-        raw = self.predictions(images, noise, routing)
+        raw = self.predictions(images, noise, routing, plain)
         if self.training and images.device.type == "cpu" and not torch.compiler.is_compiling():
             said = raw.cls_logits, raw.bbox_regression
             require_finite(self, said, images, lambda: self.predictions(images, noise, routing))
@@ -126,18 +131,23 @@ class RobustSSD(SSD):
         images: Images,
         noise: Float[Tensor, "B c h w"] | None = None,
         routing: Float[Tensor, "B K"] | None = None,
+        plain: Float[Tensor, "B c2 h2 w2"] | None = None,
     ) -> RobustPredictions:
         """The network alone: images are not looked at, and CFR's features are sampled with this ``noise``, if any."""
         routing = self.aid(images) if routing is None else routing
+        x = self.normalisation(images) if plain is None else plain
+        if plain is None and self.plain_layers:
+            x = plain = self.backbone(x, stop=self.plain_layers)[0]
         with self.routing.use(routing):
-            return self._routed(images, noise, routing)
+            return self._routed(x, noise, routing, plain)
 
-    def _routed(self, images: Images, noise: Tensor | None, routing: Tensor) -> RobustPredictions:
-        pixels = self.normalisation(images)
+    def _routed(self, x: Tensor, noise: Tensor | None, routing: Tensor, plain: Tensor | None) -> RobustPredictions:
+        """From ``x``, which comes to the first layer behind the plain ones."""
         if self.cfr is None or self.decoder is None:
-            raw = self.predict(self.features(pixels))
-            return RobustPredictions(raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing)
-        x, before = self.backbone(pixels, stop=self.cfr.tap)
+            x, sources = self.backbone(x, start=self.plain_layers)
+            raw = self.predict([*sources, *self.extras(x)[1]])
+            return RobustPredictions(raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing, plain=plain)
+        x, before = self.backbone(x, start=self.plain_layers, stop=self.cfr.tap)
         gaussian = cast(GaussianConv, self.backbone.layers[self.cfr.tap])
         if noise is None:
             z = mean = gaussian.conv_mean(x)
@@ -149,7 +159,7 @@ class RobustSSD(SSD):
         x, after = self.backbone(z, start=self.cfr.tap + 1)
         raw = self.predict([*before, *after, *self.extras(x)[1]])
         return RobustPredictions(
-            raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing, mean, log_variance, reconstruction
+            raw.cls_logits, raw.bbox_regression, raw.default_boxes, routing, mean, log_variance, reconstruction, plain
         )
 
     def reconstruct(self, z: Float[Tensor, "B c h w"]) -> Images:
@@ -180,6 +190,8 @@ class RobustSSD(SSD):
                     f"model.adversarially_aware={which}: expected all, late, heads or one of "
                     f"the backbone's layers, 0 to {count - 1}"
                 )
+            first = min(self.backbone.sources) if self.cfr is None else min(*self.backbone.sources, self.cfr.tap)
+            self.plain_layers = which if which <= first else 0
             for index in range(which, count):
                 self.backbone.layers[index] = convert(self.backbone.layers[index])
             convert(self.extras)

@@ -86,7 +86,10 @@ class RobustDet(WholeGraphs):
             if self.crossed_branch == "both":
                 images, targets = torch.cat([images, adversarial.images]), [*targets, *source.targets]
                 originally, routes = clean_images, torch.cat([routes, of_clean])
-            crossed = model(images, generator, routes.detach())
+            # plain layers say of an image what they said before, whatever its route
+            plain = getattr(raw, "plain", None)
+            known = {} if plain is None else {"plain": plain[: len(images)]}
+            crossed = model(images, generator, routes.detach(), **known)
             joined = join(losses, model.losses(crossed, model.assign(targets)))
             predictions, originals = [raw, crossed], [clean_images, originally]
 
