@@ -88,7 +88,7 @@ class RobustDet(WholeGraphs):
                 originally, routes = clean_images, torch.cat([routes, of_clean])
             # plain layers say of an image what they said before, whatever its route
             plain = getattr(raw, "plain", None)
-            known = {} if plain is None else {"plain": plain[: len(images)]}
+            known: dict[str, Any] = {} if plain is None else {"plain": plain[: len(images)]}
             crossed = model(images, generator, routes.detach(), **known)
             joined = join(losses, model.losses(crossed, model.assign(targets)))
             predictions, originals = [raw, crossed], [clean_images, originally]
