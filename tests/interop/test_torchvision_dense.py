@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.ssd import SSD
 
-from robustdet.attacks import PGD, DetectorVictim, LInf, image_generators
+from robustdet.attacks import DetectorVictim, LInf, image_generators
 from robustdet.attacks.cwa import ClassWise
 from robustdet.attacks.dag import DAG, finds_its_object, likeliest, minus_targets_left
+from robustdet.attacks.objectives import prepared
 from robustdet.attacks.outranking import Outranking
-from robustdet.attacks.tog import fabrication, vanishing
+from robustdet.attacks.tog import Mislabelling, vanishing
+from robustdet.attacks.victim import input_gradient
 from robustdet.interop.torchvision_dense import DenseDetector
 from tests.interop.networks import ONE_STAGE, SIZE, torchvision_model
 from tests.interop.test_torchvision import TARGETS, images
 
+RETINANET, _, SSDLITE = ONE_STAGE
 every = pytest.mark.parametrize("name", ONE_STAGE)
 
 
@@ -77,14 +80,19 @@ def test_the_losses_of_places_add_up_to_torchvisions(name: str):
 
 
 @every
-def test_attacks_on_scores_climb_what_they_are_to_climb(name: str):
-    model = torchvision_model(name).eval()
-    for objective in (ClassWise(), Outranking(), vanishing, fabrication):
-        attack = PGD(objective, LInf("8/255"), 3, "2/255")
-        found = attack(DetectorVictim(model), images(), TARGETS, image_generators(0, ["a", "b"]))
-        with DetectorVictim(model).borrow(TARGETS) as victim, torch.no_grad():
-            climbed = objective.prepare(victim, images()) if isinstance(objective, Outranking) else objective
-            assert (climbed(victim, found) > climbed(victim, images())).all(), objective
+def test_objectives_on_scores_rise_along_their_gradients(name: str):
+    model, pixels = dense(name), images(1).double()
+    with DetectorVictim(model).borrow(TARGETS[:1]) as victim:
+        for objective in (ClassWise(), Outranking(), vanishing, Mislabelling()):
+            climbed = prepared(objective, victim, pixels)
+            leaf = pixels.clone().requires_grad_()
+            value = climbed(victim, leaf)
+            gradient = input_gradient(value, leaf)
+            length = gradient.flatten(1).norm(dim=1)
+            assert (length > 0).all(), objective
+            step = 1e-7 * gradient / length.view(-1, 1, 1, 1)
+            rise = (climbed(victim, pixels + step) - value).detach() / 1e-7
+            torch.testing.assert_close(rise, length, rtol=0.05, atol=0)
 
 
 def test_where_classes_are_no_alternatives_to_one_another_background_is_none_of_them():
@@ -96,10 +104,9 @@ def test_where_classes_are_no_alternatives_to_one_another_background_is_none_of_
     assert finds_its_object(said, label, exclusive=False).all()
 
 
-@every
-def test_dag_leaves_fewer_places_that_find_their_object(name: str):
-    model = torchvision_model(name).eval()
-    found = DAG(LInf("16/255"), 12, "2/255")(DetectorVictim(model), images(), TARGETS, image_generators(0, ["a", "b"]))
+def test_dag_leaves_fewer_places_that_find_their_object():
+    model = torchvision_model(RETINANET).eval()
+    found = DAG(LInf("16/255"), 3, "8/255")(DetectorVictim(model), images(), TARGETS, image_generators(0, ["a", "b"]))
 
     def left(of: Tensor) -> int:
         with DetectorVictim(model).borrow(TARGETS) as victim, torch.no_grad():
@@ -109,7 +116,7 @@ def test_dag_leaves_fewer_places_that_find_their_object(name: str):
 
 
 def test_where_places_are_is_found_once_and_leaves_modes_and_norms_alone():
-    model = torchvision_model(ONE_STAGE[2])
+    model = torchvision_model(SSDLITE)
     model.norms = "learning"
     model.train()
     modes = [module.training for module in model.modules()]

@@ -23,7 +23,7 @@ from robustdet.attacks.victim import BorrowedDetector, BorrowedScores, require_s
 from robustdet.types import Detections, Images, Offer, ScoredPredictions, Target, Targets, Victim, moved
 
 SUPPRESSED = (
-    0.45  # the overlap from which on SSD's suppression (others' a little later) drops the lower of two boxes of a class
+    0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class; others': to 0.6
 )
 SLOPE = 0.05  # in IoU: how near to finding its object a box may be to count as one that does not
 SHARPNESS = 0.5  # τ: the best of the rivals counts most
