@@ -16,6 +16,7 @@ from robustdet.attacks.objectives import prepared
 from robustdet.attacks.outranking import Outranking
 from robustdet.attacks.tog import Mislabelling, vanishing
 from robustdet.attacks.victim import input_gradient
+from robustdet.errors import KindError
 from robustdet.interop.torchvision_dense import DenseDetector
 from tests.interop.networks import ONE_STAGE, SIZE, torchvision_model
 from tests.interop.test_torchvision import TARGETS, images
@@ -113,6 +114,11 @@ def test_dag_leaves_fewer_places_that_find_their_object():
             return -int(minus_targets_left(victim, of).sum())
 
     assert left(found) < left(images())
+
+
+def test_a_network_of_another_class_is_refused():
+    with pytest.raises(KindError, match=r"Identity: expected torchvision's RetinaNet, FCOS or SSD, got Identity"):
+        DenseDetector(torch.nn.Identity(), 3, SIZE)
 
 
 def test_where_places_are_is_found_once_and_leaves_modes_and_norms_alone():

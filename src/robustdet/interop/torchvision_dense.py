@@ -26,6 +26,7 @@ from torchvision.ops import (
 )
 
 from robustdet.detection.boxes import pairwise_iou
+from robustdet.errors import KindError
 from robustdet.interop.torchvision_api import Asked, TorchvisionDetector, summed
 from robustdet.interop.torchvision_losses import matches_of_ssd
 from robustdet.types import Answers, BoxLosses, DetectionLosses, Detections, Images, Targets
@@ -102,11 +103,20 @@ class Matched(Answers):
 class DenseDetector(TorchvisionDetector):
     """Satisfies `robustdet.types.HasScores`; ``network`` is torchvision's RetinaNet, FCOS or SSD.
 
-    One pass of the network has its losses, its detections and its scores.
+    One pass of the network has its losses, its detections and its scores. Arguments are those of `TorchvisionDetector`;
+    a network of another class is a KindError.
     """
 
     network: Any
     _frame: Frame | None = None
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        if not isinstance(self.network, RetinaNet | FCOS | SSD):
+            raise KindError(
+                f"{self.name}: expected torchvision's RetinaNet, FCOS or SSD, got {type(self.network).__name__}, of "
+                "which raw scores are not known: TorchvisionDetector takes it"
+            )
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Places:
         self.require_size(images)
