@@ -9,6 +9,7 @@ from robustdet.attacks.objectives import a_cls
 from robustdet.data.annotation import Annotation
 from robustdet.data.dataset import DetectionDataset, collate
 from robustdet.data.photo import read_photo
+from robustdet.types import Detections
 from tests.analysis.figures.conftest import CLASSES, SIZE, detector
 from tests.evaluation import scenes
 
