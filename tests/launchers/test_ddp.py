@@ -20,7 +20,7 @@ from robustdet.runs.run import BEGUN, Run
 from tests.launchers.commands import FEW, Pair, finish, start
 from tests.launchers.test_resume import assert_same, steps, wait_for
 
-pytestmark = [
+pytestmark = [pytest.mark.slow, 
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
