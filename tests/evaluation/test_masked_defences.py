@@ -119,7 +119,7 @@ class KnowsTheAnnotations(QuadrantDetector):
     def losses(self, raw, assignment):
         each, positive = self.box_losses(raw, assignment), assignment.labels > 0
         out = positive & (assignment.regression_targets > 0).any(dim=2)
-        return DetectionLosses(each.cross_entropy.where(~out, 0).sum(1), each.smooth_l1.sum(1), positive.sum(1))
+        return DetectionLosses(each.cross_entropy.where(~out, 0).sum(1), each.localization.sum(1), positive.sum(1))
 
 
 class Randomised(QuadrantDetector):
