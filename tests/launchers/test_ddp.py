@@ -25,7 +25,8 @@ from tests.launchers.commands import FEW, Pair, finish, start
 from tests.launchers.test_resume import assert_same, steps, wait_for
 from tests.test_lightning import Network, Theirs, image, objects
 
-pytestmark = [pytest.mark.slow, 
+pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
