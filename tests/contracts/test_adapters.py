@@ -146,6 +146,7 @@ def as_table(found: Mapping[str, Mapping[str, bool]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_the_page_says_what_can_be_done(request: pytest.FixtureRequest):
     pytest.importorskip("transformers", reason="transformers is not installed, whose column the table has")
     found = {

@@ -264,6 +264,7 @@ def test_its_weights_load_into_another(name: str, model: Any):
         assert torch.equal(losses(other, batch.images, batch.targets), losses(model, batch.images, batch.targets))
 
 
+@pytest.mark.slow
 @with_losses
 def test_it_learns(name: str):
     model = built(name).train()

@@ -25,6 +25,7 @@ from tests.launchers.test_resume import assert_same, steps, wait_for
 from tests.test_lightning import Network, Theirs, image, objects
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]

@@ -42,6 +42,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "mine.pth"
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_without_a_run_and_named_truthfully(compose: Callable[..., DictConfig], weights: Path):
     overrides = [*MODEL, f"model.weights={weights}", *FEW, "suite=paper", "pictures=0"]
     cfg = compose("evaluate", *overrides, "suite.attacks.pgd_cls.steps=1", "suite.attacks.pgd_loc.steps=1")
