@@ -52,7 +52,7 @@ class FakeDetector(nn.Module):
             for j, (box, label) in enumerate(zip(target.boxes, target.labels, strict=True)):
                 inside = ((centres >= box[:2]) & (centres < box[2:])).all(dim=1)
                 labels[i, inside], objects[i, inside] = label, j
-                offsets[i, inside] = torch.cat([box[:2], box[2:]]) / SIZE
+                offsets[i, inside] = torch.cat([box[:2], box[2:]]).to(offsets) / SIZE
         return Assignment(labels, objects, offsets)
 
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:
@@ -75,7 +75,7 @@ class FakeDetector(nn.Module):
         boxes = self.box_losses(raw, assignment)
         positive = assignment.labels > 0
         classification = (boxes.cross_entropy * positive.any(dim=1, keepdim=True)).sum(dim=1)
-        return DetectionLosses(classification, boxes.smooth_l1.sum(dim=1), positive.sum(dim=1))
+        return DetectionLosses(classification, boxes.localization.sum(dim=1), positive.sum(dim=1))
 
     def detect(self, raw: RawPredictions) -> list[Detections]:
         """Every default box with its most likely class, offsets as `assign` has them."""

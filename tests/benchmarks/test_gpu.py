@@ -17,8 +17,8 @@ from benchmarks.gpu.page import page, results
 from benchmarks.gpu.parts import LIMITS, Part, parts
 from benchmarks.gpu.running import run
 from benchmarks.gpu.training import Trained, markdown, study_of
+from tests.forks import ROOT
 from tests.gpu.comparing import Compared, Comparisons, difference, unequal_share
-from tests.launchers.commands import ROOT
 
 EXPECTED = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([10.0])}
 
@@ -135,6 +135,7 @@ def test_where_there_is_no_gpu_it_says_so_in_a_sentence(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_cpu_and_compares_a_share_of_what_a_gpu_is_held_to(tmp_path: Path):
     """So that tests/gpu do not rot."""
     least = ["--device", "cpu", "--least", "--patience", "10", "--output", str(tmp_path)]

@@ -83,7 +83,7 @@ def curve(folder: Path) -> list[tuple[str, ...]]:
 def wait_for(condition: Callable[[], bool], process, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.said
         assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
 
@@ -108,6 +108,7 @@ def command_line(cfg: DictConfig, run: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     compose: Callable[..., DictConfig], straight: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -115,8 +116,8 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     run = Path(cfg.paths.outputs) / "killed"
     process = start("train", *command_line(cfg, run))
     wait_for(lambda: 4 in steps(run), process)  # an epoch has five updates or six; checkpoints are after 3 and 6
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.wait()
     assert (run / BEGUN).is_file()
     assert not (run / "run.json").exists()
 
@@ -129,6 +130,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 7
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_around_validations_makes_up_for_them(
     configured: Configured, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -167,6 +169,7 @@ def test_a_run_that_ends_around_validations_makes_up_for_them(
     assert curve(resumed.parent.parent) == curve(straight.parent.parent)
 
 
+@pytest.mark.slow
 def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     compose: Callable[..., DictConfig],
     straight: Path,
@@ -186,10 +189,9 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     run = Path(cfg.paths.outputs) / cfg.name / job
     process = start("train", *line, **slurm)
     wait_for(lambda: 4 in steps(run), process)
-    process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate(timeout=1200)
-    assert process.returncode == 128 + signal.SIGUSR1, said
-    assert "Told to stop: the state after" in said
+    process.send(signal.SIGUSR1)
+    assert process.wait() == 128 + signal.SIGUSR1, process.warned
+    assert "Told to stop: the state after" in process.said
     assert (tmp_path / "asked").read_text(encoding="utf-8") == "requeue 42\n"
     assert (run / BEGUN).is_file()
 
