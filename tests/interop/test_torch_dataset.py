@@ -164,6 +164,8 @@ def test_a_wrong_data_set_is_named():
         TorchData({"a": (GREY, SOUND)}, None, 3, 32)
     with pytest.raises(InputError, match="data: list is empty, expected images"):
         TorchData([], None, 3, 32)
+    with pytest.raises(InputError, match="batch_size=0: expected a whole number, 1 or more"):
+        TorchData(Two(), None, 3, 32, eval_batch_size=0)
     assert TorchData(Two(), None, 3, 32).classes == CLASSES
     assert TorchData([(GREY, SOUND)], None, 3, 32).classes == ["1", "2", "3"]
 

@@ -63,6 +63,8 @@ class TorchData(LightningDataModule):
             )
         if not len(dataset):
             raise InputError(f"data: {kind} is empty, expected images")
+        if eval_batch_size < 1:
+            raise InputError(f"batch_size={eval_batch_size}: expected a whole number, 1 or more")
         self.name: str = str(getattr(dataset, "name", kind))
         theirs = names_of(dataset)
         if theirs is not None and classes is not None and theirs != list(classes):
