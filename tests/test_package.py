@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 import robustdet
-from tests.launchers.commands import FEW, ROOT
+from tests.forks import COMMANDS, ROOT
+from tests.launchers.commands import FEW
 
-COMMANDS = ("train", "evaluate", "analyze", "predict", "export", "report", "study")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TOPMOST = re.compile(r"[A-Za-z0-9._-]+")
 # Commands by their names, as a console script calls them, one after the other: imports are most of what they cost.

@@ -13,7 +13,8 @@ import pytest
 
 from robustdet.evaluation.record import write_records
 from tests.evaluation.records import RECORD
-from tests.launchers.commands import FEW, ROOT
+from tests.forks import ROOT
+from tests.launchers.commands import FEW
 
 # Libraries are imported first: what they do on another system is their own affair.
 ELSEWHERE = """

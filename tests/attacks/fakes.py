@@ -52,7 +52,7 @@ class FakeDetector(nn.Module):
             for j, (box, label) in enumerate(zip(target.boxes, target.labels, strict=True)):
                 inside = ((centres >= box[:2]) & (centres < box[2:])).all(dim=1)
                 labels[i, inside], objects[i, inside] = label, j
-                offsets[i, inside] = torch.cat([box[:2], box[2:]]) / SIZE
+                offsets[i, inside] = torch.cat([box[:2], box[2:]]).to(offsets) / SIZE
         return Assignment(labels, objects, offsets)
 
     def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses:

@@ -17,8 +17,8 @@ from benchmarks.gpu.page import page, results
 from benchmarks.gpu.parts import LIMITS, Part, parts
 from benchmarks.gpu.running import run
 from benchmarks.gpu.training import Trained, markdown, study_of
+from tests.forks import ROOT
 from tests.gpu.comparing import Compared, Comparisons, difference, unequal_share
-from tests.launchers.commands import ROOT
 
 EXPECTED = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([10.0])}
 

@@ -24,8 +24,8 @@ import torch
 
 from robustdet.runs.run import ENDED
 from tests.chaos.faults import CTRL_C, DISK, KILL, SAVING, TERM, TWICE, WORKER, Fault
-from tests.chaos.forks import start
 from tests.chaos.jobs import Job, drawing, evaluating, training
+from tests.forks import start
 
 STAGE = 'warm_start.overrides=["data.batch_size=4","trainer.max_steps=4","trainer.val_check_interval=2"]'
 FAULTS = {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from robustdet import files
-from tests.chaos.forks import Command
+from tests.forks import Command
 
 ENDED = 0
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.launchers.commands import ROOT
+from tests.forks import ROOT
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="its commands are forks")

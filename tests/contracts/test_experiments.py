@@ -6,44 +6,59 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli.building import build, build_module, build_trainer, prepare
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.types import Batch, Detector
 from tests.contracts.test_attacks import NAMES, climbed, load, run
 from tests.launchers.test_composition import ROWS
+from tests.launchers.test_composition import compose as composed
+
+BY_MODEL: dict[str, list[str]] = {}  # rows by the settings of the network that they train
+for one in ROWS:
+    BY_MODEL.setdefault(OmegaConf.to_yaml(composed("train", f"experiment=shapes_{one}").model), []).append(one)
+
+
+def trained(compose: Callable[..., DictConfig], row: str) -> tuple[Detector, Batch]:
+    """The detector of an experiment after one update, which changed it, and two test images."""
+    cfg = compose(
+        "train",
+        f"experiment=shapes_{row}",
+        "warm_start.experiment=null",
+        "trainer.max_steps=1",
+        "trainer.limit_val_batches=0",
+        "logger=none",
+        "callbacks=none",
+    )
+    prepare(cfg)
+    experiment = build(cfg)
+    before = {name: value.clone() for name, value in experiment.model.named_parameters()}
+    build_trainer(cfg, []).fit(build_module(cfg, experiment), experiment.data)
+    changed = [name for name, value in experiment.model.named_parameters() if not torch.equal(value, before[name])]
+    assert len(changed) > len(before) / 2
+    experiment.data.setup("test")
+    batch = next(iter(experiment.data.test_dataloader()))
+    return experiment.model.eval(), Batch(batch.images[:2], batch.targets[:2])
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[str, tuple[Detector, Batch]]:
+def of_each_model() -> dict[str, tuple[Detector, Batch]]:
     return {}
 
 
-@pytest.fixture(params=ROWS)
-def victim(request, trained, compose: Callable[..., DictConfig]) -> tuple[Detector, Batch]:
-    """The detector of an experiment after one update, and two test images; trained once a row."""
+@pytest.fixture(params=[rows[0] for rows in BY_MODEL.values()])
+def victim(request, of_each_model, compose: Callable[..., DictConfig]) -> tuple[Detector, Batch]:
+    """Of the first row that has this model: an attack cannot tell it from the others'."""
     row = request.param
-    if row not in trained:
-        cfg = compose(
-            "train",
-            f"experiment=shapes_{row}",
-            "warm_start.experiment=null",
-            "trainer.max_steps=1",
-            "trainer.limit_val_batches=0",
-            "logger=none",
-            "callbacks=none",
-        )
-        prepare(cfg)
-        experiment = build(cfg)
-        before = {name: value.clone() for name, value in experiment.model.named_parameters()}
-        build_trainer(cfg, []).fit(build_module(cfg, experiment), experiment.data)
-        changed = [name for name, value in experiment.model.named_parameters() if not torch.equal(value, before[name])]
-        assert len(changed) > len(before) / 2
-        experiment.data.setup("test")
-        batch = next(iter(experiment.data.test_dataloader()))
-        trained[row] = (experiment.model.eval(), Batch(batch.images[:2], batch.targets[:2]))
-    return trained[row]
+    if row not in of_each_model:
+        of_each_model[row] = trained(compose, row)
+    return of_each_model[row]
+
+
+@pytest.mark.parametrize("row", [row for rows in BY_MODEL.values() for row in rows[1:]])
+def test_trains_a_step(row: str, compose: Callable[..., DictConfig]):
+    trained(compose, row)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +20,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-ROOT = Path(__file__).parents[2]
+from tests.forks import Spawned, Spawner
+
+SPAWNER = Spawner()
 FEW = [
     "data.source.train=24",
     "data.source.val=7",
@@ -36,22 +37,22 @@ FEW = [
 ]
 
 
-def start(command: str, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-    """`python -m src.<command>` with one thread a process; what it prints is read from ``stdout``."""
-    return subprocess.Popen(
-        [sys.executable, "-m", f"src.{command}", *overrides],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
+def start(command: str, *overrides: str, **environment: str) -> Spawned:
+    """`python -m src.<command>` with one thread, in the repository."""
+    return SPAWNER.start(command, overrides, Path(mkdtemp()), environment)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def ended(command: str, *overrides: str) -> Spawned:
+    """The same, when it has ended, however that was."""
+    process = start(command, *overrides)
+    process.wait()
+    return process
+
+
+def finish(process: Spawned) -> str:
     """All that it printed; AssertionError with it when the process failed."""
-    output, _ = process.communicate(timeout=1200)
-    assert process.returncode == 0, output
+    code, output = process.wait(), process.said + process.warned
+    assert code == 0, output
     return output
 
 

@@ -1,8 +1,6 @@
 """Every group composes; a misspelt key, on the command line or in a yaml, names the nearest right one."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import hydra
@@ -12,6 +10,8 @@ from omegaconf import OmegaConf, open_dict
 
 from robustdet.cli.composition import CONF, UnknownKeyError, check, composed, expand_homes, quoted
 from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
+from tests.forks import COMMANDS
+from tests.launchers.commands import ended
 
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 TABLES = sorted((CONF / "table").glob("*.yaml"))
@@ -160,10 +160,9 @@ def test_an_attack_given_as_a_word_is_answered_with_what_adds_it():
 
 
 def test_the_command_line_prints_the_hint():
-    command = [sys.executable, "-m", "src.train", "loss.gama=0.3"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=CONF.parent, check=False)
-    assert done.returncode != 0
-    assert "did you mean 'loss.gamma'?" in done.stderr
+    done = ended("train", "loss.gama=0.3")
+    assert done.code != 0
+    assert "did you mean 'loss.gamma'?" in done.warned
 
 
 def wrong(root: str, *overrides: str) -> list[str]:
@@ -304,12 +303,12 @@ def test_experiments_of_a_folder_of_ones_own(own_configs: Path):
 
 def test_a_command_finds_its_clean_stage_in_a_folder_of_ones_own(own_configs: Path):
     stage = ",".join(f'"{override}"' for override in ["debug=fdr", *SMALL])
-    command = [sys.executable, "-m", "src.train", "-m", "--config-dir", str(own_configs), "experiment=mine_mtd"]
+    command = ["-m", "--config-dir", str(own_configs), "experiment=mine_mtd"]
     command += ["debug=fdr", f"paths.outputs={own_configs}/a b (2)", "warm_start.experiment=mine_std", *SMALL]
     command += [f"warm_start.overrides=[{stage}]", f"paths.data={own_configs}"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "No finished clean stage mine_std" in done.stdout
+    done = ended("train", *command)
+    assert done.code == 0, done.warned
+    assert "No finished clean stage mine_std" in done.said
     assert list((own_configs / "a b (2)" / "sweeps" / "mine_mtd").glob("*/0/run.json"))
 
 
@@ -320,34 +319,24 @@ SMALL = [f"data.source.{split}=8" for split in ("train", "val", "test")] + [
 
 
 def test_the_command_line_tells_all_wrong_values_and_nothing_else():
-    command = [sys.executable, "-m", "src.train", "trainer.max_steps=-3", "seed=x", "paths.outputs=~/nowhere"]
+    command = ["trainer.max_steps=-3", "seed=x", "paths.outputs=~/nowhere"]
     folder = CONF.parent / "outputs"
-    done = subprocess.run(
-        [*command, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"],
-        capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert sorted(done.stderr.splitlines()) == [
+    done = ended("train", *command, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")
+    assert done.code == 1
+    assert sorted(done.warned.splitlines()) == [
         "seed='x': expected a whole number from 0 to 4294967295",
         "trainer.max_steps=-3: expected a whole number, -1 or more",
     ]
     assert not (folder / "~").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "predict", "export", "report", "study"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_one_screen_for_every_command(command: str):
-    done = subprocess.run(
-        [sys.executable, "-m", f"src.{command}", "--help"],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        cwd=CONF.parent,
-        check=True,
-    )
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    done = ended(command, "--help")
+    assert (done.code, done.warned) == (0, "")
+    lines = done.said.splitlines()
     assert sum(1 + len(line) // 120 for line in lines) <= 50
-    for name in ("train", "evaluate", "analyze", "predict", "export", "report", "study"):
+    for name in COMMANDS:
         (line,) = [line for line in lines if f"python -m src.{name}" in line]
         assert line.startswith(name)
     for group in ("data", "experiment", "attack", "suite", "debug"):

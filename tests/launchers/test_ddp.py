@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConf
     run = Path(cfg.paths.outputs) / "killed"
     process = start("train", *in_two(cfg, run, *settings))
     wait_for(lambda: 2 in steps(run), process)
-    process.kill()
-    process.communicate(timeout=60)  # the other process, which waits for it, ends as well
+    process.send(signal.SIGKILL)
+    process.wait(60)  # the other process, which waits for it, ends as well
     assert (run / BEGUN).is_file()
     state = torch.load(Run(run).newest_checkpoint, weights_only=True)
     images = [part["method"]["schedule"]["sources"][0]["batch"]["images"] for part in state["processes"]]

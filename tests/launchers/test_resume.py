@@ -83,7 +83,7 @@ def curve(folder: Path) -> list[tuple[str, ...]]:
 def wait_for(condition: Callable[[], bool], process, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.said
         assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
 
@@ -115,8 +115,8 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     run = Path(cfg.paths.outputs) / "killed"
     process = start("train", *command_line(cfg, run))
     wait_for(lambda: 4 in steps(run), process)  # an epoch has five updates or six; checkpoints are after 3 and 6
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.wait()
     assert (run / BEGUN).is_file()
     assert not (run / "run.json").exists()
 
@@ -186,10 +186,9 @@ def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     run = Path(cfg.paths.outputs) / cfg.name / job
     process = start("train", *line, **slurm)
     wait_for(lambda: 4 in steps(run), process)
-    process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate(timeout=1200)
-    assert process.returncode == 128 + signal.SIGUSR1, said
-    assert "Told to stop: the state after" in said
+    process.send(signal.SIGUSR1)
+    assert process.wait() == 128 + signal.SIGUSR1, process.warned
+    assert "Told to stop: the state after" in process.said
     assert (tmp_path / "asked").read_text(encoding="utf-8") == "requeue 42\n"
     assert (run / BEGUN).is_file()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,6 +19,8 @@ from robustdet.cli.clean_stage import stage_config
 from robustdet.cli.composition import CONF, check
 from robustdet.cli.sweeps import objectives, processes
 from robustdet.training.pruning import CURVE, MedianPruning
+from tests.forks import Spawned
+from tests.launchers.commands import ended
 
 FEW = [
     "trainer=cpu",
@@ -40,16 +39,12 @@ SPACE = {"loss.gamma", "loss.beta", "loss.a", "loss.b", "loss.c"}
 
 
 @pytest.fixture
-def command(tmp_path: Path, data_folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def command(tmp_path: Path, data_folder: Path) -> Callable[..., Spawned]:
     """``python -m src.train`` with small data, as a user starts it."""
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str) -> Spawned:
         paths = [f"paths.outputs={tmp_path}", f"paths.data={data_folder}"]
-        whole = [sys.executable, "-m", "src.train", *arguments, *FEW, *SMALL, *paths]
-        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        return subprocess.run(
-            whole, capture_output=True, encoding="utf-8", cwd=CONF.parent, env=os.environ | threads, check=False
-        )
+        return ended("train", *arguments, *FEW, *SMALL, *paths)
 
     return run
 
@@ -61,14 +56,14 @@ def runs(folder: Path) -> list[dict]:
 def test_jobs_side_by_side_train_their_clean_stage_once(command: Callable, tmp_path: Path):
     pytest.importorskip("joblib")
     done = command("-m", "experiment=shapes_robustdet", "launcher=joblib", "loss.gamma=0.3,0.6", STAGE)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.warned
     jobs = runs(tmp_path / "sweeps")
     assert [[o for o in job["overrides"] if o.startswith("loss")] for job in jobs] == [
         ["loss.gamma=0.3"],
         ["loss.gamma=0.6"],
     ]
     assert len(runs(tmp_path / "shapes_std")) == 1
-    said = done.stdout + done.stderr
+    said = done.said + done.warned
     assert said.count("No finished clean stage shapes_std") == 1
     assert said.count("Starting from the finished clean stage shapes_std") == 1
 
@@ -76,7 +71,7 @@ def test_jobs_side_by_side_train_their_clean_stage_once(command: Callable, tmp_p
 def test_submitit_runs_every_job_in_a_process_and_folder_of_its_own(command: Callable, tmp_path: Path):
     pytest.importorskip("submitit")
     done = command("-m", "experiment=shapes_std", "launcher=submitit_local", "seed=3,4")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.warned
     (sweep,) = (tmp_path / "sweeps" / "shapes_std").iterdir()
     for number, seed in enumerate((3, 4)):
         job = json.loads((sweep / str(number) / "run.json").read_text(encoding="utf-8"))
@@ -89,8 +84,8 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
     search = ["hparams_search=loss_weights", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=6"]
     crash = "optimizer.lr=choice(0.001,-1)"
     done = command("experiment=shapes_std", *search, "hydra.sweeper.n_trials=3", crash)
-    assert done.returncode == 0, done.stderr
-    assert "Failed experiment: optimizer.lr=-1: expected a number" in done.stderr + done.stdout
+    assert done.code == 0, done.warned
+    assert "Failed experiment: optimizer.lr=-1: expected a number" in done.warned + done.said
 
     def trials() -> list:
         folder = tmp_path / "sweeps" / "shapes_std_loss_weights"
@@ -109,7 +104,7 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
     assert set(finished[0].params) == SPACE | {"optimizer.lr"}
 
     again = command("experiment=shapes_std", *search, "hydra.sweeper.n_trials=1", crash)
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.warned
     assert [t.number for t in trials()] == [0, 1, 2, 3]
     assert len(list((tmp_path / "sweeps" / "shapes_std_loss_weights").glob("2*"))) == 2
 
@@ -117,9 +112,9 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
 def test_a_distributed_job_in_an_adaptive_search_is_refused(command: Callable, tmp_path: Path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = command("experiment=shapes_std", "hparams_search=loss_weights", "trainer.devices=2")
-    assert done.returncode == 1
-    assert "trainer.devices=2 inside an adaptive sweep (OptunaSweeper) is refused" in done.stderr
-    assert "each with a sweeper of its own that proposes other values" in done.stderr
+    assert done.code == 1
+    assert "trainer.devices=2 inside an adaptive sweep (OptunaSweeper) is refused" in done.warned
+    assert "each with a sweeper of its own that proposes other values" in done.warned
     assert not list(tmp_path.iterdir())
 
 
@@ -127,18 +122,15 @@ def test_a_search_for_what_nothing_measures_is_refused(command: Callable, tmp_pa
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     few = [argument for argument in FEW if not argument.startswith("validation")]
     whole = ["experiment=shapes_std", "hparams_search=loss_weights", "validation.attack=null", *few]
-    done = subprocess.run(
-        [sys.executable, "-m", "src.train", *whole, f"paths.outputs={tmp_path}"],
-        capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "validation.attack=null measures no val/AP50_attacked, which this search is to maximise" in done.stderr
+    done = ended("train", *whole, f"paths.outputs={tmp_path}")
+    assert done.code == 1
+    assert "validation.attack=null measures no val/AP50_attacked, which this search is to maximise" in done.warned
     assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_over_experiments_lands_in_one_folder(command: Callable, tmp_path: Path):
     done = command("-m", "experiment=glob(shapes_at_*)", "debug=fdr")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.warned
     (sweep,) = (tmp_path / "sweeps" / "several").iterdir()
     jobs = [
         json.loads((sweep / number / "run.json").read_text(encoding="utf-8"))["experiment"] for number in ("0", "1")
