@@ -88,7 +88,9 @@ def as_torchvision(detector: LoadedDetector | Detector | str | Path | None, *ove
     return TorchvisionInterface(detector.model if isinstance(detector, LoadedDetector) else detector)
 
 
-def detect(detector: LoadedDetector | torch.nn.Module, images: Pictures, threshold: float = 0.0) -> list[Detections]:
+def detect(
+    detector: LoadedDetector | torch.nn.Module, images: Pictures, threshold: float | int = 0.0
+) -> list[Detections]:
     """What it finds in each image with a score above ``threshold``, best first, on the CPU.
 
     Boxes are xyxy in pixels of that image, upper edge exclusive, and cut to it; label n is ``classes[n - 1]``.
@@ -108,7 +110,7 @@ def attack(
     *overrides: str,
     targets: Targets | None = None,
     epsilon: float | int | str | None = None,
-    threshold: float = 0.3,
+    threshold: float | int = 0.3,
     seed: int = 0,
 ) -> Float[Tensor, "N 3 S S"]:
     """The images, attacked: [B, 3, S, S] in the size of the detector's input, on its device.
