@@ -71,7 +71,8 @@ class AdversarialTraining(pl.Callback):
         self._looked = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if any(isinstance(one, AdversarialTraining) for one in trainer.callbacks[: trainer.callbacks.index(self)]):
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, AdversarialTraining) for one in callbacks[: callbacks.index(self)]):
             raise InputError(
                 "the trainer has AdversarialTraining twice: one would attack what the other has attacked, out of the "
                 "ball of either. Give one of them; AdversarialTraining('mtd') takes the worse of two losses"
