@@ -284,8 +284,9 @@ def _inputs(detector: LoadedDetector, images: Pictures) -> Iterator[tuple[Images
         for image in images:
             yield image[None].to(detector.device), (side, side)
         return
-    alone = isinstance(images, str | Path | np.ndarray) or not isinstance(images, Iterable)
-    for place, picture in enumerate([images] if alone else images):
+    several = isinstance(images, Iterable) and not isinstance(images, str | Path | np.ndarray)
+    pictures: Any = images if several else [images]
+    for place, picture in enumerate(pictures):
         require_picture(picture, place)
         if isinstance(picture, np.ndarray):
             yield as_input(picture, side).to(detector.device), picture.shape[:2]
