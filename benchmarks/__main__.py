@@ -12,7 +12,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import awareness, evaluation, executions, floor, foreign, levers, rows, scaling, steps, training
+from benchmarks import (
+    awareness,
+    evaluation,
+    executions,
+    floor,
+    foreign,
+    layers,
+    levers,
+    rows,
+    scaling,
+    speed,
+    steps,
+    training,
+)
 from benchmarks.machine import machine
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
@@ -28,10 +41,11 @@ MEASURED: dict[str, Measure] = {
     "memory": training.memory,
     "evaluation": evaluation.measure,
     "levers": levers.measure,
+    "speed": speed.measure,
     "floor": floor.measure,
     "compile": levers.compiled,
 }
-PARTS = (*MEASURED, "scaling")
+PARTS = (*MEASURED, "layers", "scaling")
 USUAL = tuple(part for part in PARTS if part != "compile")  # which takes minutes to start
 
 
@@ -84,6 +98,8 @@ def measure(setting: Setting, parts: Sequence[str], tables: Tables, console: Con
             sweeps = scaling.measure(setting)
             tables.add(one.row() for one in sweeps)
             scaling.plot(sweeps, tables.description["machine"], tables.folder / "scaling.png")
+        elif part == "layers":
+            tables.add(layers.measure(setting, tables.folder))
         else:
             tables.add(MEASURED[part](setting))
         console.print(f"[dim]{part}: {time.perf_counter() - start:.0f} s[/dim]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from benchmarks.steps import BALL, bare, scalar
 from benchmarks.timing import interleaved
 from robustdet.attacks import PGD, BFloat16, DetectorVictim, image_generators
 from robustdet.attacks.objectives import a_cls
+from robustdet.defences.aa_conv import EXECUTIONS
 from robustdet.processor import fast_processor
 from robustdet.training.levers import Levers, factors_of_10_bits
 
@@ -35,8 +36,14 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
-    """Minutes: each network is compiled for its forward and its gradient."""
-    yield from (effect(setting, name, {"compile": True}) for name in (setting.model, setting.robust_model))
+    """Minutes: each network is compiled for its forward and its gradient; the robust one by each execution."""
+    yield effect(setting, setting.model, {"compile": "default"})
+    for execution in ("auto", *EXECUTIONS):
+        yield effect(setting, setting.robust_model, {"compile": "default"}, overrides=[f"execution={execution}"])
+    if setting.device.type == "cuda":
+        yield effect(setting, setting.robust_model, {"compile": "reduce-overhead"})
+    else:
+        yield Row("lever", "compile=reduce-overhead / without", None, note="a GPU's: CUDA graphs")
 
 
 def update(model: Any, images: torch.Tensor) -> None:
@@ -47,11 +54,16 @@ def update(model: Any, images: torch.Tensor) -> None:
     model.zero_grad()
 
 
-def effect(setting: Setting, name: str, levers: dict[str, bool], work: Callable[..., None] = bare) -> Row:
-    off = {"channels_last": False, "compile": False, "recompute": False}
-    without, with_lever = setting.build(name), setting.build(name)
-    Levers(**off).apply(without)
-    Levers(**off | levers).apply(with_lever)
+def effect(
+    setting: Setting,
+    name: str,
+    levers: dict[str, Any],
+    work: Callable[..., None] = bare,
+    overrides: Sequence[str] = (),
+) -> Row:
+    """Of one lever on one network as its yaml and the ``overrides`` describe it."""
+    without, with_lever = setting.build(name, *overrides), setting.build(name, *overrides)
+    Levers(**levers).apply(with_lever)
     images = setting.batch_of(setting.batch, without.input_size).images
     rounded = levers.get("tf32")
 
@@ -67,8 +79,10 @@ def effect(setting: Setting, name: str, levers: dict[str, bool], work: Callable[
             other = with_lever(images).cls_logits
     difference = float((one - other).abs().max() / one.abs().max())
     kind = "forward + input-backward" if work is bare else "forward + full backward"
-    note = f"{name}, batch {setting.batch}, {kind}; largest difference of a logit / largest logit: {difference:.0e}"
-    (lever,) = levers
+    what = ", ".join([name, *overrides])
+    note = f"{what}, batch {setting.batch}, {kind}; largest difference of a logit / largest logit: {difference:.0e}"
+    ((lever, value),) = levers.items()
+    lever = f"{lever}={value}" if isinstance(value, str) else lever
     return Row("lever", f"{lever} / without", seconds["with"] / seconds["without"], note=note, seconds=seconds)
 
 

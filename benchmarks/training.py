@@ -17,7 +17,7 @@ from benchmarks.setting import Setting, doubling
 from benchmarks.steps import BALL
 from benchmarks.timing import interleaved
 from robustdet.attacks import MTD
-from robustdet.defences.robustdet import LossWeights, RobustDet
+from robustdet.defences.robustdet import CrossedBranch, LossWeights, RobustDet
 from robustdet.defences.schedules import Replay
 from robustdet.defences.triplet_loss import AllTriplets
 from robustdet.processor import fast_processor
@@ -26,9 +26,9 @@ from robustdet.types import Batch, RawPredictions
 A_STEP = "a training step of RobustDet*"
 
 
-def method() -> RobustDet:
+def method(crossed_branch: CrossedBranch = "none") -> RobustDet:
     replay = Replay(MTD(BALL, 20, "2/255"), updates_per_source=20, step_sizes=["2/255"])
-    return RobustDet(replay, LossWeights(gamma=0.6, beta=0.75, a=3, b=0.16, c=5), AllTriplets)
+    return RobustDet(replay, LossWeights(gamma=0.6, beta=0.75, a=3, b=0.16, c=5), AllTriplets, crossed_branch)
 
 
 class TrainingStep:

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,14 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from robustdet.attacks import MTD, LInf
-from robustdet.defences.aa_conv import AAConv2d
+from robustdet.defences.aa_choices import CHOICES
+from robustdet.defences.aa_conv import AAConv2d, Routing
 from robustdet.defences.schedules import Replay
 from robustdet.training.levers import Levers
 from robustdet.types import Batch
 from tests.detection.conftest import build_detector, make_target
 
 MODELS = ("tiny_ssd", "tiny_robust_ssd", "tiny_robust_ssd_cfr")
-OFF = {"channels_last": False, "recompute": False, "compile": False}
+OFF = {"channels_last": False, "recompute": False, "compile": None}
 
 
 @pytest.fixture(params=MODELS)
@@ -133,6 +135,36 @@ def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str,
     assert saved == pytest.approx(mixed, rel=0.02)  # bytes of the kernels of 8 images
 
 
+class Peak(Made):
+    """And how many bytes were alive at most, each storage once."""
+
+    most = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        result = super().__torch_dispatch__(operation, types, arguments, keywords)
+        alive = [tensor.untyped_storage() for reference in self.tensors if (tensor := reference()) is not None]
+        self.most = max(self.most, sum({one.data_ptr(): one.nbytes() for one in alive}.values()))
+        return result
+
+
+@pytest.mark.parametrize("execution", ["grouped", "per_image"])
+def test_in_chunks_and_recomputed_few_mixed_kernels_are_alive_at_a_time(
+    execution: str, monkeypatch: pytest.MonkeyPatch
+):
+    layer = AAConv2d(nn.Conv2d(32, 64, 3), 4, Routing(), 0.0, execution=execution)
+    layer.recompute = True
+    kernel, leaf = layer.weight[0].nbytes, torch.rand(8, 32, 5, 5, requires_grad=True)
+    peaks = []
+    for limit in (None, 2 * kernel):
+        monkeypatch.setitem(CHOICES, "cpu", replace(CHOICES["cpu"], mixed_bytes=limit))
+        layer.requires_grad_(False)
+        with Peak() as peak, layer.routing.use(torch.full((8, 4), 0.25, requires_grad=True)):
+            torch.autograd.grad(layer(leaf).sum(), leaf)
+        peaks.append(peak.most)
+    assert peaks[0] > 8 * kernel
+    assert peaks[1] < 0.6 * peaks[0]  # the rest are maps, and what one chunk holds
+
+
 def test_recomputing_names_a_backbone_that_it_does_not_know():
     model = nn.Module()
     for backbone in ("Identity", "NoneType"):  # the last: a network of torchvision's has none at this place
@@ -151,12 +183,15 @@ def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
 
 
 @pytest.mark.slow
-def test_detectors_compile_to_one_graph_with_two_gradients_and_name_what_is_not_finite():
+def test_steps_compile_to_whole_graphs_and_name_what_is_not_finite():
     """In a process of its own; see there."""
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-m", "tests.compilation"], cwd=root, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    held = [*(f"{name}: one graph" for name in MODELS), "MTD: two gradients", "not finite: named"]
+    methods = [f"adversarial, {attack}" for attack in ("MTD", "A_loc", "CWA")]
+    methods += ["standard", "RobustDet", "RobustDet*, as published"]
+    held = [*(f"{name}: whole graphs" for name in methods), "an attack: equal", "graphs: nothing of the host"]
+    held += ["not finite: named"]
     assert [line for line in done.stdout.splitlines() if line] == held
 
 

@@ -9,7 +9,18 @@ from typing import Literal
 
 COMPARED = "compared.jsonl"  # of tests/gpu
 Size = Literal["full", "quick", "least"]
-OF_FULL_SIZE = ("steps", "executions", "awareness", "training", "evaluation", "levers", "floor", "scaling")
+OF_FULL_SIZE = (
+    "steps",
+    "executions",
+    "layers",
+    "speed",
+    "awareness",
+    "training",
+    "evaluation",
+    "levers",
+    "floor",
+    "scaling",
+)
 LIMITS: dict[Size, dict[str, float]] = {  # seconds; all of full are within 10 minutes, all of quick within 4
     "full": {"equal": 200, "speed": 140, "memory": 30, "training": 140, "compile": 80},
     "quick": {"equal": 80, "speed": 70, "memory": 25, "training": 60},

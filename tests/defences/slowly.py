@@ -7,7 +7,7 @@ project's. Results carry gradients. The fixture ``double`` makes everything here
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ EPSILON = 8 / 255
 Objective = Callable[[Any, Tensor, Target], Tensor]  # (model, one image, its target) → what an attack climbs
 
 
-def build(name: str) -> Any:
+def build(name: str, overrides: Sequence[str] = ()) -> Any:
     """In evaluation mode, so that batch norm of the decoder knows no neighbours, with weights that learn."""
-    return build_detector(name).to(torch.get_default_dtype()).requires_grad_(True)
+    return build_detector(name, overrides).to(torch.get_default_dtype()).requires_grad_(True)
 
 
 def batch(seed: int, count: int = 2) -> Batch:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
+from robustdet.defences.aa_choices import CHOICES, read, write
 from robustdet.defences.aa_conv import EXECUTIONS, AAConv2d, Routing, convert_convolutions, fastest
 
 GEOMETRIES = {
@@ -117,6 +120,49 @@ def test_a_batch_equals_its_images_one_by_one(channels: int, size: int, executio
     for i in range(4):
         with layer.routing.use(vectors[i : i + 1]):
             torch.testing.assert_close(layer(x[i : i + 1]), together[i : i + 1])
+
+
+@pytest.mark.parametrize("execution", ["grouped", "grouped_channels_last", "per_image"])
+def test_images_go_in_chunks_where_their_kernels_would_not_fit(execution: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = build(GEOMETRIES["strided"], execution=execution)
+    x = torch.randn(5, 4, 9, 8, generator=generator(1), dtype=torch.float64, requires_grad=True)
+    vectors, sizes = routed(5, 3).requires_grad_(), []
+    mixed_weight = layer.mixed_weight
+    layer.mixed_weight = lambda own: sizes.append(len(own)) or mixed_weight(own)  # type: ignore[method-assign]
+
+    def computed(limit: int | None) -> tuple[torch.Tensor, ...]:
+        monkeypatch.setitem(CHOICES, "cpu", replace(CHOICES["cpu"], mixed_bytes=limit))
+        with layer.routing.use(vectors):
+            y = layer(x)
+        return y, *torch.autograd.grad(y.square().sum(), [x, vectors, *layer.parameters()])
+
+    one = layer.weight[0].nbytes
+    whole = computed(None)
+    for limit in (5 * one, 3 * one - 1, 1):
+        torch.testing.assert_close(computed(limit), whole)
+    assert sizes == [5, 5, 2, 2, 1, *([1] * 5)]
+
+
+def test_the_table_of_choices_goes_before_the_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    layer, x = build(GEOMETRIES["grouped"]), torch.zeros(2, 4, 9, 8, dtype=torch.float64)
+    known = layer.signature(9, 8)
+    assert known == "4 to 6 in 2, 3x3 by 1x1 over 1x1, K 3, at 9x8"
+    assert fastest(layer, x) == "per_image"
+    write({"cpu": CHOICES["cpu"].measured("this CPU", {known: "basis"})}, tmp_path / "choices.json")
+    (kind, measured) = next(iter(read(tmp_path / "choices.json").items()))
+    monkeypatch.setitem(CHOICES, kind, measured)
+    assert (measured.measured_on, fastest(layer, x), fastest(layer, x[..., :4])) == ("this CPU", "basis", "per_image")
+
+
+def test_what_nobody_has_measured_says_so() -> None:
+    """Until the first run on a GPU; then this is its table."""
+    assert CHOICES["cuda"].measured_on is None or CHOICES["cuda"].layers
+    layer = build(nn.Conv2d(4, 6, 3, padding=1))
+    assert fastest(layer, torch.zeros(2, 4, 40, 40, device="meta")) == "grouped"  # a device that is no CPU
+    with layer.to("meta").routing.use(torch.zeros(2, 3, device="meta", dtype=torch.float64)):
+        shown = layer(torch.zeros(2, 4, 9, 8, device="meta", dtype=torch.float64))
+        layer.execution = "grouped_channels_last"
+        assert layer(torch.zeros(2, 4, 9, 8, device="meta", dtype=torch.float64)).shape == shown.shape == (2, 6, 9, 8)
 
 
 def test_perturbation_is_relative_seeded_and_of_every_kernel() -> None:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from robustdet.defences.cfr import Decoder, GaussianConv, kld_loss, reconstruction_loss, sample
+from robustdet.defences.cfr import Decoder, GaussianConv, draw_noise, kld_loss, reconstruction_loss, sample
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -28,9 +28,9 @@ def test_reconstruction_loss_is_a_mean_of_squares_in_pixel_values() -> None:
 
 def test_samples_are_seeded_and_have_the_predicted_moments() -> None:
     mean, log_variance = torch.tensor([3.0, -1.0]), torch.tensor([0.0, 2.0])
-    shape = (20_000, 2)
-    z = sample(mean.expand(shape), log_variance.expand(shape), generator())
-    assert torch.equal(z, sample(mean.expand(shape), log_variance.expand(shape), generator()))
+    shape, noise = (20_000, 2), draw_noise(20_000, [2], torch.device("cpu"), generator())
+    assert torch.equal(noise, draw_noise(20_000, [2], torch.device("cpu"), generator()))
+    z = sample(mean.expand(shape), log_variance.expand(shape), noise)
     torch.testing.assert_close(z.mean(dim=0), mean, atol=0.06, rtol=0)
     torch.testing.assert_close(z.std(dim=0), (0.5 * log_variance).exp(), atol=0.05, rtol=0)
 
@@ -38,7 +38,8 @@ def test_samples_are_seeded_and_have_the_predicted_moments() -> None:
 def test_gradients_reach_mean_and_log_variance_through_the_sample() -> None:
     mean = torch.zeros(5, dtype=torch.float64, requires_grad=True)
     log_variance = torch.zeros(5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda m, v: sample(m, v, generator()), (mean, log_variance))
+    noise = torch.randn(5, generator=generator())
+    assert torch.autograd.gradcheck(lambda m, v: sample(m, v, noise), (mean, log_variance))
 
 
 def test_the_log_variance_is_clipped_from_above_only() -> None:

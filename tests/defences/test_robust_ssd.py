@@ -57,7 +57,14 @@ BACKBONE, PROJECTION = 52 - 1, 15  # MobileNetV2's convolutions that a detector 
 
 @pytest.mark.parametrize(
     ("which", "expected"),
-    [("all", BACKBONE + 4 + 10), ("heads", 10), (0, BACKBONE + 4 + 10), (PROJECTION, 40 + 4 + 10), (44, 1 + 4 + 10)],
+    [
+        ("all", BACKBONE + 4 + 10),
+        ("heads", 10),
+        (0, BACKBONE + 4 + 10),
+        (PROJECTION, 40 + 4 + 10),
+        ("late", 36 + 4 + 10),
+        (44, 1 + 4 + 10),
+    ],
 )
 def test_where_convolutions_are_adversarially_aware_is_a_choice(which: str | int, expected: int) -> None:
     network = build_detector("robust_mobilenet_ssd", [f"adversarially_aware={which}"])
@@ -75,8 +82,31 @@ def test_where_convolutions_are_adversarially_aware_is_a_choice(which: str | int
     torch.testing.assert_close(logits, expected_logits, rtol=0, atol=0.5 * float(expected_logits.std()))
 
 
+@pytest.mark.parametrize(("name", "tap"), [("tiny_robust_ssd", 11), ("tiny_robust_ssd_cfr", 11)])
+def test_late_begins_at_what_first_predicts_with_cfr_at_its_tap(name: str, tap: int) -> None:
+    layers = build_detector(name, ["adversarially_aware=late"]).backbone.layers
+    aware = [any(isinstance(part, AAConv2d) for part in layer.modules()) for layer in layers]
+    assert aware.index(True) == tap
+    kinds = [type(part) for part in layers[tap].modules() if isinstance(part, nn.Conv2d | AAConv2d)]
+    assert kinds == [AAConv2d] * (2 if name.endswith("cfr") else 1)
+
+
+@pytest.mark.parametrize("name", ["tiny_robust_ssd", "tiny_robust_ssd_cfr"])
+def test_plain_layers_are_passed_once_whatever_the_routes(name: str, images: Tensor) -> None:
+    network, seen = build_detector(name, ["adversarially_aware=late"]), []
+    network.backbone.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    routes = one_hot(1, 3, 0)
+    with torch.no_grad():
+        raw, expected = network(images), network(images, routing=routes)
+        again = network(images, routing=routes, plain=raw.plain)
+    assert len(seen) == 2
+    torch.testing.assert_close(again.cls_logits, expected.cls_logits)
+    with torch.no_grad():
+        assert build_detector(name)(images).plain is None
+
+
 def test_a_layer_that_is_not_there_is_told() -> None:
-    said = r"^model.adversarially_aware=45: expected all, heads or one of the backbone's layers, 0 to 44$"
+    said = r"^model.adversarially_aware=45: expected all, late, heads or one of the backbone's layers, 0 to 44$"
     with pytest.raises(InputError, match=said):
         build_detector("robust_mobilenet_ssd", ["adversarially_aware=45"])
 

@@ -85,9 +85,9 @@ def step_slowly(
     }
 
 
-def model_with_opinions(name: str) -> Any:
+def model_with_opinions(name: str, aware: str = "all") -> Any:
     """Kernels that differ and a discriminator that does not answer the same to all, so that routing matters."""
-    model = slowly.build(name)
+    model = slowly.build(name, [f"adversarially_aware={aware}"])
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -98,11 +98,16 @@ def model_with_opinions(name: str) -> Any:
 
 @pytest.mark.parametrize("crossed", ["none", "clean", "both"])
 @pytest.mark.parametrize(
-    ("name", "weights"), [("tiny_robust_ssd", PAPER), ("tiny_robust_ssd_cfr", PAPER), ("tiny_robust_ssd_cfr", OTHERS)]
+    ("name", "weights", "aware"),
+    [
+        ("tiny_robust_ssd", PAPER, "all"),
+        ("tiny_robust_ssd_cfr", PAPER, "all"),
+        ("tiny_robust_ssd_cfr", OTHERS, "late"),
+    ],
 )
-def test_a_step_is_eq_5_image_by_image(name: str, weights: LossWeights, crossed: Any):
+def test_a_step_is_eq_5_image_by_image(name: str, weights: LossWeights, aware: str, crossed: Any):
     """Two updates on a replayed source: in the second the attacked images are not those of the clean half."""
-    model = model_with_opinions(name)
+    model = model_with_opinions(name, aware)
     replay = Replay(ATTACKS["a_cls"](20), updates_per_source=2, step_sizes=["4/255"])
     method = RobustDet(replay, weights, AllTriplets, crossed)
     source = slowly.batch(1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustdet.defences.aa_conv import EXECUTIONS
 from robustdet.training.levers import factors_of_10_bits
 from robustdet.types import Batch, RawPredictions, ScoredPredictions
 from tests.contracts.test_detectors import CASES, FOREIGN, batch_for, built
@@ -77,6 +78,15 @@ def troubles(
 def test_it_says_what_the_cpu_says(name: str, device: torch.device, compare: Comparisons):
     model = built(name).eval().requires_grad_(False)
     assert troubles(model, batch_for(model), device, name, compare) == []
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_every_execution_of_adversarially_aware_convolutions_says_what_the_cpu_says(
+    execution: str, device: torch.device, compare: Comparisons
+):
+    torch.manual_seed(0)
+    model = build_detector("tiny_robust_ssd", [f"execution={execution}"], num_classes=3).requires_grad_(False)
+    assert troubles(model, batch_for(model), device, f"tiny_robust_ssd, {execution}", compare) == []
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

@@ -265,9 +265,13 @@ def _weights_notes(rows: Iterable[Sequence[Record]]) -> list[str]:
 
 
 def weights_in_words(run: RunInfo) -> list[str]:
-    """What is to be said of them where they are not simply those of their training's last update."""
-    chosen = [f"were chosen for {run.kept_for}"] if run.kept_for else []
-    return [*chosen, f"are {run.averaged}"] if run.averaged else chosen
+    """What is to be said of them where they are not simply those of the last update of an exact training."""
+    said = {
+        "were trained with speed=": run.speed,
+        "were chosen for ": run.kept_for,
+        "are ": run.averaged,
+    }
+    return [f"{what}{value}" for what, value in said.items() if value]
 
 
 def _newest_notes(records: Sequence[Record], experiments: Iterable[str]) -> list[str]:

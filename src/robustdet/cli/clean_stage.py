@@ -28,8 +28,8 @@ from robustdet.runs.run import Run, behind_ended, finished
 
 PATIENCE = 30.0  # seconds; processes that wait for a word wait for some minutes only
 # What a stage is told by the run that needs it, besides its data and its place.
-TOLD = ("paths.outputs", "paths.data", "protocol", "seed", "keep_memory", "logger", "larger_batch", "validation",
-        "trainer.precision", "trainer.plugins", "trainer.fast_dev_run", "model.weights",
+TOLD = ("paths.outputs", "paths.data", "protocol", "speed", "seed", "keep_memory", "logger", "larger_batch",
+        "validation", "trainer.precision", "trainer.plugins", "trainer.fast_dev_run", "model.weights",
         "model.input_size")  # fmt: skip
 
 

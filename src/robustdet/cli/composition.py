@@ -63,7 +63,7 @@ COMMON = {
     "loss", "method", "optimizer", "schedule", "scheduler", "trainer", "logger", "callbacks",
 }  # fmt: skip
 ROOTS = {
-    "train": COMMON | {"warm_start", "validation", "objectives", "larger_batch"},
+    "train": COMMON | {"speed", "warm_start", "validation", "objectives", "larger_batch"},
     "evaluate": COMMON | {"warm_start", "validation", "suite", "metric", "pictures", "fresh", "results"},
     "analyze": COMMON | {"warm_start", "validation", "analysis", "metric"},
     "predict": COMMON | {"warm_start", "validation", "image", "threshold"},
@@ -82,6 +82,7 @@ PLAIN: dict[str, set[str]] = {
         "gradient_clip_val",
     },
     "protocol.metrics": {"voc", "area", "coco"},
+    "speed": {"name", "precision", "channels_last", "compile", "fused", "adversarially_aware"},
     "suite": {"name", "attacks", "otherwise", "max_images", "tabled", "ladder", "cascade", "epsilon"},
     "suite.attacks": {"*"},
     "suite.otherwise": {"*"},

@@ -56,6 +56,7 @@ from robustdet.runs.run import Run
 from robustdet.training.testing import EvaluationModule, log_records
 from robustdet.types import Attack, Batch, Detector, most, offers
 
+EXACT = "exact"  # of conf/speed: what a training does that is told nothing else
 NOT_OURS = "not trained here"  # a record's method, of a detector that comes as it is
 
 
@@ -145,6 +146,7 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -
         checkpoint=origin(model, cfg) if checkpoint is None else str(checkpoint),
         checkpoint_sha256=digest_of_weights(model) if file is None else file_sha256(file),
         **({} if checkpoint is None else training_of(checkpoint)),
+        speed="" if checkpoint is None else speed_of(checkpoint),
         kept_for="" if loaded is None else loaded.chosen,
         averaged="" if loaded is None else loaded.averaged,
     )
@@ -160,6 +162,13 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     if run is None or recipe is None or not run.ended_with(checkpoint):
         return {}
     return {"training_seed": run.config["seed"], "training_recipe": recipe}
+
+
+def speed_of(checkpoint: Path) -> str:
+    """The profile of the training that this checkpoint is a state of; nothing for the usual one, and for none."""
+    run = Run.around(checkpoint)
+    name = "" if run is None else run.config.get("speed", {}).get("name", "")
+    return "" if name == EXACT else name
 
 
 def unmet(attack: Attack, detector: Detector) -> str | None:

@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Execution: TypeAlias = Literal["auto", "grouped", "per_image", "basis"]
-BASIS_WORK = 144  # up to this many output cells an image times K, K convolutions cost less than making its kernel
-GROUPED_CELLS = 32 * 32  # up to so many input cells, a CPU is faster at all images' channels together than one by one
-BLOCK = 8  # a CPU's convolutions are fast at numbers of channels that this divides
+from robustdet.defences.aa_choices import choices_on
+
+Execution: TypeAlias = Literal["auto", "grouped", "grouped_channels_last", "per_image", "basis"]
 
 
 class Routing:
@@ -119,7 +118,22 @@ class AAConv2d(nn.Module):
                 f"routing vectors {tuple(vectors.shape)} do not fit {len(x)} images and K = {self.num_kernels} kernels"
             )
         execution = fastest(self, x) if self.execution == "auto" else self.execution
-        return EXECUTIONS[execution](self, x, vectors)
+        images = len(x) if execution == "basis" else self.images_at_once(x)
+        if len(x) <= images:
+            return EXECUTIONS[execution](self, x, vectors)
+        chunks = zip(x.split(images), vectors.split(images), strict=True)
+        return torch.cat([EXECUTIONS[execution](self, *chunk) for chunk in chunks])
+
+    def images_at_once(self, x: Float[Tensor, "B in H W"]) -> int:
+        """Those whose own kernels may exist at one time on the device of ``x``; all of them where nothing limits it."""
+        limit = choices_on(x.device.type).mixed_bytes
+        return len(x) if limit is None else max(1, limit * self.num_kernels // self.weight.nbytes)
+
+    def signature(self, height: int, width: int) -> str:
+        """What tells it, on maps of this size, from layers that another execution may suit better."""
+        kernel, stride, dilation = ("x".join(map(str, pair)) for pair in (self.kernel_size, self.stride, self.dilation))
+        channels = f"{self.in_channels} to {self.out_channels} in {self.groups}"
+        return f"{channels}, {kernel} by {stride} over {dilation}, K {self.num_kernels}, at {height}x{width}"
 
     @property
     def is_pointwise(self) -> bool:
@@ -181,7 +195,9 @@ def _mixing_again(layer: AAConv2d, convolved: Float[Tensor, "..."], vectors: Flo
         yield
 
 
-def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
+def grouped(
+    layer: AAConv2d, x: Tensor, vectors: Tensor, layout: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """One convolution for the batch: the images become groups, each with its own kernel.
 
     For a pointwise layer that is a product of matrices for each image.
@@ -192,12 +208,20 @@ def grouped(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
         with _mixing_again(layer, kernels, vectors):
             y = kernels @ pixels if bias is None else torch.baddbmm(bias[:, :, None], kernels, pixels)
         return y.view(x.shape[0], -1, *x.shape[2:])
-    # in channels-last layout, a grouped convolution in double precision was seen to give wrong gradients (2.15, CPU)
-    images, kernels = x.reshape(1, -1, *x.shape[2:]).contiguous(), weight.flatten(0, 1).contiguous()
+    images = x.reshape(1, -1, *x.shape[2:]).contiguous(memory_format=layout)
+    kernels = weight.flatten(0, 1).contiguous(memory_format=layout)
     del weight  # where the layout made a copy of it
     with _mixing_again(layer, kernels, vectors):
         y = layer.convolve(images, kernels, None if bias is None else bias.flatten(), x.shape[0] * layer.groups)
     return y.view(x.shape[0], -1, *y.shape[2:])
+
+
+def grouped_channels_last(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
+    """As `grouped`, channel by channel of a pixel, which is how tensor cores of a GPU read; on a CPU the same as that.
+
+    There, in that layout, a grouped convolution in double precision was seen to give wrong gradients (2.15).
+    """
+    return grouped(layer, x, vectors, torch.contiguous_format if x.device.type == "cpu" else torch.channels_last)
 
 
 def per_image(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
@@ -220,6 +244,7 @@ def basis(layer: AAConv2d, x: Tensor, vectors: Tensor) -> Tensor:
 
 EXECUTIONS: dict[str, Callable[[AAConv2d, Tensor, Tensor], Tensor]] = {
     "grouped": grouped,
+    "grouped_channels_last": grouped_channels_last,
     "per_image": per_image,
     "basis": basis,
 }
@@ -228,10 +253,11 @@ EXECUTIONS: dict[str, Callable[[AAConv2d, Tensor, Tensor], Tensor]] = {
 def fastest(layer: AAConv2d, x: Tensor) -> str:
     """The execution that takes the least time for forward + gradients to input and routing, parameters frozen.
 
-    Measured layer by layer with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64 and
-    with K = 2 to 16; the order was the same where kernels ask for gradients too. `basis` wins where a kernel has few
-    cells to visit (5x5: 2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its
-    K-fold arithmetic. With K = 1 it is a plain convolution.
+    As `robustdet.defences.aa_choices` has it measured; where that does not know the layer, by rules with its numbers,
+    found layer by layer with K = 4 on one and two CPU threads, SSD300 at batch 8, the tiny network at 8 to 64 and with
+    K = 2 to 16; the order was the same where kernels ask for gradients too. `basis` wins where a kernel has few cells
+    to visit (5x5: 2.8 ms against 4.7 and 6.4), because no kernel per image is made; elsewhere it pays for its K-fold
+    arithmetic. With K = 1 it is a plain convolution.
     `grouped` and `per_image` are equal at most of SSD300's layers; small ones want `grouped` (24x24, 32 channels: 1.9
     against 4.2 ms), odd numbers of channels (class head at 38x38: 88 against 215 ms) and large maps (conv1_2: 0.48
     against 0.63 s) `per_image`. At batch 1 they are the same convolution. On other devices `grouped` saves the B
@@ -240,17 +266,20 @@ def fastest(layer: AAConv2d, x: Tensor) -> str:
     their size (160 → 960 channels at 4x4: 19 against 14 and 14 ms at worst, 192 → 64 at 8x8: 1.8 against 4.1 and 2.9);
     depthwise ones never `basis`, whose arithmetic saves no kernel worth the name (960 channels at 4x4: 2.1 against 39).
     """
-    cells = x.shape[2] * x.shape[3]
     if layer.num_kernels == 1:
         return "basis"
+    choices = choices_on(x.device.type)
+    if choices.layers and (known := choices.layers.get(layer.signature(x.shape[2], x.shape[3]))):
+        return known
+    cells = x.shape[2] * x.shape[3]
     if layer.is_pointwise:
         return "grouped"
-    if layer.groups == 1 and layer.num_kernels * cells <= BASIS_WORK * math.prod(layer.stride):
+    if layer.groups == 1 and layer.num_kernels * cells <= choices.basis_work * math.prod(layer.stride):
         return "basis"
-    if x.device.type != "cpu" or len(x) == 1:
+    if choices.grouped_cells is None or len(x) == 1:
         return "grouped"
-    blocked = layer.in_channels % BLOCK == 0 and layer.out_channels % BLOCK == 0
-    return "grouped" if blocked and cells <= GROUPED_CELLS else "per_image"
+    blocked = layer.in_channels % choices.block == 0 and layer.out_channels % choices.block == 0
+    return "grouped" if blocked and cells <= choices.grouped_cells else "per_image"
 
 
 def convert_convolutions(

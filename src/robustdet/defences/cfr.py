@@ -7,6 +7,7 @@ a sample of N(μ, σ²), from which a decoder has to reconstruct the clean image
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,16 +59,21 @@ class GaussianConv(nn.Module):
         return self.conv_mean(x), self.conv_log_variance(x).clamp(max=self.log_variance_max)
 
 
-def sample(
-    mean: Float[Tensor, "B *shape"], log_variance: Float[Tensor, "B *shape"], generator: torch.Generator
+def draw_noise(
+    images: int, shape: Sequence[int], device: torch.device, generator: torch.Generator
 ) -> Float[Tensor, "B *shape"]:
-    """z = μ + σ ε with ε ~ N(0, 1) drawn where μ is; from one ``generator`` the same on one kind of device.
+    """ε ~ N(0, 1) of so many images' features, drawn on ``device``; the same on one kind of device.
 
     And in however many processes: each draws for the images of all, and keeps what is of its own.
     """
-    images, *shape = mean.shape
-    there = generator_on(mean.device, generator)
-    noise = own_rows(torch.randn([world_size() * images, *shape], generator=there, device=mean.device))
+    there = generator_on(device, generator)
+    return own_rows(torch.randn([world_size() * images, *shape], generator=there, device=device))
+
+
+def sample(
+    mean: Float[Tensor, "B *shape"], log_variance: Float[Tensor, "B *shape"], noise: Float[Tensor, "B *shape"]
+) -> Float[Tensor, "B *shape"]:
+    """z = μ + σ ε."""
     return mean + (0.5 * log_variance).exp() * noise.to(mean)
 
 

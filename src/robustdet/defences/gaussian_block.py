@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustdet.defences.cfr import sample
+from robustdet.defences.cfr import draw_noise, sample
 from robustdet.defences.robust_ssd import log_variance_like
 
 
@@ -52,7 +52,8 @@ class Tap:
         found.mean = found.z = mean
         if found.generator is not None:
             found.log_variance = log_variance()
-            found.z = sample(mean, found.log_variance, found.generator)
+            noise = draw_noise(len(mean), mean.shape[1:], mean.device, found.generator)
+            found.z = sample(mean, found.log_variance, noise)
         return found.z
 
 

@@ -37,7 +37,7 @@ def first_non_finite_layer(network: nn.Module, rerun: Callable[[], Any]) -> str 
 
     handles = [module.register_forward_hook(look(name)) for name, module in network.named_modules() if name]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # a compiled graph has no layers
             rerun()
     finally:
         for handle in handles:

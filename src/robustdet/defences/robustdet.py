@@ -11,11 +11,12 @@ from torch import Tensor
 
 from robustdet.defences.adversarial import halves, perturbation_size
 from robustdet.defences.cfr import kld_loss, reconstruction_loss
-from robustdet.defences.routed import Routed, RoutedDetector
+from robustdet.defences.routed import RoutedDetector
 from robustdet.defences.routing_diagnostics import routing_diagnostics
 from robustdet.defences.schedules import Schedule
 from robustdet.defences.standard import detection_parts
 from robustdet.defences.triplet_loss import TripletTerms
+from robustdet.graphs import WholeGraphs
 from robustdet.ranks import gathered_rows, world_size
 from robustdet.types import Batch, DetectionLosses, StepOutput
 
@@ -34,7 +35,7 @@ class LossWeights:
     c: float | int
 
 
-class RobustDet:
+class RobustDet(WholeGraphs):
     """Minimises Eq. 5, L = β (L_det + a L_aid) + b L_re + c L_kld, on a clean and an adversarial half.
 
     Args:
@@ -47,6 +48,8 @@ class RobustDet:
         triplets_across_processes: where several processes share a batch, L_aid is of the triplets of the whole batch,
             as it is in one process. Their number grows with the cube of the batch; False leaves each to its own.
     """
+
+    graphs = ("consistency",)
 
     def __init__(
         self,
@@ -83,7 +86,10 @@ class RobustDet:
             if self.crossed_branch == "both":
                 images, targets = torch.cat([images, adversarial.images]), [*targets, *source.targets]
                 originally, routes = clean_images, torch.cat([routes, of_clean])
-            crossed = model(images, generator, routes.detach())
+            # plain layers say of an image what they said before, whatever its route
+            plain = getattr(raw, "plain", None)
+            known: dict[str, Any] = {} if plain is None else {"plain": plain[: len(images)]}
+            crossed = model(images, generator, routes.detach(), **known)
             joined = join(losses, model.losses(crossed, model.assign(targets)))
             predictions, originals = [raw, crossed], [clean_images, originally]
 
@@ -91,7 +97,7 @@ class RobustDet:
         parts = detection_parts(joined) | {"L_aid": aid.loss}
         loss = w.beta * (parts["L_det"] + w.a * parts["L_aid"])
         if raw.mean is not None:
-            parts |= consistency_parts(predictions, originals)
+            parts |= self.consistency(predictions, originals)
             loss = loss + w.b * parts["L_re"] + w.c * parts["L_kld"]
 
         shown = halves(losses, len(batch)) | {
@@ -100,6 +106,21 @@ class RobustDet:
             **routing_diagnostics(routing.detach(), marks),
         }
         return StepOutput(loss, parts | shown)
+
+    def consistency(self, predictions: list[Any], originals: list[Tensor]) -> dict[str, Tensor]:
+        """L_re (Eq. 3) and L_kld (Eq. 4), means over all images of all branches, whose features were sampled."""
+        images = torch.cat([raw.reconstruction for raw in predictions])
+        means = torch.cat([raw.mean for raw in predictions])
+        log_variances = torch.cat([raw.log_variance for raw in predictions])
+        return {
+            "L_re": reconstruction_loss(images, torch.cat(originals)),
+            "L_kld": kld_loss(means, log_variances),
+        }
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        super().compile(*args, **options)
+        if isinstance(self.triplets, WholeGraphs):
+            self.triplets.compile(*args, **options)
 
     def state_dict(self) -> dict[str, Any]:
         return {"schedule": self.schedule.state_dict()}
@@ -115,15 +136,3 @@ def join(one: DetectionLosses, other: DetectionLosses) -> DetectionLosses:
         torch.cat([one.localization, other.localization]),
         torch.cat([one.num_positives, other.num_positives]),
     )
-
-
-def consistency_parts(predictions: list[Routed], originals: list[Tensor]) -> dict[str, Tensor]:
-    """L_re (Eq. 3) and L_kld (Eq. 4), means over all images of all branches."""
-    images, means, log_variances = (
-        torch.cat([field for raw in predictions if (field := getattr(raw, name)) is not None])
-        for name in ("reconstruction", "mean", "log_variance")
-    )
-    return {
-        "L_re": reconstruction_loss(images, torch.cat(originals)),
-        "L_kld": kld_loss(means, log_variances),
-    }

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robustdet.attacks.randomness import generator_on
+from robustdet.graphs import WholeGraphs
 
 Distance: TypeAlias = Callable[[Tensor], Tensor]  # routing [B, K] → distances of all pairs [B, B]
 
@@ -49,13 +50,15 @@ class TripletTerms:
     triplets: Int[Tensor, ""]
 
 
-class AllTriplets:
+class AllTriplets(WholeGraphs):
     """Eq. 2 over every valid triplet of the batch (anchor and positive in both orders).
 
     Args:
         margin: γ, in units of the distance.
         distance: `jensen_shannon` (the paper) or `squared_l2`.
     """
+
+    graphs = ("terms",)
 
     def __init__(self, margin: float = 0.6, distance: Distance = jensen_shannon) -> None:
         self.margin = margin
@@ -71,6 +74,9 @@ class AllTriplets:
 
         A batch without a triplet (one kind only, or no two of a kind) costs 0, with a gradient of 0.
         """
+        return self.terms(routing, adversarial)
+
+    def terms(self, routing: Float[Tensor, "B K"], adversarial: Bool[Tensor, " B"]) -> TripletTerms:
         distances = self.distance(routing)
         same = adversarial[:, None] == adversarial[None]
         positive = same & ~torch.eye(len(routing), dtype=torch.bool, device=routing.device)
@@ -78,7 +84,7 @@ class AllTriplets:
         return triplet_terms(distances[:, :, None], distances[:, None, :], valid, self.margin)
 
 
-class RandomNegativeTriplets:
+class RandomNegativeTriplets(WholeGraphs):
     """What the authors' code computes: for every unordered pair of a kind, one random negative (`protocol=authors`).
 
     The negative is drawn evenly among those of the other kind with m(a, p) - m(a, n) + γ > 0, where the mining
@@ -88,6 +94,8 @@ class RandomNegativeTriplets:
         margin: γ, in units of the distance.
         distance: of the loss; the authors use `squared_l2`.
     """
+
+    graphs = ("terms",)
 
     def __init__(self, margin: float = 0.6, distance: Distance = squared_l2) -> None:
         self.margin = margin
@@ -102,12 +110,18 @@ class RandomNegativeTriplets:
         """As `AllTriplets`, but a generator must be handed in: ValueError without one."""
         if generator is None:
             raise ValueError("RandomNegativeTriplets draws its negatives: hand in a torch.Generator")
+        there, images = generator_on(routing.device, generator), len(routing)
+        lottery = torch.rand([images, images, images], generator=there, device=routing.device)
+        return self.terms(routing, adversarial, lottery)
+
+    def terms(
+        self, routing: Float[Tensor, "B K"], adversarial: Bool[Tensor, " B"], lottery: Float[Tensor, "B B B"]
+    ) -> TripletTerms:
+        """Of the negatives that qualify for anchor and positive, the one with the highest number in the ``lottery``."""
         same = adversarial[:, None] == adversarial[None]
         pairs = same.triu(diagonal=1)
         mining = 2 * jensen_shannon(routing.detach()) / routing.shape[1]
         qualified = ~same[:, None, :] & (mining[:, :, None] - mining[:, None, :] + self.margin > 0)
-        there = generator_on(routing.device, generator)
-        lottery = torch.rand(qualified.shape, generator=there, device=routing.device)
         negative = lottery.masked_fill(~qualified, -1).argmax(dim=2)  # [anchor, positive]
         distances = self.distance(routing)
         return triplet_terms(distances, distances.gather(1, negative), pairs & qualified.any(dim=2), self.margin)

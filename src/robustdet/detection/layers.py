@@ -76,11 +76,17 @@ def source_sizes(backbone: Backbone, extras: Backbone, input_size: int) -> list[
     x, sizes = torch.empty(1, 3, input_size, input_size, device="meta"), []
     for part in (backbone, extras):
         try:
-            x, sources = functional_call(part, {k: v.to("meta") for k, v in part.state_dict().items()}, (x,))
+            x, sources = shapes(part, x)
         except RuntimeError as error:
             raise InputError(f"model.input_size={input_size} is too small for the network's layers: {error}") from error
         sizes += [source.shape[-1] for source in sources]
     return sizes
+
+
+def shapes(part: Backbone, x: Tensor, stop: int | None = None) -> tuple[Tensor, list[Tensor]]:
+    """What its layers up to ``stop`` make of ``x``, on the meta device."""
+    state = {name: tensor.to("meta") for name, tensor in part.state_dict().items()}
+    return functional_call(part, state, (x.to("meta"), 0, stop))
 
 
 class L2Norm(nn.Module):

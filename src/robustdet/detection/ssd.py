@@ -21,10 +21,11 @@ from robustdet.detection.post_processing import PostProcessing
 from robustdet.detection.pretrained import located
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError
+from robustdet.graphs import WholeGraphs
 from robustdet.types import Assignment, BoxLosses, DetectionLosses, Detections, Images, RawPredictions, Targets
 
 
-class SSD(nn.Module):
+class SSD(WholeGraphs, nn.Module):
     """A default-box detector; satisfies :class:`robustdet.types.Detector`. Training and evaluation mode are the same.
 
     Args:
@@ -41,6 +42,7 @@ class SSD(nn.Module):
             takes; None for random ones.
     """
 
+    graphs = ("predictions", "losses", "localization", "box_losses")
     default_boxes: Float[Tensor, "P 4"]
 
     def __init__(
@@ -92,6 +94,10 @@ class SSD(nn.Module):
     def forward(self, images: Images, generator: torch.Generator | None = None) -> RawPredictions:
         """Predictions for RGB images in [0, 1]. SSD is deterministic and leaves ``generator`` alone."""
         self.check(images)
+        return self.predictions(images)
+
+    def predictions(self, images: Images) -> RawPredictions:
+        """The network alone: images are not looked at."""
         return self.predict(self.features(self.normalisation(images)))
 
     def features(self, pixels: Images) -> list[Float[Tensor, "B _ _ _"]]:

@@ -33,7 +33,8 @@ class RunInfo:
     ``checkpoint_sha256`` is that of the checkpoint's file or, of weights without one, of their names and values.
 
     ``kept_for`` says by what the checkpoint was chosen among the states of its training (empty: it was not),
-    ``averaged`` of what its weights are an average (empty: they are those of one update).
+    ``averaged`` of what its weights are an average (empty: they are those of one update), ``speed`` by which profile of
+    `conf/speed` it was trained (empty: by ``exact``, or nobody knows).
     """
 
     experiment: str
@@ -51,6 +52,7 @@ class RunInfo:
     training_recipe: str | None = None
     kept_for: str = ""
     averaged: str = ""
+    speed: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,6 @@ from robustdet.defences.aa_conv import Execution, Routing, convert_convolutions
 from robustdet.defences.cfr import CFR, PIXEL_MAX, Decoder
 from robustdet.defences.gaussian_block import GaussianBlock, Tap
 from robustdet.defences.non_finite import require_finite
-from robustdet.defences.robust_ssd import Aware
 from robustdet.defences.robustdet import join
 from robustdet.defences.warm_start import start_from_clean
 from robustdet.detection.weights import require_fit
@@ -85,7 +84,7 @@ class RobustTorchvision(TorchvisionModel):
         perturbation: float | int = 1e-2,
         seed: int = 0,
         execution: Execution = "auto",
-        adversarially_aware: Aware = "all",
+        adversarially_aware: Literal["all", "heads"] | int = "all",
         **torchvision: Any,
     ) -> None:
         super().__init__(**torchvision)

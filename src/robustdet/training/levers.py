@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +17,11 @@ from robustdet.defences.aa_conv import AAConv2d
 from robustdet.detection.backbones.backbone import Backbone
 from robustdet.detection.backbones.residual import Residual
 from robustdet.errors import KindError
+from robustdet.graphs import WholeGraphs
 
+Mode: TypeAlias = Literal["default", "reduce-overhead", "max-autotune"]
+GRAPHS = 64  # of one method of one class
+CLONING = "cudagraph_trees_generation_cloning"  # torch 2.15 has it; before, an attack on CUDA graphs is an error
 PLAIN_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -29,7 +33,8 @@ class Levers(pl.Callback):
         recompute: an update keeps neither the mixed kernels of AA-convolutions nor the activations inside the
             backbone's blocks (from pool to pool, or residual), and computes them again in its backward pass. An attack
             does so with the kernels only.
-        compile: `torch.compile` of the detector; its first steps take minutes.
+        compile: the mode of `torch.compile` for the detector and for what its method computes; the first steps take
+            minutes. None compiles nothing. `reduce-overhead` and `max-autotune` record CUDA graphs on a GPU.
         tf32: whether convolutions and matrix products of a GPU may round their factors to 10 bits; None leaves it to
             torch, which allows it for convolutions.
     """
@@ -38,7 +43,7 @@ class Levers(pl.Callback):
         self,
         channels_last: bool = False,
         recompute: bool = False,
-        compile: bool = False,
+        compile: Mode | None = None,
         tf32: bool | None = None,
     ) -> None:
         self.channels_last = channels_last
@@ -49,7 +54,7 @@ class Levers(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.switches.enter_context(factors_of_10_bits(self.tf32))
-        self.apply(pl_module.model)  # type: ignore[arg-type]
+        self.apply(pl_module.model, getattr(pl_module, "method", None))  # type: ignore[arg-type]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.switches.close()
@@ -57,20 +62,30 @@ class Levers(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.switches.close()
 
-    def apply(self, model: nn.Module) -> None:
-        """All but ``tf32``, which is no property of a model."""
+    def apply(self, model: nn.Module, method: object = None) -> None:
+        """All but ``tf32``, which is no property of a model; ``method`` is what trains it."""
         if self.channels_last:
             lay_channels_last(model)
         if self.recompute:
             recompute_in_backward(model)
-        if self.compile:
-            self.prepare_compilation()
-            model.compile()
+        if self.compile is not None:
+            prepare_compilation()
+            model.compile(mode=self.compile)
+            if isinstance(method, WholeGraphs):
+                method.compile(mode=self.compile)
 
-    @staticmethod
-    def prepare_compilation() -> None:
-        """MTD asks one forward for two gradients, which a compiled graph refuses once it gave its buffers away."""
-        torch._functorch.config.donated_buffer = False
+
+def prepare_compilation() -> None:
+    """What steps here ask of compiled graphs, beyond what they do by themselves."""
+    from torch._inductor import config as inductor  # slow to import, and seldom needed
+
+    # MTD asks one forward for two gradients, which a graph refuses once it gave its buffers away
+    torch._functorch.config.donated_buffer = False
+    # training and evaluation mode, with and without gradients, each number of images: a graph for each
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    # MTD looks at the losses of two candidates, the second of which would overwrite the first where CUDA graphs run
+    if hasattr(inductor.triton, CLONING):
+        setattr(inductor.triton, CLONING, "user_visible")
 
 
 @contextmanager
