@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -80,11 +81,18 @@ def check(args: argparse.Namespace) -> None:
     platforms(args.platform)
     if args.data and not args.data.is_dir():
         raise MissingFileError(f"--data {args.data}: no such folder")
+    if not re.fullmatch(r"3\.\d+", args.python_version):
+        raise InputError(f"--python-version {args.python_version}: expected a number such as 3.12")
+    names: dict[str, Path] = {}
     for file in args.weights:
         if not file.is_file():
             raise MissingFileError(f"--weights {file}: no such file")
+        if (other := names.setdefault(file.name, file)) is not file:
+            raise InputError(f"--weights {other} and {file} are called alike, and lie in one folder there: rename one")
     if args.part * MEGABYTE < 1:
         raise InputError(f"--part {args.part:g}: expected megabytes, more than none")
+    if args.output.is_file():
+        raise OccupiedError(f"--output {args.output} is a file: name a folder")
     if args.output.exists() and any(args.output.iterdir()) and not (args.output / INSTALLER).is_file():
         raise OccupiedError(f"--output {args.output} holds something else, which would be removed: name another folder")
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import robustdet
+from robustdet.api import require_picture
 from robustdet.attacks import PGD, LInf
 from robustdet.attacks.objectives import a_cls
 from robustdet.data.datamodule import DetectionDataModule
@@ -69,11 +70,31 @@ def test_what_cannot_be_is_said(loaded: robustdet.LoadedDetector, tmp_path: Path
         robustdet.detect(loaded, torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
         robustdet.detect(loaded, 255 * torch.rand(1, 3, SIZE, SIZE))
+    with pytest.raises(ValueError, match="there are no images to attack"):
+        robustdet.attack(loaded, [])
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt does not exist"):
         robustdet.load_detector(tmp_path / "none.ckpt")
     (tmp_path / "theirs.ckpt").touch()
     with pytest.raises(ValueError, match="give experiment=… as well"):
         robustdet.load_detector(tmp_path / "theirs.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("picture", "text"),
+    [
+        (NOISE[0] / 255.0, r"image 3 is float64 \[\d+, \d+, 3\], expected RGB bytes, uint8 \[H, W, 3\]"),
+        (NOISE[0][..., 0], r"image 3 is uint8 \[\d+, \d+\], expected RGB bytes"),
+        (np.concatenate([NOISE[0], NOISE[0]], axis=2), r"image 3 is uint8 \[\d+, \d+, 6\], expected RGB bytes"),
+        (Image.new("RGB", (9, 9)), r"image 3 is a Image, expected a file or RGB bytes .*, such as numpy\.asarray\("),
+        (
+            torch.rand(3, 9, 9),
+            "image 3 is a Tensor, expected a file or RGB bytes .* all images in one tensor",
+        ),
+    ],
+)
+def test_what_is_no_picture_is_said(picture: Any, text: str):
+    with pytest.raises(ValueError, match=text):
+        require_picture(picture, 3)
 
 
 class Drawn:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytorch_lightning as pl
@@ -82,6 +82,11 @@ def of_references(number: int) -> Any:
     return images, tuple(objects(place, image_id=10 * number + place) for place in range(3))
 
 
+class Named(NamedTuple):
+    images: tuple[Tensor, ...]
+    targets: tuple[dict[str, Any], ...]
+
+
 def in_a_tensor(number: int) -> Any:
     return [torch.stack([image(10 * number + place) for place in range(3)]), [objects(place) for place in range(3)]]
 
@@ -92,11 +97,12 @@ def fit(
     batches: list[Any],
     updates: int = 1,
     ckpt_path: Path | None = None,
-    **more: Any,
+    more: Sequence[pl.Callback] = (),
+    **settings: Any,
 ) -> pl.Trainer:
     trainer = pl.Trainer(
-        max_steps=updates, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, **more,
+        max_steps=updates, callbacks=[callback, *more], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **settings,
     )  # fmt: skip
     trainer.fit(module, loader(batches), ckpt_path=ckpt_path)
     return trainer
@@ -116,7 +122,9 @@ def pairs(batch: Any) -> list[tuple[Tensor, Tensor]]:
 NOISE = Noise(LInf("8/255"))  # draws, and costs nothing
 
 
-@pytest.mark.parametrize("batch", [of_references(0), in_a_tensor(0)], ids=["several sizes", "one tensor"])
+@pytest.mark.parametrize(
+    "batch", [of_references(0), in_a_tensor(0), Named(*of_references(0))], ids=["several sizes", "one tensor", "named"]
+)
 def test_a_step_is_given_its_batch_and_the_attacked_images_behind_it(batch: Any):
     module = Theirs()
     fit(module, AdversarialTraining("mtd", "attack.steps=2", epsilon="4/255", detector="network"), [batch])
@@ -210,6 +218,27 @@ def test_the_step_is_the_modules_own_again_whatever_happens():
         fit(failing, AdversarialTraining(NOISE, detector="network"), [of_references(0)])
     assert "training_step" not in vars(failing)
 
+    def of_somebody_else(batch: Any, batch_idx: int) -> Tensor:
+        return Theirs.training_step(module, batch, batch_idx)
+
+    module.training_step = of_somebody_else  # another tool's
+    fit(module, AdversarialTraining(NOISE, detector="network"), [of_references(0)])
+    assert vars(module)["training_step"] is of_somebody_else
+    assert len(module.given[1][0]) == 6
+
+
+def test_a_second_one_is_refused_and_nothing_stays_wrapped():
+    module, first = Theirs(), AdversarialTraining(NOISE, detector="network")
+    with pytest.raises(ValueError, match="the trainer has AdversarialTraining twice: one would attack what the other"):
+        fit(module, first, [of_references(0)], more=[AdversarialTraining(NOISE, detector="network")])
+    assert "training_step" not in vars(module)
+
+
+def test_a_batch_without_images_has_nothing_to_attack():
+    batch: Any = ([], [])
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    assert AdversarialTraining(NOISE, detector="network").attacked(trainer, Theirs(), batch) is batch
+
 
 class WithoutIndex(Theirs):
     def training_step(self, batch: Any) -> Tensor:
@@ -292,6 +321,10 @@ class Silent(nn.Linear):
         ((image(0)[None], {"boxes": 1}), Theirs(), "network", "the batch is a Tensor and a dict; expected a pair"),
         ((image(0)[None], []), Theirs(), "network", "the batch has 1 images and 0 targets"),
         (([image(0)], [{"labels": 1}]), Theirs(), "network", "target 0 of the batch is a dict with labels; expected"),
+        (([image(0)], [objects(0, boxes=[[2, 3, 9, 9]])]), Theirs(), "network", "boxes of target 0 of the batch are"),
+        (([image(0)], [objects(0, labels=[1])]), Theirs(), "network", "labels of target 0 of the batch are a list"),
+        (([image(0)], [objects(0, iscrowd=[0])]), Theirs(), "network", "iscrowd of target 0 of the batch are a list"),
+        (([image(0)], [objects(0, iscrowd=torch.zeros(2))]), Theirs(), "network", r"labels \[1\] and iscrowd \[2\]"),
         (([image(0)[0]], [objects(0)]), Theirs(), "network", r"image 0 of the batch is float32 \[32, 32\]; expected"),
         (([image(0) * 255], [objects(0)]), Theirs(), "network", "image 0 of the batch has values from .* normalises"),
         (of_references(0), Theirs(), "model", "Theirs has no detector at 'model' .*; its parts are network"),

@@ -88,7 +88,9 @@ def as_torchvision(detector: LoadedDetector | Detector | str | Path | None, *ove
     return TorchvisionInterface(detector.model if isinstance(detector, LoadedDetector) else detector)
 
 
-def detect(detector: LoadedDetector | torch.nn.Module, images: Pictures, threshold: float = 0.0) -> list[Detections]:
+def detect(
+    detector: LoadedDetector | torch.nn.Module, images: Pictures, threshold: float | int = 0.0
+) -> list[Detections]:
     """What it finds in each image with a score above ``threshold``, best first, on the CPU.
 
     Boxes are xyxy in pixels of that image, upper edge exclusive, and cut to it; label n is ``classes[n - 1]``.
@@ -108,7 +110,7 @@ def attack(
     *overrides: str,
     targets: Targets | None = None,
     epsilon: float | int | str | None = None,
-    threshold: float = 0.3,
+    threshold: float | int = 0.3,
     seed: int = 0,
 ) -> Float[Tensor, "N 3 S S"]:
     """The images, attacked: [B, 3, S, S] in the size of the detector's input, on its device.
@@ -124,6 +126,8 @@ def attack(
         raise InputError(f"epsilon={epsilon} is of an attack by its name: {type(name).__name__} has its own already")
     chosen: Attack = named_attack(name, overrides, epsilon) if isinstance(name, str) else name
     given = list(_inputs(detector, images))
+    if not given:
+        raise InputError("there are no images to attack")
     if targets is not None and len(targets) != len(given):
         raise InputError(f"got {len(given)} images but {len(targets)} targets")
     attacked = []
@@ -265,6 +269,11 @@ def _inputs(detector: LoadedDetector, images: Pictures) -> Iterator[tuple[Images
     """Every image as a batch of one on the detector's device, and its own (height, width)."""
     side = detector.model.input_size
     if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise InputError(
+                f"expected floats [B, 3, {side}, {side}], got {images.dtype} {list(images.shape)}: give files or bytes "
+                "[H, W, 3], which are resized"
+            )
         if images.shape[2:] != (side, side):
             raise InputError(
                 f"{detector.name} takes images of {side} x {side} pixels, and these have {tuple(images.shape[2:])}: "
@@ -275,9 +284,24 @@ def _inputs(detector: LoadedDetector, images: Pictures) -> Iterator[tuple[Images
         for image in images:
             yield image[None].to(detector.device), (side, side)
         return
-    for picture in [images] if isinstance(images, str | Path | np.ndarray) else images:
+    several = isinstance(images, Iterable) and not isinstance(images, str | Path | np.ndarray)
+    pictures: Any = images if several else [images]
+    for place, picture in enumerate(pictures):
+        require_picture(picture, place)
         if isinstance(picture, np.ndarray):
             yield as_input(picture, side).to(detector.device), picture.shape[:2]
         else:
             image, size = read_photo(Path(picture), side)
             yield image.to(detector.device), size
+
+
+def require_picture(given: Any, place: int) -> None:
+    """Raises InputError where image ``place`` is no `Picture`; floats in [0, 1], taken for bytes, would be black."""
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
+            raise InputError(f"image {place} is {given.dtype} {list(given.shape)}, expected RGB bytes, uint8 [H, W, 3]")
+    elif not isinstance(given, str | Path):
+        raise InputError(
+            f"image {place} is a {type(given).__name__}, expected a file or RGB bytes [H, W, 3], such as "
+            "numpy.asarray(picture.convert('RGB')); or all images in one tensor of floats [B, 3, S, S]"
+        )

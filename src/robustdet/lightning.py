@@ -67,10 +67,17 @@ class AdversarialTraining(pl.Callback):
             self.attack = require_attack(attack)
         self.detector, self.keep_clean, self.seed = detector, keep_clean, seed
         self._wrapped: pl.LightningModule | None = None
+        self._before: Any = None  # what somebody else has put in place of the class's own step
         self._looked = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        step = pl_module.training_step
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, AdversarialTraining) for one in callbacks[: callbacks.index(self)]):
+            raise InputError(
+                "the trainer has AdversarialTraining twice: one would attack what the other has attacked, out of the "
+                "ball of either. Give one of them; AdversarialTraining('mtd') takes the worse of two losses"
+            )
+        step, self._before = pl_module.training_step, vars(pl_module).get("training_step")
 
         @wraps(step)  # Lightning asks for its arguments
         def attacked_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -88,11 +95,15 @@ class AdversarialTraining(pl.Callback):
     def _unwrap(self) -> None:
         if self._wrapped is not None:
             del self._wrapped.training_step  # the class's own is behind it
-            self._wrapped = None
+            if self._before is not None:
+                self._wrapped.training_step = self._before  # type: ignore[method-assign]
+            self._wrapped = self._before = None
 
     def attacked(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
         """``batch`` with its adversarial images, in its own form."""
         images, targets = images_and_targets(batch)
+        if not images:
+            return batch
         detector = self._detector(module)
         if not self._looked:
             require_losses(detector, images[0], targets[0], self.attack)

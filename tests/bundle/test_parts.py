@@ -158,6 +158,16 @@ def test_what_is_wrong_is_said_before_anything_is_fetched(tmp_path: Path):
         check(arguments(["--platform", "win_amd64"]))
     with pytest.raises(InputError, match="--part 0: expected megabytes"):
         check(arguments(["--part", "0"]))
+    with pytest.raises(InputError, match=r"--python-version 3\.12\.1: expected a number such as 3\.12"):
+        check(arguments(["--python-version", "3.12.1"]))
+    alike = [tmp_path / "a" / "net.pth", tmp_path / "b" / "net.pth"]
+    for file in alike:
+        file.parent.mkdir()
+        file.touch()
+    with pytest.raises(InputError, match=r"--weights .*net\.pth and .*net\.pth are called alike"):
+        check(arguments(["--weights", *map(str, alike)]))
+    with pytest.raises(OccupiedError, match=r"--output .*net\.pth is a file: name a folder"):
+        check(arguments(["--output", str(alike[0])]))
     (tmp_path / "data").mkdir()
     with pytest.raises(OccupiedError, match="holds something else, which would be removed"):
         check(arguments(["--output", str(tmp_path)]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from torchvision import tv_tensors
 
 from robustdet.data.datamodule import DetectionDataModule
@@ -67,6 +67,10 @@ def test_what_it_may_hold_besides():
     torch.testing.assert_close(target.boxes, torch.tensor([[4 * 0.4, 6 * 32 / 60, 44 * 0.4, 36 * 32 / 60]]))
     boxes = tv_tensors.BoundingBoxes(SOUND["boxes"], format="XYXY", canvas_size=(60, 80))
     assert torch.equal(read(GREY, {**SOUND, "boxes": boxes})[1].boxes, target.boxes)
+    for boxes, labels in (([SOUND["boxes"][0]], [torch.tensor(2)]), (SOUND["boxes"].numpy(), np.array([2], np.uint64))):
+        again = read(GREY, {"boxes": boxes, "labels": labels})[1]
+        assert torch.equal(again.boxes, target.boxes)
+        assert again.labels.tolist() == [2]
     assert read(GREY, {"boxes": [], "labels": []})[1].boxes.shape == (0, 4)
     cut = read(GREY, {**SOUND, "boxes": [[-0.5, 0, 80.5, 60]]})[1].boxes
     torch.testing.assert_close(cut, torch.tensor([[0.0, 0.0, 32.0, 32.0]]))
@@ -107,6 +111,7 @@ WRONG = {
                r" \(looks like it counts from 0, which is the background here: add 1\)"),
     "too many": (changed(labels=[90]), r"labels from 90 to 90, expected whole numbers from 1 to 3 \(1: a"),
     "float labels": (changed(labels=[1.0]), "labels are of torch.float32, expected whole numbers from 1 to 3"),
+    "complex labels": (changed(labels=torch.ones(1) * 1j), "labels are of torch.complex64, expected real"),
     "two labels": (changed(labels=[1, 2]), r"labels have shape \[2\], expected \[1\], one for each box"),
     "marks": (changed(iscrowd=[7]), r"iscrowd is \[7\], expected 0 or 1 for each of 1 boxes"),
     "id": (changed(image_id=None), "image_id is None, expected a number or a text"),
@@ -132,6 +137,9 @@ class Two:
 
 
 class Endless(IterableDataset[Any]):
+    def __len__(self) -> int:
+        return 1
+
     def __iter__(self) -> Iterator[Any]:
         yield GREY, SOUND
 
@@ -139,11 +147,49 @@ class Endless(IterableDataset[Any]):
 def test_a_wrong_data_set_is_named():
     with pytest.raises(InputError, match=r"mine\[1\]: image_id '5' is that of item 0 too, expected one of each image"):
         list(TorchData(Two(), None, 3, 32).test_dataloader())
-    with pytest.raises(InputError, match="the detector knows the classes c, b, a; the data mine have a, b, c"):
+    other = (
+        "the detector knows the classes c, b, a; the data mine have a, b, c: .*; a data set whose labels count in the "
+    )
+    with pytest.raises(InputError, match=other):
         TorchData(Two(), ["c", "b", "a"], 3, 32)
-    with pytest.raises(InputError, match="data: Endless has no length or cannot be indexed, expected a map-style data"):
+    with pytest.raises(
+        InputError, match="data: Endless has no length or cannot be indexed by place, expected a map-style data"
+    ):
         TorchData(Endless(), None, 3, 32)
+    with pytest.raises(
+        InputError, match=r"data: DataLoader has no length or .*\{boxes, labels\}\): give its \.dataset$"
+    ):
+        TorchData(DataLoader([1]), None, 3, 32)
+    with pytest.raises(InputError, match="data: dict has no length or cannot be indexed by place"):
+        TorchData({"a": (GREY, SOUND)}, None, 3, 32)
     with pytest.raises(InputError, match="data: list is empty, expected images"):
         TorchData([], None, 3, 32)
+    with pytest.raises(InputError, match="batch_size=0: expected a whole number, 1 or more"):
+        TorchData(Two(), None, 3, 32, eval_batch_size=0)
     assert TorchData(Two(), None, 3, 32).classes == CLASSES
     assert TorchData([(GREY, SOUND)], None, 3, 32).classes == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    "part", [lambda data: Subset(data, [0]), lambda data: ConcatDataset([data, Subset(data, [1])])]
+)
+def test_what_is_taken_from_a_data_set_has_its_classes(part: Callable[[Any], Any]):
+    assert TorchData(part(Two()), None, 3, 32).classes == CLASSES
+    with pytest.raises(InputError, match=r"the detector knows the classes c, b, a; the data .* have a, b, c"):
+        TorchData(part(Two()), ["c", "b", "a"], 3, 32)
+
+
+def test_parts_with_other_classes_are_no_data_set():
+    parts = r"parts of the ConcatDataset differ in their classes, expected the same \(0: a, b, c; 1: none\)"
+    with pytest.raises(InputError, match=parts):
+        TorchData(ConcatDataset([Two(), [(GREY, SOUND)]]), None, 3, 32)  # type: ignore[list-item]
+
+
+def test_what_the_data_set_raises_itself_is_told_with_the_item():
+    class Broken(Two):
+        def __getitem__(self, index: int) -> Any:
+            return [][index]
+
+    with pytest.raises(IndexError) as told:
+        list(TorchData(Broken(), None, 3, 32).test_dataloader())
+    assert told.value.__notes__ == ["raised by mine[0], as the data set reads it"]

@@ -203,9 +203,11 @@ def test_a_checkpoint_that_names_no_classes_takes_those_of_its_data(
 ):
     path = checkpoint("shapes_std")
     Image.effect_noise((120, 80), 60).convert("RGB").save(tmp_path / "one.jpg")
-    cfg = compose("predict", f"ckpt_path={path}", f"image={tmp_path / 'one.jpg'}", "~attack", "threshold=0.99")
+    cfg = compose("predict", f"ckpt_path={path}", f"image={tmp_path / 'one.jpg'}", "~attack", "threshold=1")
     predict(cfg, None)
-    assert f"{path} does not say which classes it knows: they are read from its data" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{path} does not say which classes it knows: they are read from its data" in said
+    assert "  clean      nothing has a score above 1\n" in said
     (tmp_path / "nowhere").write_text("no folder", encoding="utf-8")
     move_data(path, tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"does not say which classes it knows, and they cannot be read from its data"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,8 +140,10 @@ def trained_by_callback(cfg: DictConfig) -> None:
         max_steps=2, accelerator="cpu", devices=cfg.processes, strategy="ddp" if cfg.processes > 1 else "auto",
         callbacks=[AdversarialTraining("pgd_total", "attack.steps=2", detector="network")], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,  # which shuffles
     )  # fmt: skip
-    data: Any = [(image(place), objects(place)) for place in range(8)]
+    mine = range(int(os.environ.get("LOCAL_RANK", 0)), 8, cfg.processes)
+    data: Any = [(image(place), objects(place)) for place in mine]
     trainer.fit(module, DataLoader(data, 4 // cfg.processes, collate_fn=lambda items: list(zip(*items, strict=True))))
     assert "training_step" not in vars(module)
     found = {"images": torch.stack(list(module.given[0][0])), "state": module.state_dict()}

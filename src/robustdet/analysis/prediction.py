@@ -43,7 +43,7 @@ class PredictedBox:
 
 
 @torch.no_grad()
-def look(detector: Detector, image: Images, threshold: float) -> Prediction:
+def look(detector: Detector, image: Images, threshold: float | int) -> Prediction:
     raw = detector(image)
     (found,) = detector.detect(raw)
     said = (raw.cls_logits, raw.bbox_regression) if isinstance(raw, RawPredictions) else (found.boxes, found.scores)
@@ -59,7 +59,7 @@ def predict(
     size: tuple[int, int],
     attack: Attack | None,
     name: str,
-    threshold: float,
+    threshold: float | int,
     seed: int,
 ) -> dict[str, Prediction]:
     """The photograph as it is and, with an attack, as ``name``.

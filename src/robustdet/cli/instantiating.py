@@ -6,6 +6,7 @@ from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
+from omegaconf.errors import MissingMandatoryValue
 
 from robustdet.errors import InputError, RobustdetError
 
@@ -17,6 +18,8 @@ def instantiate(config: Any, **values: Any) -> Any:
     """
     try:
         return hydra.utils.instantiate(config, **values)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key} is missing: give {error.full_key}=…") from error
     except InstantiationException as error:
         reason: BaseException = error
         while isinstance(reason, InstantiationException) and reason.__cause__ is not None:

@@ -44,6 +44,9 @@ def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
         for box in boxes:
             print(f"  {box.view:10s} {box.label:14s} {box.score:.2f}   "
                   f"({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})")  # fmt: skip
+        for view, seen in views.items():
+            if not len(seen.found.labels):
+                print(f"  {view:10s} nothing has a score above {cfg.threshold:g}")
         files += save(Findings(draw(views, size, classes), PredictedBox, boxes), Path(cfg.paths.run), photo.stem)
     print("\n".join(map(str, files)))
     return files

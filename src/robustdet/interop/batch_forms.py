@@ -57,7 +57,8 @@ def with_adversarial(batch: Any, adversarial: Sequence[Tensor], keep_clean: bool
     if isinstance(batch, Batch):
         return Batch(torch.stack(images), targets, batch.micro_batch)
     together = torch.stack(images) if isinstance(batch[0], Tensor) else type(batch[0])(images)
-    return type(batch)([together, type(batch[1])(targets)])
+    pair = [together, type(batch[1])(targets)]
+    return batch._make(pair) if hasattr(batch, "_make") else type(batch)(pair)  # a named tuple's own way
 
 
 def _images(batch: Any) -> list[Tensor]:
@@ -84,12 +85,16 @@ def _require_target(target: Any, place: int) -> None:
     if not isinstance(target, Mapping) or not {"boxes", "labels"} <= set(target):
         keys = f" with {', '.join(map(str, target))}" if isinstance(target, Mapping) else ""
         raise InputError(f"target {place} of the batch is a {type(target).__name__}{keys}; expected {EXPECTED}")
-    boxes, labels = target["boxes"], target["labels"]
-    if not of_one_length(boxes, labels):
-        raise InputError(
-            f"target {place} of the batch has boxes {list(boxes.shape)} and labels {list(labels.shape)}; "
-            f"expected {EXPECTED}"
-        )
+    boxes, labels, crowd = target["boxes"], target["labels"], target.get("iscrowd")
+    given = {"boxes": boxes, "labels": labels} | ({} if crowd is None else {"iscrowd": crowd})
+    for key, value in given.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{key} of target {place} of the batch are a {type(value).__name__}, not a tensor; expected {EXPECTED}"
+            )
+    if not of_one_length(boxes, labels) or (crowd is not None and crowd.shape != labels.shape):
+        shapes = " and ".join(f"{key} {list(value.shape)}" for key, value in given.items())
+        raise InputError(f"target {place} of the batch has {shapes}; expected {EXPECTED}")
 
 
 def of_one_length(boxes: Tensor, labels: Tensor) -> bool:
@@ -102,7 +107,7 @@ def _read(target: Any, image: Tensor) -> Target:
         return target
     boxes, labels = target["boxes"], target["labels"]
     no = torch.zeros_like(labels, dtype=torch.bool)
-    crowd = target["iscrowd"].bool() if "iscrowd" in target else no
+    crowd = no if target.get("iscrowd") is None else target["iscrowd"].bool()
     height, width = image.shape[1:]
     return Target(boxes, labels, no, crowd, _text(target.get("image_id", "")), (height, width))
 

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from robustdet.errors import InputError
 
 
-def require_same_classes(theirs: Sequence[str] | None, ours: Sequence[str], whose: str, data: str) -> None:
+def require_same_classes(
+    theirs: Sequence[str] | None, ours: Sequence[str], whose: str, data: str, remedy: str | None = None
+) -> None:
     """Raise InputError with both lists where a detector, ``whose``, has other classes than the data named ``data``.
 
     The same names in another order are refused as well: nothing here renumbers labels behind a user's back, and the
-    message has the override that does. None is a file that does not say which classes it knows.
+    message has the override that does, or ``remedy`` where the data know none. No ``theirs`` is a file that does not
+    say which classes it knows.
     """
     if theirs is None or list(theirs) == list(ours):
         return
-    ordered = f"'data.source.classes=[{','.join(theirs)}]'"
     if set(ours) <= set(theirs):
-        way = f"{ordered} reads these data with the detector's labels"
+        ordered = f"'data.source.classes=[{','.join(theirs)}]'"
+        way = remedy or f"{ordered} reads these data with the detector's labels"
     else:
         way = f"the detector does not know {', '.join(name for name in ours if name not in theirs)}"
     raise InputError(

@@ -102,7 +102,8 @@ def export(detector: nn.Module, file: Path, kind: Format, classes: Sequence[str]
     Raises KindError for what is no SSD of ours, InputError where the extra `onnx` is not installed.
     """
     if not isinstance(detector, SSD):
-        raise KindError(f"{type(detector).__name__} cannot be exported here: expected an SSD or a RobustSSD")
+        name = f"{type(detector).__module__}.{type(detector).__name__}"  # torchvision has an SSD too
+        raise KindError(f"{name} cannot be exported here: expected an SSD or a RobustSSD of this project")
     if detector.training:
         raise InputError("the detector is in training mode: call .eval() before it is exported")
     metadata = {"name": name, "classes": json.dumps(list(classes)), "input_size": str(detector.input_size)}

@@ -6,12 +6,12 @@ An image is called by its ``image_id``, or by its place; what is stored of it go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from robustdet.data.sampler import InOrder, ResumableLoader
 from robustdet.errors import InputError
@@ -19,6 +19,7 @@ from robustdet.interop.classes import require_same_classes
 from robustdet.interop.torch_items import Sample, sample
 from robustdet.types import Batch
 
+RENUMBERED = "a data set whose labels count in the detector's order, and whose `classes` are its names, will do"
 BACKGROUND = ("background", "__background__")  # a first name that is none of an object, as torchvision's tutorials have
 
 
@@ -52,17 +53,22 @@ class TorchData(LightningDataModule):
     ) -> None:
         super().__init__()
         kind = type(dataset).__name__
-        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        can_be_indexed = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset | Mapping)
+        if not (can_be_indexed and hasattr(dataset, "__len__")):
+            of_batches = isinstance(dataset, DataLoader)
+            instead = "give its .dataset" if of_batches else "a list of what an iterable one gives will do"
             raise InputError(
-                f"data: {kind} has no length or cannot be indexed, expected a map-style data set (torch.utils.data."
-                "Dataset) of (image, {boxes, labels}): a list of what an iterable one gives will do"
+                f"data: {kind} has no length or cannot be indexed by place, expected a map-style data set (torch.utils."
+                f"data.Dataset) of (image, {{boxes, labels}}): {instead}"
             )
         if not len(dataset):
             raise InputError(f"data: {kind} is empty, expected images")
+        if eval_batch_size < 1:
+            raise InputError(f"batch_size={eval_batch_size}: expected a whole number, 1 or more")
         self.name: str = str(getattr(dataset, "name", kind))
         theirs = names_of(dataset)
         if theirs is not None and classes is not None and theirs != list(classes):
-            require_same_classes(list(classes), theirs, "the detector", self.name)
+            require_same_classes(list(classes), theirs, "the detector", self.name, RENUMBERED)
         self.classes = list(classes or theirs or map(str, range(1, num_classes + 1)))
         self.test_split, self.image_size, self.eval_batch_size = self.name, image_size, eval_batch_size
         self._seed, self._samples = seed, TorchSamples(dataset, self.name, self.classes, image_size)
@@ -89,7 +95,12 @@ class TorchSamples(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index = key[1]
         where = f"{self.name}[{index}]"
-        image, target = sample(self.dataset[index], where, str(index), self.image_size, self.classes)
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            error.add_note(f"raised by {where}, as the data set reads it")
+            raise
+        image, target = sample(item, where, str(index), self.image_size, self.classes)
         first = self._places.setdefault(target.image_id, index)
         if first != index:
             raise InputError(
@@ -103,7 +114,19 @@ def together(samples: Sequence[Sample]) -> Batch:
 
 
 def names_of(dataset: Any) -> list[str] | None:
-    """Of labels 1..C, where the data set has such: ``classes``, with or without a name for the background before."""
+    """Of labels 1..C, where the data set has such: ``classes``, with or without a name for the background before.
+
+    A `Subset` (`random_split`) has those of what it is taken from, a `ConcatDataset` those of its parts: InputError
+    where they differ.
+    """
+    if isinstance(dataset, Subset):
+        return names_of(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        of_parts = [names_of(part) for part in dataset.datasets]
+        if any(names != of_parts[0] for names in of_parts):
+            listed = "; ".join(f"{place}: {', '.join(names or ['none'])}" for place, names in enumerate(of_parts))
+            raise InputError(f"data: parts of the ConcatDataset differ in their classes, expected the same ({listed})")
+        return of_parts[0]
     names = getattr(dataset, "classes", None)
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(one, str) for one in names):
         return None

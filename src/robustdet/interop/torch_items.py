@@ -125,6 +125,7 @@ def _labels(given: Any, where: str, count: int, classes: Sequence[str]) -> Int64
         return labels.long()
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(f"{where}: labels are of {labels.dtype}, expected whole numbers from 1 to {len(classes)}")
+    labels = labels.long()  # unsigned ones know no order
     low, high = int(labels.min()), int(labels.max())
     if low < 1 or high > len(classes):
         hint = " (looks like it counts from 0, which is the background here: add 1)" if low == 0 else ""
@@ -134,7 +135,7 @@ def _labels(given: Any, where: str, count: int, classes: Sequence[str]) -> Int64
             f"{where}: labels from {low} to {high}, expected whole numbers from 1 to {len(classes)} "
             f"({names}{more}){hint}"
         )
-    return labels.long()
+    return labels
 
 
 def _marks(target: Mapping[str, Any], key: str, where: str, count: int) -> Bool[Tensor, "N"]:
@@ -155,10 +156,15 @@ def _name(given: Any, where: str) -> str:
 
 
 def _tensor(values: Any, where: str, key: str) -> Tensor:
+    """Of tensors, arrays and lists of either."""
+    rows = isinstance(values, list | tuple) and bool(values) and all(isinstance(one, Tensor) for one in values)
     try:
-        return torch.as_tensor(values).detach().cpu().as_subclass(Tensor)
+        made = torch.stack(list(values)) if rows else torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: {key} cannot be made a tensor of: {error}") from error
+    if made.is_complex():
+        raise InputError(f"{where}: {key} are of {made.dtype}, expected real numbers")
+    return made.detach().cpu().as_subclass(Tensor)
 
 
 def _kind(thing: Any) -> str:
