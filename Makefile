@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos study tables bench gpu bundle lint format golden clean
+.PHONY: help setup demo test test-all fuzz chaos study tables bench gpu bundle lint format golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,8 +23,13 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes on two CPU cores
 	@$(BIN)/python -m src.demo
 
-test: setup ## run the test suite, a process per core (no network needed)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test: setup ## run the tests but the slow ones, a process per core (no network needed): 6 minutes on two CPU cores
+	@$(PYTEST) -m "not slow"
+
+test-all: setup ## run all tests, as CI does: 12 minutes on two CPU cores
+	@$(PYTEST)
 
 study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes|photos, DATA=VOC
 	@$(BIN)/python -m src.study study=$(or $(STUDY),shapes) $(if $(DATA),data_root=$(DATA))

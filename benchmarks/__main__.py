@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import awareness, evaluation, executions, floor, levers, rows, scaling, steps, training
+from benchmarks import awareness, evaluation, executions, floor, foreign, levers, rows, scaling, steps, training
 from benchmarks.machine import machine
 from benchmarks.setting import Setting, settings
 from robustdet.evaluation.environment import describe_environment
@@ -21,6 +21,7 @@ from robustdet.processor import fast_processor
 Measure = Callable[[Setting], Iterable[rows.Row]]
 MEASURED: dict[str, Measure] = {
     "steps": steps.measure,
+    "foreign": foreign.measure,
     "executions": executions.measure,
     "awareness": awareness.measure,
     "training": training.measure,

@@ -33,6 +33,8 @@ class Setting:
     eval_images: int
     steps: int  # of an attack on unchanged weights
     ap_images: int
+    foreign_batch: int  # images of an attack step on torchvision's detectors
+    foreign_size: int  # their height and width, pixels
     repeats: int
 
     def build(self, name: str, *overrides: str, num_classes: int = 20) -> Any:
@@ -66,12 +68,15 @@ def settings(device: torch.device, quick: bool) -> dict[str, Any]:
     """Defaults: minutes on a CPU; ``quick`` takes about a minute, on the tiny model."""
     full = {"model": "ssd300", "robust_model": "robust_ssd300", "cfr_model": "robust_ssd300_cfr"}
     tiny = {"model": "tiny_ssd", "robust_model": "tiny_robust_ssd", "cfr_model": "tiny_robust_ssd_cfr"}
-    names = ("batch", "reference_batch", "aa_batch", "train_batch", "post_batch", "eval_images", "steps", "ap_images")
+    names = (
+        "batch", "reference_batch", "aa_batch", "train_batch", "post_batch", "eval_images", "steps", "ap_images",
+        "foreign_batch", "foreign_size",
+    )  # fmt: skip
     if quick:
-        return tiny | dict(zip(names, (4, 1, 8, 8, 8, 16, 3, 200), strict=True)) | {"repeats": 3}
+        return tiny | dict(zip(names, (4, 1, 8, 8, 8, 16, 3, 200, 1, 128), strict=True)) | {"repeats": 3}
     if device.type == "cpu":
-        return full | dict(zip(names, (2, 2, 8, 8, 32, 16, 2, 4952), strict=True)) | {"repeats": 3}
-    return full | dict(zip(names, (16, 16, 8, 32, 32, 64, 20, 4952), strict=True)) | {"repeats": 7}
+        return full | dict(zip(names, (2, 2, 8, 8, 32, 16, 2, 4952, 2, 320), strict=True)) | {"repeats": 3}
+    return full | dict(zip(names, (16, 16, 8, 32, 32, 64, 20, 4952, 16, 640), strict=True)) | {"repeats": 7}
 
 
 def doubling(last: int) -> Sequence[int]:

@@ -150,6 +150,7 @@ def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_detectors_compile_to_one_graph_with_two_gradients_and_name_what_is_not_finite():
     """In a process of its own; see there."""
     root = Path(__file__).parents[1]

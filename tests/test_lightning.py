@@ -307,7 +307,5 @@ def test_what_is_wrong_is_named_at_the_first_batch(batch: Any, module: Theirs, d
 
 
 def test_an_attack_that_asks_for_more_than_losses_is_named():
-    with pytest.raises(
-        ValueError, match="PGD asks for raw scores of default boxes, and Network offers its losses: take"
-    ):
+    with pytest.raises(ValueError, match="PGD asks for raw scores of every place, and Network offers its losses: take"):
         fit(Theirs(), AdversarialTraining("cwa", detector="network"), [of_references(0)])

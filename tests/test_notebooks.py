@@ -58,6 +58,7 @@ def test_a_notebook_is_stored_without_outputs_and_asks_for_one_cell_alone(name: 
     assert [cell for cell in code if cell.metadata.get("tags") == ["settings"]] == code[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name: str, compose: Callable[..., DictConfig], tmp_path: Path):
     runs = {

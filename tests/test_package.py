@@ -95,6 +95,7 @@ def test_the_wheel_holds_all_that_is_read_and_nothing_else(installed: Path):
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"robustdet"}  # and its dist-info
 
 
+@pytest.mark.slow
 def test_commands_run_where_there_is_no_repository(installed: Path, tmp_path: Path):
     from PIL import Image
 
@@ -128,6 +129,7 @@ def test_every_command_is_a_script_and_a_launcher():
         assert (ROOT / "src" / f"{name}.py").is_file()
 
 
+@pytest.mark.slow
 def test_the_tab_key_completes_a_command(installed: Path, tmp_path: Path):
     line = "robustdet-train experiment=shapes_s"
     code = "import sys; sys.argv = ['robustdet-train', '-sc', {!r}]; from robustdet.cli.train import main; main()"

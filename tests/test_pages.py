@@ -118,6 +118,7 @@ def records(folder: Path) -> dict[str, dict]:
     }
 
 
+@pytest.mark.slow
 def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
     said = follow("add_an_attack", tmp_path)
     passed = re.search(r"(\d+) passed", said)
@@ -140,6 +141,7 @@ def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
     assert "Store:    clean: 2 of 2, mi_fgsm: 0 of 2 images were there already" in run([again], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_method_is_added_as_the_page_says(tmp_path: Path):
     said = follow("add_a_method", tmp_path)
     passed = re.search(r"(\d+) passed", said)
@@ -172,6 +174,7 @@ def passed(said: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow
 def test_a_detector_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
     folder, said = together
     assert passed(said["add_a_detector"]) == 13
@@ -287,6 +290,7 @@ def test_errors_are_quoted_as_they_are_printed():
     assert not is_printed("the flux compensator is empty")
 
 
+@pytest.mark.slow
 def test_the_public_functions_do_as_the_page_says(tmp_path: Path):
     few = [*FEW, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer=cpu", "paths.run=outputs/run"]
     code = "from PIL import Image\nImage.effect_noise((120, 80), 60).convert('RGB').save('photo.png')\n"

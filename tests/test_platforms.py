@@ -42,6 +42,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_it_is_imported_and_trains_without_what_windows_has_not(tmp_path: Path):
     arguments = ["experiment=shapes_std", *FEW, "trainer=cpu", "trainer.max_steps=2", "trainer.val_check_interval=2"]
     done = subprocess.run(
@@ -62,6 +63,7 @@ def test_it_is_imported_and_trains_without_what_windows_has_not(tmp_path: Path):
     assert (tmp_path / "run" / "checkpoints" / "final.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_a_session_that_is_not_utf8_writes_utf8(tmp_path: Path):
     """In the C locale without UTF-8 mode text is ASCII by default, and "ε" an error."""
     write_records([RECORD], tmp_path / "evaluation" / "records")

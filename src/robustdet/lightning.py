@@ -162,7 +162,7 @@ def require_losses(detector: HasLosses, image: Tensor, target: Target, attack: A
     offer = offers(detector)
     if most(attack.needs, offer) != offer:
         raise InputError(
-            f"{type(attack).__name__} asks for raw scores of default boxes, and {name} offers its losses: take one "
+            f"{type(attack).__name__} asks for raw scores of every place, and {name} offers its losses: take one "
             "that climbs those, such as mtd, pgd_cls, pgd_loc, pgd_total"
         )
     pixels = image.detach()[None].clone().requires_grad_()

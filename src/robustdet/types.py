@@ -5,7 +5,7 @@ Dimension legend, used in every annotation of the project:
 ====  =========================================================================
 B     images in a batch
 H W   height and width of an image, in pixels
-P     default boxes of a detector
+P     places of a detector that looks everywhere: default boxes, anchors or locations
 C     object classes; label 0 is the background, labels 1..C are the classes
 N     objects of one image
 D     detections of one image
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,27 +122,38 @@ class Batch:
 
 @dataclass(frozen=True)
 class RawPredictions:
-    """What a default-box network says, before any decoding: the same type in training and evaluation mode.
+    """What an SSD says, before any decoding: the same type in training and evaluation mode. A `ScoredPredictions`.
 
     ``default_boxes`` are (centre x, centre y, width, height) in fractions of the image; ``bbox_regression`` holds
     SSD's offsets to them (variances 0.1 for the centre, 0.2 for the size).
     """
 
+    exclusive: ClassVar[bool] = True
+
     cls_logits: Float[Tensor, "B P C_plus_1"]
     bbox_regression: Float[Tensor, "B P 4"]
     default_boxes: Float[Tensor, "P 4"]
 
+    @property
+    def log_probabilities(self) -> Float[Tensor, "B P C_plus_1"]:
+        return self.cls_logits.log_softmax(dim=-1)
+
 
 @dataclass(frozen=True)
-class Assignment:
-    """Which object each default box answers for; made once per batch, used by every loss on these targets.
+class Answers:
+    """Which object each place answers for; made once per batch, used by every loss on these targets.
 
-    ``labels`` is 0 for background; ``objects`` is the index into ``target.learnable.boxes``, -1 for background;
-    ``regression_targets`` are the encoded boxes, defined where ``labels`` > 0 and zero elsewhere.
+    ``labels`` is 0 for background; ``objects`` is the index into ``target.learnable.boxes``, -1 for background.
     """
 
     labels: Int[Tensor, "B P"]
     objects: Int[Tensor, "B P"]
+
+
+@dataclass(frozen=True)
+class Assignment(Answers):
+    """That of an SSD: ``regression_targets`` are the encoded boxes, where ``labels`` > 0, and zero elsewhere."""
+
     regression_targets: Float[Tensor, "B P 4"]
 
 
@@ -173,10 +184,14 @@ class DetectionLosses:
 
 @dataclass(frozen=True)
 class BoxLosses:
-    """The same losses before any reduction or mining: what class- and object-wise attacks need."""
+    """Losses before any reduction or mining: what class- and object-wise attacks need.
+
+    ``cross_entropy`` is minus the log-probability of the place's label; ``localization`` the distance of its box to its
+    object by the detector's own measure (smooth L1, L1, GIoU), zero where the place is background.
+    """
 
     cross_entropy: Float[Tensor, "B P"]
-    smooth_l1: Float[Tensor, "B P"]  # zero where the default box is background
+    localization: Float[Tensor, "B P"]
 
 
 @dataclass(frozen=True)
@@ -245,27 +260,49 @@ class HasLosses(Detector, Protocol):
 
 
 @runtime_checkable
+class ScoredPredictions(Protocol):
+    """Raw predictions that tell how sure the detector is of every label at every place, before suppression."""
+
+    @property
+    def log_probabilities(self) -> Float[Tensor, "B P C_plus_1"]:
+        """Column c: the log of the score with which the place would be detected as class c; column 0: the
+        log-probability that it shows none of them. Columns beyond C are outputs that no class has.
+        """
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a place shows one thing, background or a class: one softmax over all columns.
+
+        Else each class is a yes or no of its own, and column 0 the log-probability of all noes.
+        """
+        ...
+
+
+@runtime_checkable
 class HasScores(HasLosses, Protocol):
-    """A default-box detector: it says what it thinks of every default box, and which object that one answers for."""
+    """A dense detector: it says what it thinks of every place (a default box, an anchor, a location of its maps), each
+    with a box, and which object that place answers for. A place is the same in every image.
+    """
 
-    def __call__(self, images: Images, generator: torch.Generator | None = None) -> RawPredictions: ...
+    def __call__(self, images: Images, generator: torch.Generator | None = None) -> ScoredPredictions: ...
 
-    def assign(self, targets: Targets) -> Assignment: ...
+    def assign(self, targets: Targets) -> Answers: ...
 
-    def localization(self, raw: RawPredictions, assignment: Assignment) -> Float[Tensor, "B"]:
+    def localization(self, raw: Any, assignment: Any) -> Float[Tensor, "B"]:
         """That of ``losses``, without the cost of the other."""
         ...
 
-    def box_losses(self, raw: RawPredictions, assignment: Assignment) -> BoxLosses: ...
+    def box_losses(self, raw: Any, assignment: Any) -> BoxLosses: ...
 
-    def overlaps(self, raw: RawPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
+    def overlaps(self, raw: Any, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
         """IoU of every predicted box, where it is placed now, with every one of ``boxes`` (xyxy, pixels)."""
         ...
 
 
 Offer: TypeAlias = Literal["detections", "losses", "scores"]
 """What a detector offers an attack, less to more, each with those before it: detections alone (a black box), per-image
-losses with gradients to the pixels (`HasLosses`), raw scores and boxes of every default box (`HasScores`)."""
+losses with gradients to the pixels (`HasLosses`), raw scores and boxes of every place (`HasScores`)."""
 OFFERS: tuple[Offer, ...] = get_args(Offer)
 
 

@@ -9,6 +9,7 @@ from robustdet.attacks.objectives import a_cls
 from robustdet.data.annotation import Annotation
 from robustdet.data.dataset import DetectionDataset, collate
 from robustdet.data.photo import read_photo
+from robustdet.types import Detections
 from tests.analysis.figures.conftest import CLASSES, SIZE, detector
 from tests.evaluation import scenes
 
@@ -101,6 +102,10 @@ def test_nothing_found_is_nothing_to_attack(photo):
     attack = PGD(a_cls, LInf("8/255"), steps=1, step_size="2/255")
     with pytest.raises(ValueError, match=r"nothing to attack: no detection has a score above 1; lower threshold="):
         predict(detector(), image, size, attack, "pgd_cls", 1.0, seed=0)
+    blind = detector()
+    blind.detect = lambda raw: [Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())]
+    with pytest.raises(ValueError, match=r"above 0; the detector finds nothing at all: ~attack"):
+        predict(blind, image, size, attack, "pgd_cls", 0.0, seed=0)
 
 
 def test_a_detection_with_edges_in_the_wrong_order_is_a_possible_target():

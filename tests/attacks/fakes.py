@@ -75,7 +75,7 @@ class FakeDetector(nn.Module):
         boxes = self.box_losses(raw, assignment)
         positive = assignment.labels > 0
         classification = (boxes.cross_entropy * positive.any(dim=1, keepdim=True)).sum(dim=1)
-        return DetectionLosses(classification, boxes.smooth_l1.sum(dim=1), positive.sum(dim=1))
+        return DetectionLosses(classification, boxes.localization.sum(dim=1), positive.sum(dim=1))
 
     def detect(self, raw: RawPredictions) -> list[Detections]:
         """Every default box with its most likely class, offsets as `assign` has them."""

@@ -32,7 +32,9 @@ def slow_objects(losses, assignment: Assignment, targets, clip: float) -> list[f
         for j, label in enumerate(target.learnable.labels.tolist()):
             mine = [p for p, owner in enumerate(assignment.objects[i].tolist()) if owner == j]
             if mine:
-                tasks = (mean([task[i, p].item() for p in mine]) for task in (losses.cross_entropy, losses.smooth_l1))
+                tasks = (
+                    mean([task[i, p].item() for p in mine]) for task in (losses.cross_entropy, losses.localization)
+                )
                 classes.setdefault(label, []).append(sum(min(task, clip) for task in tasks))
         result.append(mean([mean(objects) for objects in classes.values()]))
     return result
@@ -44,7 +46,7 @@ def slow_boxes(losses, assignment: Assignment) -> list[float]:
         classes: dict[int, list[float]] = {}
         for p, label in enumerate(labels):
             if label > 0:
-                classes.setdefault(label, []).append((losses.cross_entropy[i, p] + losses.smooth_l1[i, p]).item())
+                classes.setdefault(label, []).append((losses.cross_entropy[i, p] + losses.localization[i, p]).item())
         result.append(mean([mean(boxes) for boxes in classes.values()]))
     return result
 
@@ -89,7 +91,7 @@ def test_a_class_weighs_the_same_however_many_objects_it_has(crowded):
     victim, images, targets = crowded
     with victim.borrow(targets[:1]) as model, torch.no_grad():
         losses = model.box_losses_of(model.predict(images[:1]))
-        mine = losses.cross_entropy + losses.smooth_l1
+        mine = losses.cross_entropy + losses.localization
         label = model.assignment.labels
         expected = (mine[label == 1].mean() + mine[label == 2].mean()) / 2
         # all objects have four default boxes here, so both definitions agree as long as nothing is cut
@@ -106,5 +108,7 @@ def test_a_bound_that_is_not_positive_is_named(clip):
 @pytest.mark.parametrize("objective", [ClassWise(), class_wise_over_boxes])
 def test_a_victim_without_default_boxes_is_refused(objective):
     images, _ = fakes.batch()
-    with pytest.raises(TypeError, match=r"CWA needs a default-box detector as its victim .*: got ConvexVictim"):
+    with pytest.raises(
+        TypeError, match=r"CWA needs a victim .* that says how sure it is of every .*: got ConvexVictim"
+    ):
         objective(fakes.ConvexVictim(), images)

@@ -155,5 +155,7 @@ def test_the_authors_dag_is_finite_when_no_target_is_left():
 @pytest.mark.parametrize("attack", [DAG(PixelRange()), DAGAuthors()])
 def test_a_victim_without_default_boxes_is_refused(attack):
     images, targets = fakes.batch()
-    with pytest.raises(TypeError, match=r"DAG needs a default-box detector as its victim .*: got ConvexVictim"):
+    with pytest.raises(
+        TypeError, match=r"DAG needs a victim .* that says how sure it is of every .*: got ConvexVictim"
+    ):
         attack(fakes.ConvexVictim(), images, targets, generators())

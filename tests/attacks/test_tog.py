@@ -96,5 +96,7 @@ def test_one_class_has_no_wrong_one(scene):
 
 def test_a_victim_of_losses_alone_is_refused():
     images, _ = fakes.batch()
-    with pytest.raises(TypeError, match=r"TOG needs a default-box detector as its victim .*: got ConvexVictim"):
+    with pytest.raises(
+        TypeError, match=r"TOG needs a victim .* that says how sure it is of every .*: got ConvexVictim"
+    ):
         vanishing(fakes.ConvexVictim(), images)

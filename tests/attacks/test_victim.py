@@ -22,7 +22,7 @@ def test_a_borrowed_detector_speaks_the_vocabulary():
         assert isinstance(model, BorrowedDetector)
         assert torch.equal(model.losses(images).total, model.losses_of(model.predict(images)).total)
         assert torch.equal(
-            model.box_losses_of(model.predict(images)).smooth_l1.sum(1), model.losses(images).localization
+            model.box_losses_of(model.predict(images)).localization.sum(1), model.losses(images).localization
         )
         assert torch.equal(model.assignment.labels, detector.assign(targets).labels)
 
@@ -136,6 +136,6 @@ def test_a_detached_gradient_is_an_error_and_no_silent_zero():
 def test_an_attack_says_what_a_victim_lacks():
     victim = fakes.ConvexVictim()
     assert isinstance(victim, BorrowedVictim)
-    text = r"DAG needs a default-box detector as its victim \(DetectorVictim\), .*: got ConvexVictim"
+    text = r"DAG needs a victim \(DetectorVictim\) that says how sure it is of every default .*: got ConvexVictim"
     with pytest.raises(TypeError, match=text):
         require_scores(victim, "DAG")

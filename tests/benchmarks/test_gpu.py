@@ -135,6 +135,7 @@ def test_where_there_is_no_gpu_it_says_so_in_a_sentence(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_cpu_and_compares_a_share_of_what_a_gpu_is_held_to(tmp_path: Path):
     """So that tests/gpu do not rot."""
     least = ["--device", "cpu", "--least", "--patience", "10", "--output", str(tmp_path)]

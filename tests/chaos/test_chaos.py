@@ -11,6 +11,7 @@ import pytest
 from tests.forks import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="its commands are forks")
 def test_commands_survive_what_is_done_to_them():
     done = subprocess.run(

@@ -107,8 +107,8 @@ def test_the_loss_of_a_batch_is_that_of_its_images_one_by_one() -> None:
 def test_box_losses_reduce_to_the_losses() -> None:
     raw, assignment = drawn()
     each, losses = MultiBoxLoss().box_losses(raw, assignment), MultiBoxLoss()(raw, assignment)
-    torch.testing.assert_close(each.smooth_l1.sum(1), losses.localization)
-    assert not each.smooth_l1[assignment.labels == 0].any()
+    torch.testing.assert_close(each.localization.sum(1), losses.localization)
+    assert not each.localization[assignment.labels == 0].any()
     positives_only = torch.where(assignment.labels > 0, each.cross_entropy, 0).sum(1)
     assert (positives_only <= losses.classification).all()
 

@@ -59,11 +59,11 @@ class QuadrantDetector(nn.Module):
         return BoxLosses(entropy, smooth * (assignment.labels > 0))
 
     def localization(self, raw, assignment) -> Tensor:
-        return self.box_losses(raw, assignment).smooth_l1.sum(1)
+        return self.box_losses(raw, assignment).localization.sum(1)
 
     def losses(self, raw, assignment) -> DetectionLosses:
         each = self.box_losses(raw, assignment)
-        return DetectionLosses(each.cross_entropy.sum(1), each.smooth_l1.sum(1), (assignment.labels > 0).sum(1))
+        return DetectionLosses(each.cross_entropy.sum(1), each.localization.sum(1), (assignment.labels > 0).sum(1))
 
     def overlaps(self, raw, boxes) -> Tensor:
         return torch.stack([box_iou(CORNERS.to(raw.cls_logits), of_image) for of_image in boxes])

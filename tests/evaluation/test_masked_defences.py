@@ -119,7 +119,7 @@ class KnowsTheAnnotations(QuadrantDetector):
     def losses(self, raw, assignment):
         each, positive = self.box_losses(raw, assignment), assignment.labels > 0
         out = positive & (assignment.regression_targets > 0).any(dim=2)
-        return DetectionLosses(each.cross_entropy.where(~out, 0).sum(1), each.smooth_l1.sum(1), positive.sum(1))
+        return DetectionLosses(each.cross_entropy.where(~out, 0).sum(1), each.localization.sum(1), positive.sum(1))
 
 
 class Randomised(QuadrantDetector):
@@ -183,6 +183,7 @@ def test_rounding_of_the_input_is_flagged(tmp_path):
     assert "loss_beaten_by_black_box" in flags[beaten[0]]
 
 
+@pytest.mark.slow
 def test_a_detector_without_any_gradient_is_evaluated_and_flagged(tmp_path):
     flags = flags_of(Detached(), tmp_path)
     assert all("no_gradient" in of_attack for of_attack in flags.values())
@@ -197,6 +198,7 @@ def names(flags, name):
     return [attack for attack, of_attack in flags.items() if name in of_attack]
 
 
+@pytest.mark.slow
 def test_a_wrong_backward_pass_is_flagged(tmp_path):
     flags = flags_of(WrongBackward(), tmp_path)
     assert {"clean", "noise", "pgd_1", "fine"} <= set(names(flags, "gradient_wrong"))
@@ -204,27 +206,32 @@ def test_a_wrong_backward_pass_is_flagged(tmp_path):
     assert not names(flags, "lost_in_rounding")
 
 
+@pytest.mark.slow
 def test_what_lives_below_eight_bits_is_flagged(tmp_path):
     flags = flags_of(BelowEightBits(), tmp_path)
     assert "fine" in names(flags, "lost_in_rounding")
     assert "clean" not in names(flags, "lost_in_rounding")  # those are on the grid
 
 
+@pytest.mark.slow
 def test_a_signature_of_attacks_is_flagged(tmp_path):
     assert len(names(flags_of(KnowsTheGrid(), tmp_path), "beaten_by_the_unseen")) == 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_knows_the_annotations_is_flagged(tmp_path):
     flags = flags_of(KnowsTheAnnotations(), tmp_path)
     assert names(flags, "beaten_by_own_predictions") == ["annotated"]
 
 
+@pytest.mark.slow
 def test_a_random_forward_pass_is_flagged(tmp_path):
     flags = flags_of(Randomised(), tmp_path)
     assert all("random_forward" in of_attack for of_attack in flags.values())
     assert "differs_at_zero" in flags["eps_0"]
 
 
+@pytest.mark.slow
 def test_a_discriminator_without_a_gradient_is_flagged(tmp_path):
     honest, hidden = (flags_of(kind(), tmp_path / kind.__name__) for kind in (RoutedByRoughness, RoutedByHidden))
     del honest["eps_255"]  # makes images of one colour, where roughness has no slope
@@ -232,6 +239,7 @@ def test_a_discriminator_without_a_gradient_is_flagged(tmp_path):
     assert all("no_routing_gradient" in of_attack for of_attack in hidden.values())
 
 
+@pytest.mark.slow
 def test_a_single_kernel_has_nothing_to_route(tmp_path):
     class OneKernel(QuadrantDetector):
         def forward(self, images, generator=None):

@@ -26,7 +26,7 @@ def compose(name, *overrides, protocol="paper"):
     return without_ladder(suite)
 
 
-@pytest.mark.parametrize("protocol", ["paper", "authors"])
+@pytest.mark.parametrize("protocol", ["paper", pytest.param("authors", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     suite = compose(name, protocol=protocol)

@@ -148,6 +148,7 @@ EVERY_ATTACK = [(name, attack, 2) for name, attack in product(authors.EXPERIMENT
 AFFORDABLE = [("ssd", "cls", 2), ("cfr", "cls", 1)]  # three steps through a RobustDet take a CPU eight seconds an image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "attack", "count"), AFFORDABLE if authors.FULL is None else EVERY_ATTACK)
 def test_three_steps_of_the_attack(cases: dict[str, Case], name: str, attack: str, count: int) -> None:
     """Most pixels are equal, and so is the harm.

@@ -56,7 +56,9 @@ def read(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[column]) for row in rows] for column, name in enumerate(names)}
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row", [row if row in ("std", "cfr") else pytest.param(row, marks=pytest.mark.slow) for row in ROWS]
+)
 def test_ten_updates_reproduce_the_losses_on_file(
     row: str, compose: Callable[..., DictConfig], request: pytest.FixtureRequest
 ):

@@ -13,7 +13,7 @@ from robustdet.interop.torchvision_models import TorchvisionModel
 
 SIZE = 64
 FAST = "fasterrcnn_mobilenet_v3_large_320_fpn"
-ONE_STAGE = ("retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large")
+ONE_STAGE = ("retinanet_resnet18_fpn", "fcos_resnet18_fpn", "ssdlite320_mobilenet_v3_large")
 NAMES = (FAST, *ONE_STAGE)
 
 

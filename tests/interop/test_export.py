@@ -56,6 +56,7 @@ def assert_agrees(detector: SSD, file: Path, kind: str, count: int) -> None:
     assert found.score < 1e-5
 
 
+@pytest.mark.slow
 def test_onnxruntime_finds_what_the_detector_finds_in_a_batch_of_any_size(robust: SSD, onnx_file: Path):
     for count in (1, 3):
         assert_agrees(robust, onnx_file, "onnx", count)
@@ -68,6 +69,7 @@ def test_an_onnx_file_says_its_classes_and_its_size(onnx_file: Path):
     assert side_of(onnx_file.with_name("none.onnx")) is None
 
 
+@pytest.mark.slow
 def test_torch_export_finds_what_the_detector_finds_in_a_batch_of_any_size(robust: SSD, tmp_path: Path):
     file = tmp_path / "robust.pt2"
     export(robust, file, "torch_export", CLASSES, "mine")

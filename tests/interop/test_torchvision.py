@@ -168,7 +168,7 @@ def test_what_cannot_be_built_is_named(changed: dict[str, object], text: str):
 def test_it_says_what_it_does_not_offer():
     attack = PGD(ClassWise(), LInf("8/255"), 1, "2/255")
     assert attack.needs == "scores"
-    with pytest.raises(TypeError, match=r"CWA needs a default-box detector as its victim .*: got TorchvisionModel"):
-        attack(DetectorVictim(torchvision_model(SSDLITE)), images(), TARGETS, image_generators(0, ["a", "b"]))
+    with pytest.raises(TypeError, match=r"CWA needs a victim .* that says how sure .*: got TorchvisionModel"):
+        attack(DetectorVictim(torchvision_model(FAST)), images(), TARGETS, image_generators(0, ["a", "b"]))
     with pytest.raises(ValueError, match=r"expected images of shape \[B, 3, 64, 64\], got \[1, 3, 32, 32\]"):
         torchvision_model(SSDLITE)(torch.rand(1, 3, 32, 32))

@@ -81,6 +81,7 @@ def test_every_analysis_composes_and_says_what_it_is(compose: Compose, name: str
     assert "# python -m src.analyze " in head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_analysis_runs_on_several_detectors(
     compose: Compose, checkpoint: Callable[[str], Path], tmp_path: Path, name: str

@@ -40,6 +40,7 @@ def stage(paths: DictConfig) -> str:
     return "warm_start.overrides=[" + ",".join(f'"{override}"' for override in overrides) + "]"
 
 
+@pytest.mark.slow
 def test_an_experiment_trains_its_clean_stage_once_and_is_evaluated(
     compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
 ):
@@ -94,6 +95,7 @@ def test_a_missing_checkpoint_is_named(compose: Callable[..., DictConfig], tmp_p
         evaluate(compose("evaluate", "experiment=shapes_std"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     compose: Callable[..., DictConfig], tmp_path: Path

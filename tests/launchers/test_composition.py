@@ -344,6 +344,7 @@ def test_help_is_one_screen_for_every_command(command: str):
         assert f"{group}: {', '.join(members)}" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_another_schedule(experiment: str, compose):
     """As README says it; an experiment's own fields of a schedule would be unknown to another."""

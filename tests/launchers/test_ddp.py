@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
+from robustdet import AdversarialTraining
 from robustdet.cli.evaluate import evaluate
 from robustdet.cli.train import train
 from robustdet.evaluation.record import read_records
 from robustdet.runs.run import BEGUN, Run
 from tests.launchers.commands import FEW, Pair, finish, start
 from tests.launchers.test_resume import assert_same, steps, wait_for
+from tests.test_lightning import Network, Theirs, image, objects
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
@@ -124,6 +130,38 @@ def test_a_distributed_run_is_killed_and_goes_on(compose: Callable[..., DictConf
         train(
             compose("train", *settings, f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}", f"paths.run={tmp_path / 'a'}")
         )
+
+
+def trained_by_callback(cfg: DictConfig) -> None:
+    """Two updates of somebody's own module; what its first step was given, and the weights in the end."""
+    torch.manual_seed(0)
+    module = Theirs(Network())
+    trainer = pl.Trainer(
+        max_steps=2, accelerator="cpu", devices=cfg.processes, strategy="ddp" if cfg.processes > 1 else "auto",
+        callbacks=[AdversarialTraining("pgd_total", "attack.steps=2", detector="network")], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,  # which shuffles
+    )  # fmt: skip
+    mine = range(int(os.environ.get("LOCAL_RANK", 0)), 8, cfg.processes)
+    data: Any = [(image(place), objects(place)) for place in mine]
+    trainer.fit(module, DataLoader(data, 4 // cfg.processes, collate_fn=lambda items: list(zip(*items, strict=True))))
+    assert "training_step" not in vars(module)
+    found = {"images": torch.stack(list(module.given[0][0])), "state": module.state_dict()}
+    torch.save(found, Path(cfg.folder) / f"{trainer.global_rank} of {cfg.processes}.pt")
+
+
+def test_the_callback_attacks_in_each_process_what_one_process_would(tmp_path: Path, pair: Pair):
+    trained_by_callback(OmegaConf.create({"folder": str(tmp_path), "processes": 1}))
+    pair.run(trained_by_callback, OmegaConf.create({"folder": str(tmp_path), "processes": 2}))
+    alone, *both = (torch.load(tmp_path / name) for name in ("0 of 1.pt", "0 of 2.pt", "1 of 2.pt"))
+    for rank, of_rank in enumerate(both):
+        clean_and_attacked = alone["images"].unflatten(0, (2, 4))[:, rank::2].flatten(0, 1)
+        # a convolution's last bits depend on the batch, and decide the sign of a gradient of almost 0
+        assert ((of_rank["images"] - clean_and_attacked).abs() < 1e-5).float().mean() > 0.998
+    first, second = (of_rank["state"] for of_rank in both)
+    for key in first:
+        if "running" not in key:  # each process's norms see its own images
+            assert torch.equal(first[key], second[key]), key
 
 
 def test_the_clean_stage_of_a_distributed_run_is_trained_once(compose: Callable[..., DictConfig], tmp_path: Path):

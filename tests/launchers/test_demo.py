@@ -25,6 +25,7 @@ FEW = [
 ]
 
 
+@pytest.mark.slow
 def test_it_trains_three_detectors_and_ends_with_one_table(
     compose: Callable[..., DictConfig],
     tmp_path: Path,
@@ -60,6 +61,7 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
     assert "is trained already" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["shapes_mtd_warm", "shapes_robustdet"])
 def test_the_defences_start_from_the_standard_ssd_of_the_demo(experiment: str, monkeypatch: pytest.MonkeyPatch):
     trained: list[DictConfig] = []

@@ -89,6 +89,7 @@ def test_a_surrogate_of_another_task_is_refused(compose: Callable[..., DictConfi
         fitting_attacks(cfg, larger)
 
 
+@pytest.mark.slow
 def test_a_surrogate_is_known_by_its_content(
     compose: Callable[..., DictConfig], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -155,6 +156,7 @@ def test_only_what_a_run_ended_with_is_a_seed_of_its_recipe(compose: Callable[..
     assert training_of(tmp_path / "elsewhere" / "final.ckpt") == {}
 
 
+@pytest.mark.slow
 def test_a_shortened_clean_stage_is_part_of_a_recipe(compose: Callable[..., DictConfig], tmp_path: Path):
     short = 'warm_start.overrides=["trainer.max_steps=5"]'
     (tmp_path / "clean.ckpt").touch()
@@ -273,6 +275,7 @@ def test_a_training_keeps_the_names_of_its_classes(compose: Callable[..., DictCo
 # What is attacked again
 
 
+@pytest.mark.slow
 def test_what_came_from_the_store_is_said_and_can_be_forced(
     compose: Callable[..., DictConfig], run: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -320,6 +323,7 @@ def test_another_precision_is_allowed_and_marked(
     assert f"other_precision: measured in {precision}, TF32 off instead of 32-true, TF32 off" in shown
 
 
+@pytest.mark.slow
 def test_a_relabelled_test_set_is_measured_again(compose: Callable[..., DictConfig], run: Path, tmp_path: Path):
     override = f"paths.data={tmp_path / 'mine'}"
 

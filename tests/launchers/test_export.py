@@ -32,6 +32,7 @@ def checkpoint(compose: Callable[..., DictConfig], tmp_path: Path) -> Path:
     return tmp_path / "small.ckpt"
 
 
+@pytest.mark.slow
 def test_an_exported_checkpoint_is_measured_as_the_checkpoint(
     compose: Callable[..., DictConfig], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

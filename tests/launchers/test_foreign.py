@@ -42,6 +42,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "mine.pth"
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_without_a_run_and_named_truthfully(compose: Callable[..., DictConfig], weights: Path):
     overrides = [*MODEL, f"model.weights={weights}", *FEW, "suite=paper", "pictures=0"]
     cfg = compose("evaluate", *overrides, "suite.attacks.pgd_cls.steps=1", "suite.attacks.pgd_loc.steps=1")
@@ -51,7 +52,7 @@ def test_it_is_evaluated_without_a_run_and_named_truthfully(compose: Callable[..
     assert (run.experiment, run.method, run.data) == (FAST, "not trained here", "shapes")
     assert (run.checkpoint, run.checkpoint_sha256) == (str(weights), file_sha256(weights))
     assert run.training_seed is None
-    reason = "this detector offers no raw scores of default boxes"
+    reason = "this detector offers no raw scores of every place"
     assert records["worst_case"].left_out == {"cwa": reason, "dag": reason}
     assert records["pgd_cls"].loss_rose
     file = Path(cfg.paths.outputs) / FAST / "mine_shapes" / "evaluation" / "paper" / "records" / "clean.json"

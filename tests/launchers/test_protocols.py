@@ -124,6 +124,7 @@ def settings(experiment: str, protocol: str) -> dict[str, Any]:
     return {path: value for path, value in leaves(found) if not path.startswith(FROM_ELSEWHERE)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_protocols_differ_in_what_is_listed_and_in_nothing_else(experiment: str) -> None:
     paper, authors = (settings(experiment, protocol) for protocol in ("paper", "authors"))

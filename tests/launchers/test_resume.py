@@ -108,6 +108,7 @@ def command_line(cfg: DictConfig, run: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     compose: Callable[..., DictConfig], straight: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -129,6 +130,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_ends_with_the_same_bits(
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 7
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_around_validations_makes_up_for_them(
     configured: Configured, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -167,6 +169,7 @@ def test_a_run_that_ends_around_validations_makes_up_for_them(
     assert curve(resumed.parent.parent) == curve(straight.parent.parent)
 
 
+@pytest.mark.slow
 def test_slurms_signal_saves_and_the_job_goes_on_when_it_is_started_again(
     compose: Callable[..., DictConfig],
     straight: Path,

@@ -81,6 +81,7 @@ def test_a_run_that_is_at_work_is_never_joined(compose: Callable[..., DictConfig
                 train(again)
 
 
+@pytest.mark.slow
 def test_three_that_start_at_once_have_three_folders(compose: Callable[..., DictConfig]):
     cfg = compose("train")
     few = [*FEW, "trainer.max_steps=1", "trainer.val_check_interval=1", "validation.max_images=2", "trainer=cpu"]
@@ -138,6 +139,7 @@ def test_the_processes_of_a_run_are_known_whatever_its_validation(compose: Calla
         assert bare_trainer(compose("train", "trainer=cpu", *more)).world_size == 1
 
 
+@pytest.mark.slow
 def test_a_clean_stage_that_lost_its_result_is_trained_again(
     compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
 ):

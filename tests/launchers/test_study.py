@@ -163,6 +163,7 @@ def test_a_dry_one_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_commands_that_work(tmp_path: Path):
     script = (
         "import sys; from pathlib import Path; from tests.launchers import test_study as t; m = t.module\n"
@@ -186,6 +187,7 @@ def test_a_signal_stops_the_commands_that_work(tmp_path: Path):
     assert 0 < memory["seconds"] < 30
 
 
+@pytest.mark.slow
 def test_a_real_one_leaves_records_that_name_no_place(tmp_path: Path, data_folder: Path):
     few = [*FEW, "trainer.max_steps=1", "logger=none", "trainer=cpu"]
     cfg = config(

@@ -53,6 +53,7 @@ def runs(folder: Path) -> list[dict]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("**/run.json"))]
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_train_their_clean_stage_once(command: Callable, tmp_path: Path):
     pytest.importorskip("joblib")
     done = command("-m", "experiment=shapes_robustdet", "launcher=joblib", "loss.gamma=0.3,0.6", STAGE)
@@ -68,6 +69,7 @@ def test_jobs_side_by_side_train_their_clean_stage_once(command: Callable, tmp_p
     assert said.count("Starting from the finished clean stage shapes_std") == 1
 
 
+@pytest.mark.slow
 def test_submitit_runs_every_job_in_a_process_and_folder_of_its_own(command: Callable, tmp_path: Path):
     pytest.importorskip("submitit")
     done = command("-m", "experiment=shapes_std", "launcher=submitit_local", "seed=3,4")
@@ -79,6 +81,7 @@ def test_submitit_runs_every_job_in_a_process_and_folder_of_its_own(command: Cal
         assert yaml.safe_load((sweep / str(number) / "config.yaml").read_text(encoding="utf-8"))["seed"] == seed
 
 
+@pytest.mark.slow
 def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: Path):
     optuna = pytest.importorskip("optuna")
     search = ["hparams_search=loss_weights", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=6"]
@@ -128,6 +131,7 @@ def test_a_search_for_what_nothing_measures_is_refused(command: Callable, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_over_experiments_lands_in_one_folder(command: Callable, tmp_path: Path):
     done = command("-m", "experiment=glob(shapes_at_*)", "debug=fdr")
     assert done.code == 0, done.warned

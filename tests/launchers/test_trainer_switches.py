@@ -65,6 +65,7 @@ def test_a_run_saves_after_every_validation(compose: Compose, overrides: list[st
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["updates"] == 11
 
 
+@pytest.mark.slow
 def test_a_time_between_validations(compose: Compose):
     train(compose("train", *RUN, "trainer.max_steps=11", "trainer.val_check_interval=00:00:00:00"))
     assert saved(Path(compose("train").paths.run)) == list(range(1, 12))
@@ -190,6 +191,7 @@ def test_an_interval_in_batches_or_time_is_counted_across_epochs(compose: Compos
         assert epochs_between_looks(compose("train", f"trainer.val_check_interval={interval}").trainer) == epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 def test_precisions_train_and_judge(compose: Compose, precision: str):
     cfr = ["experiment=shapes_cfr", *FEW, "trainer.max_steps=2", "trainer.val_check_interval=2"]

@@ -94,6 +94,7 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_midst_of_an_update_with_the_same_bits(
     compose: Callable[..., DictConfig], tmp_path: Path
 ):

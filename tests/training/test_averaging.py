@@ -63,6 +63,7 @@ def after_updates(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_average_is_that_of_a_slow_loop_and_learning_goes_on_as_without(
     compose: Compose, after_updates: list[State], tmp_path: Path
 ):
@@ -112,6 +113,7 @@ def test_the_average_is_what_is_validated_and_watched(compose: Compose, monkeypa
     assert_same(seen["watched"][-1], state(final)["state_dict"])  # after the last update, too
 
 
+@pytest.mark.slow
 def test_a_run_that_died_goes_on_from_a_state_that_a_validation_saved(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -134,6 +136,7 @@ def test_a_run_that_died_goes_on_from_a_state_that_a_validation_saved(
         assert_same(straight[key], resumed[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hook", "at"), [("training_step", 4), ("validation_step", 6)])
 def test_a_run_that_is_stopped_goes_on_with_both(
     hook: str, at: int, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -213,6 +216,7 @@ def test_a_clean_stage_is_averaged_where_it_is_told_to_be(compose: Compose, monk
     assert (load_checkpoint(stages[0].final).averaged == "", load_checkpoint(final).averaged) == (False, "")
 
 
+@pytest.mark.slow
 def test_two_processes_average_what_one_does(compose: Compose, tmp_path: Path):
     settings = [*FEW, "experiment=shapes_std", "trainer.max_steps=4", "trainer.val_check_interval=4", "optimizer=sgd"]
     settings += ["callbacks=averaged"]

@@ -63,7 +63,7 @@ def test_its_clean_stage_has_its_network(compose: Compose):
         (
             ["experiment=shapes_cwat", "model=torchvision", f"model.name={FAST}"],
             rf"model\.name={FAST} offers its losses, image by image, and this method's attack \(PGD on ClassWise\) "
-            r"asks for raw scores of default boxes\. What such a detector can be trained on: mtd \(MTD\), pgd_cls or",
+            r"asks for raw scores of every place\. What such a detector can be trained on: mtd \(MTD\), pgd_cls or",
         ),
         (
             ["experiment=shapes_std", "model=black_box", "model.name=mine", "model.function.path=builtins.len"],

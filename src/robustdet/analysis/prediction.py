@@ -71,9 +71,8 @@ def predict(
     if attack is not None:
         found = views[CLEAN].found
         if not len(found.labels):
-            raise InputError(
-                f"nothing to attack: no detection has a score above {threshold:g}; lower threshold=, or use ~attack"
-            )
+            hint = "lower threshold=, or use ~attack" if threshold > 0 else "the detector finds nothing at all: ~attack"
+            raise InputError(f"nothing to attack: no detection has a score above {threshold:g}; {hint}")
         target = as_target(found, size)
         generators = image_generators(seed, [target.image_id], name)
         views[name] = look(detector, attack(DetectorVictim(detector), image, [target], generators), threshold)

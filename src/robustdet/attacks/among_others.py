@@ -20,9 +20,11 @@ from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.outranking import IOU, LOST
 from robustdet.attacks.threat import LInf
 from robustdet.attacks.victim import BorrowedDetector, BorrowedScores, require_scores
-from robustdet.types import Detections, Images, Offer, RawPredictions, Target, Targets, Victim, moved
+from robustdet.types import Detections, Images, Offer, ScoredPredictions, Target, Targets, Victim, moved
 
-SUPPRESSED = 0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class
+SUPPRESSED = (
+    0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class; others': to 0.6
+)
 SLOPE = 0.05  # in IoU: how near to finding its object a box may be to count as one that does not
 SHARPNESS = 0.5  # τ: the best of the rivals counts most
 FAR = -30.0  # a log-probability that nothing needs to be pushed below
@@ -111,7 +113,7 @@ class AmongOthers(APSurrogate):
         return self.curves.worth(log_odds, labels, hits)
 
 
-def displaced(detector: BorrowedScores, raw: RawPredictions, of_images: Sequence[Detections]) -> Float[Tensor, "B"]:
+def displaced(detector: BorrowedScores, raw: ScoredPredictions, of_images: Sequence[Detections]) -> Float[Tensor, "B"]:
     """How near the objects of each image are to being lost to suppression; 0 or below, to be raised.
 
     -Σ_objects σ₊(r - s), over those that AP asks for. r = τ log Σ p^(1/τ) is of all boxes that find the object: where
@@ -120,13 +122,14 @@ def displaced(detector: BorrowedScores, raw: RawPredictions, of_images: Sequence
     with the object; it has a gradient: a box may slip away). Once one of these has the highest score, the object is
     lost.
     """
+    log_p = raw.log_probabilities
     countable = [target.learnable for target in detector.targets]
     of_each = ([target.boxes.float() for target in countable], [target.labels for target in countable])
-    objects, label = (moved(pad_sequence(each, batch_first=True), raw.cls_logits.device) for each in of_each)
+    objects, label = (moved(pad_sequence(each, batch_first=True), log_p.device) for each in of_each)
     asked = zip(of_images, detector.targets, objects, label, strict=True)
     hit, real = torch.stack([_standing(*of_image) for of_image in asked]), label > 0
-    index = (label - 1).clamp(min=0).unsqueeze(1).expand(-1, raw.cls_logits.shape[1], -1)
-    log_p = raw.cls_logits.log_softmax(dim=-1)[..., 1:].gather(2, index)
+    index = (label - 1).clamp(min=0).unsqueeze(1).expand(-1, log_p.shape[1], -1)
+    log_p = log_p[..., 1:].gather(2, index)
     to_object = detector.overlaps_of(raw, objects).nan_to_num()
     with torch.no_grad():
         finds = to_object >= IOU

@@ -15,10 +15,10 @@ from robustdet.types import BorrowedVictim, Images, Offer
 class ClassWise:
     """CWAT's objective (Chen, Kung & Chen, CVPR 2021, arXiv 2103.16148), to be maximised by PGD.
 
-    An object's loss is the mean cross-entropy of its default boxes plus their mean smooth L1, each cut at ``clip`` so
-    that none dominates; a class's loss is the mean over its objects, an image's the mean over its classes. The paper
-    gives no bound: at 5 the true class has lost all but 0.7 % of its probability and is below SSD's score threshold of
-    0.01, so that objects which are already lost give way to those which are not.
+    An object's loss is the mean cross-entropy of its places (an SSD's default boxes) plus their mean localisation loss,
+    each cut at ``clip`` so that none dominates; a class's loss is the mean over its objects, an image's the mean over
+    its classes. The paper gives no bound: at 5 the true class has lost all but 0.7 % of its probability and is below
+    SSD's score threshold of 0.01, so that objects which are already lost give way to those which are not.
     """
 
     needs: Offer = "scores"
@@ -33,23 +33,23 @@ class ClassWise:
         raw = detector.predict(images)
         losses, owners = detector.box_losses_of(raw), detector.assignment.objects + 1
         num_objects = detector.most_objects
-        cross_entropy, smooth_l1 = (
-            _group_means(task, owners, num_objects) for task in (losses.cross_entropy, losses.smooth_l1)
+        cross_entropy, localization = (
+            _group_means(task, owners, num_objects) for task in (losses.cross_entropy, losses.localization)
         )
-        # an object that no default box answers for keeps label 0 and drops out with the background
+        # an object that no place answers for keeps label 0 and drops out with the background
         labels = owners.new_zeros(len(images), num_objects + 1).scatter(1, owners, detector.assignment.labels)[:, 1:]
-        object_losses = cross_entropy.clamp(max=self.clip) + smooth_l1.clamp(max=self.clip)
-        return _class_balanced(object_losses, labels, num_classes=raw.cls_logits.shape[-1] - 1)
+        object_losses = cross_entropy.clamp(max=self.clip) + localization.clamp(max=self.clip)
+        return _class_balanced(object_losses, labels, num_classes=detector.detector.num_classes)
 
 
 @needing("scores")
 def class_wise_over_boxes(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-    """What the published RobustDet code calls CWA: means over a class's default boxes, not objects, and nothing cut."""
+    """What the published RobustDet code calls CWA: means over a class's places, not objects, and nothing cut."""
     detector = require_scores(model, "CWA")
     raw = detector.predict(images)
     losses = detector.box_losses_of(raw)
-    box_losses = losses.cross_entropy + losses.smooth_l1
-    return _class_balanced(box_losses, detector.assignment.labels, num_classes=raw.cls_logits.shape[-1] - 1)
+    box_losses = losses.cross_entropy + losses.localization
+    return _class_balanced(box_losses, detector.assignment.labels, num_classes=detector.detector.num_classes)
 
 
 def _class_balanced(losses: Float[Tensor, "B n"], labels: Int[Tensor, "B n"], num_classes: int) -> Float[Tensor, "B"]:

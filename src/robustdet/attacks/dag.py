@@ -1,4 +1,4 @@
-"""Dense Adversary Generation (Xie et al., ICCV 2017, arXiv 1703.08603) on default boxes as proposals."""
+"""Dense Adversary Generation (Xie et al., ICCV 2017, arXiv 1703.08603), a dense detector's places as proposals."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LOOKS = 10  # steps, after which a GPU is asked which images go on
 
 
 class DAG(BaseAttack):
-    """Drives every default box that finds its object to a random wrong class.
+    """Drives every place (an SSD's default box, an anchor, a location) that finds its object to a random wrong class.
 
-    Targets are the default boxes classified as the object they are assigned to. Each step adds the gradient of
-    Σ (wrong logit - true logit) over the targets that are still right, scaled to a largest value of ``gamma`` (a
-    fraction of the pixel range); an image stops when it has no target left, at the latest after ``steps``. The paper
-    bounds nothing but the pixel range; ``threat`` may be a ball. It starts at the clean image, or at what the attack
-    ``start`` makes.
+    Targets are the places classified as the object they are assigned to; where classes do not exclude one another,
+    background is none of them. Each step adds the gradient of Σ (wrong - true log-probability) over the targets that
+    are still right, scaled to a largest value of ``gamma`` (a fraction of the pixel range); an image stops when it has
+    no target left, at the latest after ``steps``. The paper bounds nothing but the pixel range; ``threat`` may be a
+    ball. It starts at the clean image, or at what the attack ``start`` makes.
     """
 
     needs: Offer = "scores"
@@ -52,14 +52,15 @@ class DAG(BaseAttack):
             every = 1 if images.device.type == "cpu" else LOOKS  # in between, what has no target left stands still
             for number in range(1, self.steps + 1):
                 current = adversarial[running].requires_grad_()
-                logits, label = detector.predict(current).cls_logits, true[running]
-                right = finds_its_object(logits, label)
+                raw, label = detector.predict(current), true[running]
+                said = raw.log_probabilities
+                right = finds_its_object(said, label, raw.exclusive)
                 going = right.any(dim=1)
                 looks = number % every == 0
                 if looks and not going.any():
                     break
-                wrong = wrong_label(label, draws[running], first=1, end=logits.shape[-1])
-                gradient = input_gradient((margin(logits, wrong, label) * right).sum(dim=1), current)
+                wrong = wrong_label(label, draws[running], first=1, end=said.shape[-1])
+                gradient = input_gradient((margin(said, wrong, label) * right).sum(dim=1), current)
                 moved = current.detach() + scaled_to(self.gamma, gradient)
                 adversarial[running] = self.threat.project(moved, images[running])
                 running = running[going] if looks else running
@@ -68,19 +69,28 @@ class DAG(BaseAttack):
 
 @needing("scores")
 def minus_targets_left(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-    """What DAG answers for: minus the number of default boxes that still find their object."""
+    """What DAG answers for: minus the number of places that still find their object."""
     detector = require_scores(model, "DAG")
-    logits = detector.predict(images).cls_logits
-    return -finds_its_object(logits, detector.assignment.labels).sum(dim=1).to(logits)
+    raw = detector.predict(images)
+    found = finds_its_object(raw.log_probabilities, detector.assignment.labels, raw.exclusive)
+    return -found.sum(dim=1).to(images)
 
 
-def finds_its_object(logits: Float[Tensor, "B P C_plus_1"], label: Int[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
-    """Whether a default box is classified as the object it is assigned to."""
-    return (label > 0) & (logits.argmax(dim=-1) == label)
+def finds_its_object(
+    said: Float[Tensor, "B P C_plus_1"], label: Int[Tensor, "B P"], exclusive: bool
+) -> Bool[Tensor, "B P"]:
+    """Whether a place is classified as the object it is assigned to; ``said`` as `ScoredPredictions` has it."""
+    return (label > 0) & (likeliest(said, exclusive) == label)
+
+
+def likeliest(said: Float[Tensor, "B P C_plus_1"], exclusive: bool) -> Int[Tensor, "B P"]:
+    """The label that each place takes for the likeliest; a class, where classes do not exclude one another."""
+    first = 0 if exclusive else 1
+    return first + said[..., first:].argmax(dim=-1)
 
 
 def draw_for_boxes(labels: Int[Tensor, "B P"], generators: Sequence[torch.Generator]) -> Int[Tensor, "B P"]:
-    """A large random integer for every default box, each image's from its own generator."""
+    """A large random integer for every place, each image's from its own generator."""
     draws = [torch.randint(2**31, row.shape, generator=g) for row, g in zip(labels, generators, strict=True)]
     return torch.stack(draws).to(labels)
 
@@ -98,11 +108,11 @@ def wrong_label(true: Int[Tensor, "B P"], draws: Int[Tensor, "B P"], first: int,
 
 
 def margin(
-    logits: Float[Tensor, "B P C_plus_1"], wrong: Int[Tensor, "B P"], true: Int[Tensor, "B P"]
+    said: Float[Tensor, "B P C_plus_1"], wrong: Int[Tensor, "B P"], true: Int[Tensor, "B P"]
 ) -> Float[Tensor, "B P"]:
-    """Wrong logit - true logit, which is also the difference of the two cross-entropies."""
-    wrong_logit, true_logit = (logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) for labels in (wrong, true))
-    return wrong_logit - true_logit
+    """Log-probability of the wrong label - that of the true one; of a softmax, the difference of their logits."""
+    of_wrong, of_true = (said.gather(-1, labels.unsqueeze(-1)).squeeze(-1) for labels in (wrong, true))
+    return of_wrong - of_true
 
 
 def scaled_to(largest: float, gradient: Images) -> Images:

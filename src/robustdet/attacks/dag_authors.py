@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from robustdet.attacks.base import BaseAttack
-from robustdet.attacks.dag import draw_for_boxes, margin, scaled_to, wrong_label
+from robustdet.attacks.dag import draw_for_boxes, likeliest, margin, scaled_to, wrong_label
 from robustdet.attacks.threat import PixelFraction, PixelRange, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_scores
 from robustdet.types import Images, Offer, Targets, Victim
@@ -16,7 +16,7 @@ from robustdet.types import Images, Offer, Targets, Victim
 class DAGAuthors(BaseAttack):
     """DAG that never accumulates: every gradient is taken one step of ``gamma`` away from the clean image.
 
-    All default boxes, background too, are targets until they say their random wrong label, which may be background.
+    All places, background too, are targets until they say their random wrong label, which may be background.
     The ``steps`` perturbations are added up at the end, so the result is up to steps · gamma away (75/255), whatever ε.
     Where no target is left the published code divides 0 by 0; here that step is zero.
     """
@@ -38,10 +38,11 @@ class DAGAuthors(BaseAttack):
             true, draws = detector.assignment.labels, draw_for_boxes(detector.assignment.labels, generators)
             for _ in range(self.steps):
                 current = self.threat.project(images + latest, images).requires_grad_()
-                logits = detector.predict(current).cls_logits
-                wrong = wrong_label(true, draws, first=0, end=logits.shape[-1])
-                missed = logits.argmax(dim=-1) != wrong
-                gradient = input_gradient((margin(logits, wrong, true) * missed).sum(dim=1), current)
+                raw = detector.predict(current)
+                said = raw.log_probabilities
+                wrong = wrong_label(true, draws, first=0, end=said.shape[-1])
+                missed = likeliest(said, raw.exclusive) != wrong
+                gradient = input_gradient((margin(said, wrong, true) * missed).sum(dim=1), current)
                 latest = scaled_to(self.gamma, gradient)
                 summed += latest
         return self.threat.project(images + summed, images)

@@ -64,7 +64,7 @@ class Outranking:
         detector = require_scores(model, "Outranking")
         raw = detector.predict(images)
         classes = detector.detector.num_classes  # outputs beyond them are never detected
-        foreground = raw.cls_logits.log_softmax(dim=-1)[..., 1 : 1 + classes] / self.temperature
+        foreground = raw.log_probabilities[..., 1 : 1 + classes] / self.temperature
         with torch.no_grad():
             finds = (detector.overlaps_of(raw, objects.boxes) >= IOU) & objects.real.unsqueeze(1)
             of_class = F.one_hot(objects.labels, classes).to(foreground)

@@ -4,7 +4,7 @@ detectors DPatch, Liu et al., SafeAI 2019, arXiv 1806.02299)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +50,7 @@ class PatchAttack(BaseAttack):
     ) -> None:
         if samples < 1:
             raise InputError(f"expected one sample or more of the transformations, got samples={samples!r}")
-        self.objective = objective
+        self.objective = placed(objective, placement, threat)
         self.threat = threat
         self.placement = placement
         self.steps = steps
@@ -112,6 +112,20 @@ class PlainPatch(BaseAttack):
         if self.content == "grey":
             patches = torch.full_like(patches, 128 / 255)
         return paste(images, in_8_bits(patches), self.placement(targets, side, *images.shape[-2:]))
+
+
+@runtime_checkable
+class AboutThePatch(Protocol):
+    """An objective that has to know where the patch is."""
+
+    def at(self, placement: Placement, threat: Patch) -> Objective | PreparedObjective: ...
+
+
+def placed(
+    objective: Objective | PreparedObjective, placement: Placement, threat: Patch
+) -> Objective | PreparedObjective:
+    """``objective`` for a patch of this size at these places."""
+    return objective.at(placement, threat) if isinstance(objective, AboutThePatch) else objective
 
 
 class Ascent:

@@ -19,23 +19,23 @@ from robustdet.types import BorrowedVictim, Images, Objective, Offer
 
 @needing("scores")
 def vanishing(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-    """Every default box says background: the sum of their log-probabilities of it."""
+    """Every place says background: the sum of their log-probabilities of it."""
     return _log_probabilities(require_scores(model, "TOG"), images)[..., 0].sum(dim=1)
 
 
 @needing("scores")
 def fabrication(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
-    """No default box says background: objects appear where there are none."""
+    """No place says background: objects appear where there are none."""
     return -vanishing(model, images)
 
 
 class Mislabelling:
     """Objects are found where they are, under another name.
 
-    Minus the cross-entropy, over the default boxes of an object, to the object's wrong class, minus the localisation
-    loss. The wrong class is the one that these boxes find most likely on the clean image, or least likely (``wrong``);
-    one class an object, never the background. The published code starts from the victim's detections instead of the
-    objects.
+    Minus the cross-entropy, over the places (an SSD's default boxes) of an object, to the object's wrong class, minus
+    the localisation loss. The wrong class is the one that these find most likely on the clean image, or least likely
+    (``wrong``); one class an object, never the background. The published code starts from the victim's detections
+    instead of the objects.
     """
 
     needs: Offer = "scores"
@@ -52,7 +52,7 @@ class Mislabelling:
         def objective(model: BorrowedVictim, images: Images) -> Float[Tensor, "B"]:
             detector = require_scores(model, "TOG")
             raw = detector.predict(images)
-            log_probability = raw.cls_logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            log_probability = raw.log_probabilities.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
             return (log_probability * (labels > 0)).sum(dim=1) - detector.localization_of(raw)
 
         return objective
@@ -61,7 +61,7 @@ class Mislabelling:
 def wrong_labels(
     log_probabilities: Float[Tensor, "B P C_plus_1"], detector: BorrowedScores, likely: bool
 ) -> Int[Tensor, "B P"]:
-    """For every default box the wrong class of its object, 0 where it has none.
+    """For every place the wrong class of its object, 0 where it has none.
 
     Raises:
         ValueError: there are fewer than two classes to choose from.
@@ -72,12 +72,12 @@ def wrong_labels(
     num_objects = detector.most_objects
     place = owners.unsqueeze(-1).expand_as(log_probabilities)
     sums = torch.zeros_like(log_probabilities[:, :1]).repeat(1, num_objects + 1, 1)
-    of_box = sums.scatter_add(1, place, log_probabilities).gather(1, place)  # of all boxes of the same object
+    of_object = sums.scatter_add(1, place, log_probabilities).gather(1, place)  # of all its places
     refused = -torch.inf if likely else torch.inf
-    of_box = of_box.scatter(-1, labels.unsqueeze(-1), refused)
-    of_box[..., 0] = refused
-    return (of_box.argmax(dim=-1) if likely else of_box.argmin(dim=-1)) * (labels > 0)
+    of_object = of_object.scatter(-1, labels.unsqueeze(-1), refused)
+    of_object[..., 0] = refused
+    return (of_object.argmax(dim=-1) if likely else of_object.argmin(dim=-1)) * (labels > 0)
 
 
 def _log_probabilities(detector: BorrowedScores, images: Images) -> Float[Tensor, "B P C_plus_1"]:
-    return detector.predict(images).cls_logits.log_softmax(dim=-1)
+    return detector.predict(images).log_probabilities

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import prepared
-from robustdet.attacks.patch import Ascent, Update, in_8_bits
+from robustdet.attacks.patch import Ascent, Update, in_8_bits, placed
 from robustdet.attacks.placement import Placement
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import Patch, check_images
@@ -110,7 +110,7 @@ def fit_patch(
             corners = moved(batch.targets, side, *batch.images.shape[-2:])
             generators = image_generators(seed, [target.image_id for target in batch.targets], "universal patch", epoch)
             with victim.borrow(batch.targets) as model:
-                climbed = prepared(objective, model, batch.images)
+                climbed = prepared(placed(objective, moved, threat), model, batch.images)
                 patches = patch.detach().repeat(len(batch), 1, 1, 1).requires_grad_()
                 value = climbed(model, pasted(batch.images, patches, corners, transformations, generators))
                 gradient = input_gradient(value, patches).sum(dim=0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustdet.errors import KindError, StateError
 from robustdet.types import (
-    Assignment,
+    Answers,
     BorrowedVictim,
     BoxLosses,
     DetectionLosses,
@@ -23,7 +23,7 @@ from robustdet.types import (
     HasLosses,
     HasScores,
     Images,
-    RawPredictions,
+    ScoredPredictions,
     Targets,
     Victim,
 )
@@ -128,18 +128,18 @@ class BorrowedDetector:
 
 @dataclass(frozen=True)
 class BorrowedScores(BorrowedDetector):
-    """A borrowed default-box detector: lends its raw predictions too, and what each box was assigned."""
+    """A borrowed dense detector: lends its raw predictions too, and what each place was assigned."""
 
     detector: HasScores
-    assignment: Assignment
+    assignment: Answers
 
-    def localization_of(self, raw: RawPredictions) -> Float[Tensor, "B"]:
+    def localization_of(self, raw: ScoredPredictions) -> Float[Tensor, "B"]:
         return self.detector.localization(raw, self.assignment)
 
-    def box_losses_of(self, raw: RawPredictions) -> BoxLosses:
+    def box_losses_of(self, raw: ScoredPredictions) -> BoxLosses:
         return self.detector.box_losses(raw, self.assignment)
 
-    def overlaps_of(self, raw: RawPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
+    def overlaps_of(self, raw: ScoredPredictions, boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, "B P N"]:
         return self.detector.overlaps(raw, boxes)
 
 
@@ -258,6 +258,6 @@ def require_scores_victim(victim: Victim, attack: str) -> DetectorVictim:
 
 def _needs_scores(attack: str, given: str) -> str:
     return (
-        f"{attack} needs a default-box detector as its victim (DetectorVictim), for its raw predictions and the boxes' "
-        f"labels: got {given}"
+        f"{attack} needs a victim (DetectorVictim) that says how sure it is of every default box, anchor or location "
+        f"(robustdet.types.HasScores): got {given}"
     )

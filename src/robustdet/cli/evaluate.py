@@ -168,7 +168,7 @@ def unmet(attack: Attack, detector: Detector) -> str | None:
         return None
     return {
         "losses": "this detector offers no losses",
-        "scores": "this detector offers no raw scores of default boxes",
+        "scores": "this detector offers no raw scores of every place",
     }[attack.needs]
 
 

@@ -46,6 +46,8 @@ def clean_model(model: DictConfig) -> DictConfig:
 def offered(cfg: DictConfig) -> Offer:
     """What the config's model offers an attack, as its class says, without building it."""
     kind = get_object(cfg.model._target_)
+    if inspect.isclass(kind) and issubclass(kind, ForeignDetector):
+        kind = kind.kind(cfg.model.name)
     methods: dict[str, Offer] = {"box_losses": "scores", "losses": "losses"}
     return next((offer for method, offer in methods.items() if hasattr(kind, method)), "detections")
 

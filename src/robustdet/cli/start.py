@@ -80,7 +80,7 @@ def require_attackable(name: str, offer: Offer, method: Any) -> None:
         objective = getattr(attack.objective, "__name__", type(attack.objective).__name__)
         raise InputError(
             f"{name} offers its losses, image by image, and this method's attack ({type(attack).__name__} on "
-            f"{objective}) asks for raw scores of default boxes. What such a detector can be trained on: mtd (MTD), "
+            f"{objective}) asks for raw scores of every place. What such a detector can be trained on: mtd (MTD), "
             "pgd_cls or pgd_loc (SSD-AT), any other attack that climbs losses, or method=standard on clean images"
         )
 

@@ -29,7 +29,7 @@ class MultiBoxLoss:
         counted = positive | self.hard_negatives(each.cross_entropy, positive)
         return DetectionLosses(
             classification=torch.where(counted, each.cross_entropy, 0).sum(dim=1),
-            localization=each.smooth_l1.sum(dim=1),
+            localization=each.localization.sum(dim=1),
             num_positives=positive.sum(dim=1),
         )
 

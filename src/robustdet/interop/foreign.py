@@ -23,6 +23,11 @@ class ForeignDetector(nn.Module):
     num_classes: int
     input_size: int
 
+    @classmethod
+    def kind(cls, name: str) -> type[ForeignDetector]:
+        """The class of the one called ``name``: it tells what that one offers, without building it."""
+        return cls
+
     def learn(self, classes: Sequence[str]) -> None:
         """Made ready for training on data with these classes. Raises InputError where it has as many as it has."""
         if self.num_classes != len(classes) or (self.classes is not None and list(self.classes) != list(classes)):

@@ -28,7 +28,8 @@ from robustdet.defences.warm_start import start_from_clean
 from robustdet.detection.weights import require_fit
 from robustdet.errors import InputError
 from robustdet.interop.torchvision_api import Asked
-from robustdet.interop.torchvision_models import TorchvisionModel
+from robustdet.interop.torchvision_dense import DenseDetector, Places
+from robustdet.interop.torchvision_models import DENSE, TorchvisionModel
 from robustdet.types import DetectionLosses, Detections, Images
 
 
@@ -70,6 +71,10 @@ class RobustTorchvision(TorchvisionModel):
 
     clean_stage = TorchvisionModel  # what adversarial training starts from
     network: Any
+
+    @classmethod
+    def kind(cls, name: str) -> type[RobustTorchvision]:
+        return RobustDense if name.startswith(DENSE) else cls
 
     def __init__(
         self,
@@ -156,9 +161,6 @@ class RobustTorchvision(TorchvisionModel):
     def losses(  # type: ignore[override]
         self, raw: RoutedFeatures, assignment: list[dict[str, Tensor]]
     ) -> DetectionLosses:
-        if not isinstance(self.network, GeneralizedRCNN):
-            with self._seeing(raw):
-                return super().losses(raw, assignment)
         each = []  # whose heads look at the proposals of one image after the other
         for place in range(len(raw.images)):
             with self._seeing(own := raw.of(place)):
@@ -233,6 +235,29 @@ class RobustTorchvision(TorchvisionModel):
 
     def _perturbation_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class RoutedPlaces(RoutedFeatures, Places):
+    """What the heads said of the maps, by the same route."""
+
+
+class RobustDense(DenseDetector, RobustTorchvision):  # type: ignore[misc]
+    """On RetinaNet and FCOS, with scores of every place."""
+
+    def forward(
+        self,
+        images: Images,
+        generator: torch.Generator | None = None,
+        routing: Float[Tensor, "B K"] | None = None,
+    ) -> RoutedPlaces:
+        """The same, and what the heads say of the features."""
+        raw = RobustTorchvision.forward(self, images, generator, routing)
+        with self.routing.use(raw.routing):
+            return RoutedPlaces(**vars(raw), **self.said(list(raw.features.values())))
+
+    def maps(self, images: Images) -> list[Float[Tensor, "B _ _ _"]]:
+        return list(RobustTorchvision.forward(self, images).features.values())
 
 
 class Known(nn.Module):

@@ -78,11 +78,15 @@ class TorchvisionDetector(ForeignDetector):
         self.register_buffer("ours", ours, persistent=False)  # 0 for ids that no class has
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Asked:
+        self.require_size(images)
+        return Asked(images, generator)
+
+    def require_size(self, images: Images) -> None:
+        """Raises InputError where images are not as large as ``input_size`` says."""
         if images.shape[1:] != (3, self.input_size, self.input_size):
             raise InputError(
                 f"expected images of shape [B, 3, {self.input_size}, {self.input_size}], got {list(images.shape)}"
             )
-        return Asked(images, generator)
 
     def assign(self, targets: Targets) -> list[dict[str, Tensor]]:
         check_boxes(targets)
@@ -93,10 +97,7 @@ class TorchvisionDetector(ForeignDetector):
         ]
 
     def losses(self, raw: Asked, assignment: list[dict[str, Tensor]]) -> DetectionLosses:
-        of_images = losses_of_each(self.network, list(raw.images), assignment, raw.generator)
-        of_boxes, others = (torch.stack([_sum_of(parts, boxes) for parts in of_images]) for boxes in (True, False))
-        objects = torch.tensor([len(one["labels"]) > 0 for one in assignment], device=raw.images.device)
-        return DetectionLosses(others, of_boxes, objects.long())
+        return summed(losses_of_each(self.network, list(raw.images), assignment, raw.generator), assignment)
 
     def detect(self, raw: Asked) -> list[Detections]:
         with giving(self.network, losses=False):
@@ -126,6 +127,13 @@ class TorchvisionDetector(ForeignDetector):
         order = scores.argsort(descending=True, stable=True)
         order = order[ours[order] > 0]
         return Detections(boxes[order], scores[order], ours[order])
+
+
+def summed(of_images: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> DetectionLosses:
+    """The losses by name of each image, put together as `TorchvisionDetector` says."""
+    of_boxes, others = (torch.stack([_sum_of(parts, boxes) for parts in of_images]) for boxes in (True, False))
+    objects = torch.tensor([len(one["labels"]) > 0 for one in targets], device=others.device)
+    return DetectionLosses(others, of_boxes, objects.long())
 
 
 def _sum_of(losses: Mapping[str, Tensor], of_boxes: bool) -> Tensor:

@@ -70,12 +70,12 @@ def _of_anchors(
         if isinstance(network, FCOS):
             more = [[level.shape[2] * level.shape[3] for level in features]]  # locations of each level
         elif isinstance(network, SSD):
-            more = [[matches(network, target["boxes"], anchors)]]
+            more = [[matches_of_ssd(network, target["boxes"], anchors)]]
         found.append(cast(Any, network).compute_loss([target], own, [anchors], *more))
     return found
 
 
-def matches(network: SSD, boxes: Tensor, anchors: Tensor) -> Tensor:
+def matches_of_ssd(network: SSD, boxes: Tensor, anchors: Tensor) -> Tensor:
     """The object, by its place among ``boxes`` [N, 4], that each of ``anchors`` [P, 4] answers for; below 0: none."""
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.long, device=anchors.device)

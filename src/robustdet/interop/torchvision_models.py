@@ -17,15 +17,19 @@ from robustdet.detection.pretrained import IMAGENET, cached_file, located
 from robustdet.detection.weights import require_fit, tensors_in, without_counters
 from robustdet.errors import InputError
 from robustdet.interop.torchvision_api import Norms, TorchvisionDetector
+from robustdet.interop.torchvision_dense import DenseDetector
 from robustdet.interop.torchvision_resnets import builder_of, imagenet_weights, sibling
 
 COCO = "coco"
+DENSE = ("retinanet", "fcos", "ssd")
 OF_OTHERS = ("maskrcnn", "keypointrcnn")  # their losses ask for more than boxes
 WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # whose COCO_V1 was trained with batch norms' ε = 0
 
 
 class TorchvisionModel(TorchvisionDetector):
     """One of torchvision's detectors, as torchvision builds it, with the settings of its post-processing.
+
+    Those that look at every place (RetinaNet, FCOS, SSDs) are built as a `DenseModel`, which offers their scores too.
 
     Args:
         name: as in torchvision.models, such as "retinanet_resnet50_fpn"; or on another ResNet, "fcos_resnet18_fpn".
@@ -40,6 +44,13 @@ class TorchvisionModel(TorchvisionDetector):
     """
 
     name: str
+
+    def __new__(cls, *_: Any, name: str = "", **__: Any) -> TorchvisionModel:
+        return super().__new__(cls.kind(name))
+
+    @classmethod
+    def kind(cls, name: str) -> type[TorchvisionModel]:
+        return DenseModel if name.startswith(DENSE) else cls
 
     def __init__(
         self,
@@ -100,6 +111,10 @@ class TorchvisionModel(TorchvisionDetector):
         self.network, self.classes, self.num_classes = network, list(classes), len(classes)
         self._number(None)
         self.train(self.training)
+
+
+class DenseModel(DenseDetector, TorchvisionModel):
+    """One with scores of every place."""
 
 
 def _take_rows(name: str, mine: Tensor, theirs: Tensor, outputs: int, rows: Mapping[int, int]) -> None:

@@ -20,6 +20,7 @@ from robustdet.analysis.figures.loss_change import (
 )
 from robustdet.analysis.figures.observation import attacked
 from robustdet.analysis.figures.style import Look
+from robustdet.errors import NumericalError
 from tests.analysis.figures.conftest import SIZE
 from tests.attacks import fakes
 
@@ -108,3 +109,12 @@ def test_no_image_falls_out_of_the_histogram(sign):
     axes = Figure().subplots()
     draw_panel(axes, sign * np.array([reach, reach / 3, 0.01]), Look("black", "o", "-"), reach)
     assert sum(sum(patch.get_data().values) for patch in axes.patches) == pytest.approx(100)
+
+
+def test_steps_that_are_too_long_are_named(build_study, pgd):
+    analysis = LossChanges(pgd, partial(SGD, lr=1e30), steps=2, batch_size=2, num_images=4)
+    text = (
+        r"after 2 steps on clean images its loss of '.*' has changed by (nan|inf): .* a smaller analysis\.optimizer\.lr"
+    )
+    with pytest.raises(NumericalError, match=text):
+        analysis(build_study())

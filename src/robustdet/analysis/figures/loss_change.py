@@ -7,6 +7,7 @@ has the paper's details is not public: the number of steps, the optimiser and th
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 from robustdet.analysis.figures.observation import Grouped, attacked, distinct
 from robustdet.analysis.figures.study import Findings, Study, require_losses
 from robustdet.analysis.figures.style import Look, caption, looks, panels, styled
-from robustdet.errors import InputError
+from robustdet.errors import InputError, NumericalError
 from robustdet.progress import ProgressBar
 from robustdet.types import Attack, Batch, Images
 
@@ -80,6 +81,12 @@ class LossChanges:
                         for batch in (learnt, watched)
                     ]
                     for one, other, image, change in self.influences(subject.model, (learnt, watched), both):
+                        if not math.isfinite(change):
+                            raise NumericalError(
+                                f"{subject.label}: after {self.steps} steps on {one} images its loss of {image!r} has "
+                                f"changed by {change}: such steps are too long for it, take a smaller "
+                                "analysis.optimizer.lr"
+                            )
                         rows.append(Influence(subject.label, one, other, image, change))
                     bar.advance(2 * self.batch_size, 2 * self.batch_size)
         text = f"{self.steps} steps on {self.batch_size} images, watched on {self.batch_size} others; "
