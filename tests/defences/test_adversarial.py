@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("double")
 def agree(output: Any, expected: dict[str, torch.Tensor], model: Any) -> None:
     """The parts by name, and the gradient of the loss to every parameter."""
     for name, value in expected.items():
-        shown = output.loss if name == "loss" else output.parts[name]
+        shown = output.loss if name == "loss" else (output.parts | output.diagnostics())[name]
         torch.testing.assert_close(
             shown, value, rtol=1e-9, atol=1e-12, check_dtype=False, msg=lambda text, name=name: f"{name}: {text}"
         )
@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_clean_images_joined_with_the_attacked_ones(name
         expected["L_det_clean"], expected["L_det_adv"] = each[:3].mean(), each[3:].mean()
         travelled = [abs(float(a - c)) for a, c in zip(attacked.flatten(), source.images.flatten(), strict=True)]
         expected["perturbation"] = torch.tensor(255 * sum(travelled) / len(travelled))
-        assert output.parts.keys() | {"loss"} == expected.keys()
+        assert output.parts.keys() | output.diagnostics().keys() | {"loss"} == expected.keys()
         agree(output, expected, model)
 
 
