@@ -183,6 +183,7 @@ def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_steps_compile_to_whole_graphs_and_name_what_is_not_finite():
     """In a process of its own; see there."""
     root = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ pixels of the image they come with (x to the right, y down, upper edge exclusive
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args, runtime_checkable
@@ -436,10 +436,13 @@ class StepOutput:
     """What one training step hands back: the loss to minimise, with its graph, and named scalars to log.
 
     ``parts`` are logged as means over processes, under their own names; whether they carry a graph is of no account.
+    So are ``diagnostics``, under names of their own, which are made only where an update is logged: nothing is learnt
+    from them, and nobody looks at the others.
     """
 
     loss: Float[Tensor, ""]
     parts: dict[str, Tensor]
+    diagnostics: Callable[[], dict[str, Tensor]] = dict
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ TABLE = re.compile(
 )
 ADAPTERS = {
     "torchvision (Faster R-CNN)": FAST,
-    "torchvision (RetinaNet, FCOS, SSD)": ONE_STAGE[1],
+    "torchvision (RetinaNet, FCOS, SSD)": ONE_STAGE[2],  # the others detect nothing before they have learnt
     "transformers": "detr",
     "a function, ONNX": "function",
     "trained here (SSD)": "tiny_ssd",

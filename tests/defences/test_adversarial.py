@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("double")
 def agree(output: Any, expected: dict[str, torch.Tensor], model: Any) -> None:
     """The parts by name, and the gradient of the loss to every parameter."""
     for name, value in expected.items():
-        shown = output.loss if name == "loss" else output.parts[name]
+        shown = output.loss if name == "loss" else (output.parts | output.diagnostics())[name]
         torch.testing.assert_close(
             shown, value, rtol=1e-9, atol=1e-12, check_dtype=False, msg=lambda text, name=name: f"{name}: {text}"
         )
@@ -57,12 +57,12 @@ def test_standard_minimises_the_detection_loss_of_the_clean_batch(
     model, batch = slowly.build(model_name), slowly.batch(5, count)
     generators = [torch.Generator() for _ in range(count)]
 
-    def of_the_batch(mean: torch.Tensor, log_variance: torch.Tensor, own: torch.Generator) -> torch.Tensor:
-        noise = torch.randn([count, *mean.shape[1:]], generator=torch.Generator().manual_seed(3))
-        return mean + (log_variance / 2).exp() * noise[generators.index(own)].to(mean)
+    def of_the_batch(images: int, shape: Any, device: torch.device, own: torch.Generator) -> torch.Tensor:
+        noise = torch.randn([count, *shape], generator=torch.Generator().manual_seed(3))
+        return noise[[generators.index(own)]].to(torch.get_default_dtype())
 
     with monkeypatch.context() as patched:
-        patched.setattr(robust_ssd, "sample", of_the_batch)
+        patched.setattr(robust_ssd, "draw_noise", of_the_batch)
         expected = detection(model, batch.images, batch.targets, generators)
     del expected["each"]
     output = Standard().step(model, batch, torch.Generator().manual_seed(3))
@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_clean_images_joined_with_the_attacked_ones(name
         expected["L_det_clean"], expected["L_det_adv"] = each[:3].mean(), each[3:].mean()
         travelled = [abs(float(a - c)) for a, c in zip(attacked.flatten(), source.images.flatten(), strict=True)]
         expected["perturbation"] = torch.tensor(255 * sum(travelled) / len(travelled))
-        assert output.parts.keys() | {"loss"} == expected.keys()
+        assert output.parts.keys() | output.diagnostics().keys() | {"loss"} == expected.keys()
         agree(output, expected, model)
 
 

@@ -119,14 +119,15 @@ def test_a_step_is_eq_5_image_by_image(name: str, weights: LossWeights, aware: s
         attacked = slowly.moved("a_cls", model, attacked, source, 4 / 255)
         output = method.step(model, batch, ours)
         expected = step_slowly(model, batch, attacked, source, weights, theirs, crossed)
-        assert output.parts.keys() - {"routing_entropy", "kernels_used", "aid_separation"} == expected.keys() - {"loss"}
+        of_routing = {"routing_entropy", "kernels_used", "aid_separation"}
+        assert (output.parts | output.diagnostics()).keys() - of_routing == expected.keys() - {"loss"}
         agree(output, expected, model)
 
 
 def test_the_other_margin_has_violated_triplets_and_satisfied_ones():
     model, batch = model_with_opinions("tiny_robust_ssd"), slowly.batch(1)
     method = RobustDet(Full(ATTACKS["a_cls"](1)), OTHERS, AllTriplets)
-    violated = method.step(model, batch, torch.Generator().manual_seed(0)).parts["violated_triplets"]
+    violated = method.step(model, batch, torch.Generator().manual_seed(0)).diagnostics()["violated_triplets"]
     assert 0.1 < violated < 0.9
 
 

@@ -136,7 +136,7 @@ def test_an_update_of_robustdet_on_shapes_teaches_every_kernel_the_discriminator
     torch.manual_seed(0)
     model = instantiate(cfg.model, num_classes=6).train()
     output = instantiate(cfg.method).step(model, shapes(2), torch.Generator().manual_seed(0))
-    assert {"L_det", "L_aid", "L_re", "L_kld", "routing_entropy"} <= output.parts.keys()
+    assert {"L_det", "L_aid", "L_re", "L_kld", "routing_entropy"} <= output.parts.keys() | output.diagnostics().keys()
     output.loss.backward()
     aware = {name: module for name, module in model.named_modules() if isinstance(module, AAConv2d)}
     assert {name.split(".")[2] for name in aware} == {"body", "fpn", "classification_head", "regression_head"}

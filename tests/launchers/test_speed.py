@@ -27,6 +27,7 @@ Compose = Callable[..., DictConfig]
 RUN = ["experiment=shapes_robustdet", "trainer.max_steps=2", "trainer.val_check_interval=2", "callbacks=none"]
 RUN = [*(told for told in FEW if not told.startswith("callbacks.")), *RUN]
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
     pytest.mark.usefixtures("one_thread"),

@@ -38,8 +38,11 @@ class AdversarialTraining:
         targets = [*batch.targets, *adversarial.source.targets]
         losses = model.losses(model(images, generator), model.assign(targets))
         parts = detection_parts(losses)
-        shown = {**halves(losses, len(batch)), "perturbation": perturbation_size(adversarial)}
-        return StepOutput(parts["L_det"], parts | shown)
+
+        def diagnostics() -> dict[str, torch.Tensor]:
+            return {**halves(losses, len(batch)), "perturbation": perturbation_size(adversarial)}
+
+        return StepOutput(parts["L_det"], parts, diagnostics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"schedule": self.schedule.state_dict()}

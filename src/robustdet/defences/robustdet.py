@@ -100,12 +100,14 @@ class RobustDet(WholeGraphs):
             parts |= self.consistency(predictions, originals)
             loss = loss + w.b * parts["L_re"] + w.c * parts["L_kld"]
 
-        shown = halves(losses, len(batch)) | {
-            "perturbation": perturbation_size(adversarial),
-            "violated_triplets": aid.violated,
-            **routing_diagnostics(routing.detach(), marks),
-        }
-        return StepOutput(loss, parts | shown)
+        def diagnostics() -> dict[str, Tensor]:
+            return halves(losses, len(batch)) | {
+                "perturbation": perturbation_size(adversarial),
+                "violated_triplets": aid.violated,
+                **routing_diagnostics(routing.detach(), marks),
+            }
+
+        return StepOutput(loss, parts, diagnostics)
 
     def consistency(self, predictions: list[Any], originals: list[Tensor]) -> dict[str, Tensor]:
         """L_re (Eq. 3) and L_kld (Eq. 4), means over all images of all branches, whose features were sampled."""

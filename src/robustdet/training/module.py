@@ -81,7 +81,7 @@ class DetectionModule(pl.LightningModule):
             output = self.method.step(self.model, batch, generator)
         except NumericalError as error:
             raise NumericalError(f"{error}; {self._where()}") from error
-        shown = {**output.parts, "loss": output.loss}
+        shown = {**output.parts, **(output.diagnostics() if self._is_logged() else {}), "loss": output.loss}
         values = averaged(torch.stack([value.detach().float() for value in shown.values()]))  # one message for all
         self._losses.watch(Watched([*shown], values, self._where()))
         self._seen = batch.images
@@ -89,6 +89,11 @@ class DetectionModule(pl.LightningModule):
             self._require_finite()
         self.log_dict({f"train/{name}": value for name, value in zip(shown, values, strict=True)})
         return output.loss
+
+    def _is_logged(self) -> bool:
+        """Whether Lightning hands this update's numbers to the loggers."""
+        interval = self.trainer.log_every_n_steps
+        return interval > 0 and (self.global_step + 1) % interval == 0
 
     def _require_finite(self) -> None:
         """Look at all that was watched. Raises NumericalError for the first step that had a NaN or an infinity.
