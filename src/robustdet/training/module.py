@@ -92,7 +92,7 @@ class DetectionModule(pl.LightningModule):
 
     def _is_logged(self) -> bool:
         """Whether Lightning hands this update's numbers to the loggers."""
-        interval = self.trainer.log_every_n_steps
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return interval > 0 and (self.global_step + 1) % interval == 0
 
     def _require_finite(self) -> None:
