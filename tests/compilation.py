@@ -153,7 +153,7 @@ def nothing_of_the_host_in_a_graph(images: Tensor) -> None:
     attacked, lottery = torch.ones(2, dtype=torch.bool, device="meta"), torch.empty(2, 2, 2, device="meta")
     losses = model.losses(raw, assignment)
     boxes = model.box_losses(raw, assignment)
-    values = [losses.total, model.localization(raw, assignment), boxes.cross_entropy, boxes.smooth_l1]
+    values = [losses.total, model.localization(raw, assignment), boxes.cross_entropy, boxes.localization]
     values += [*method.consistency([raw], [there.detach()]).values()]
     values += [method.triplets.terms(raw.routing, attacked, lottery).loss]
     torch.stack([value.sum() for value in values]).sum().backward()

@@ -180,7 +180,8 @@ def serve() -> None:
             folder, environment = Path(question["folder"]), question["environment"]
 
             def prepare(environment: Mapping[str, str] = environment) -> None:
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                with open(os.devnull, "rb") as nothing:
+                    os.dup2(nothing.fileno(), 0)
                 os.environ.update(environment)
                 sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
 

@@ -98,7 +98,7 @@ def test_what_surrounds_a_step_waits_when_it_is_due():
     images = given()
     for update, waits in ((EVERY + 1, 0), (EVERY, 2)):
         module._trainer = SimpleNamespace(  # type: ignore[assignment]
-            accumulate_grad_batches=1, global_step=update, precision_plugin=None
+            accumulate_grad_batches=1, global_step=update, precision_plugin=None, log_every_n_steps=1
         )
         with counted() as counts:
             module.training_step(images, 0).backward()

@@ -118,16 +118,16 @@ class AAConv2d(nn.Module):
                 f"routing vectors {tuple(vectors.shape)} do not fit {len(x)} images and K = {self.num_kernels} kernels"
             )
         execution = fastest(self, x) if self.execution == "auto" else self.execution
-        images = len(x) if execution == "basis" else self.images_at_once(x)
-        if len(x) <= images:
+        images = x.shape[0] if execution == "basis" else self.images_at_once(x)  # len() would fix it in an export
+        if x.shape[0] <= images:
             return EXECUTIONS[execution](self, x, vectors)
         chunks = zip(x.split(images), vectors.split(images), strict=True)
         return torch.cat([EXECUTIONS[execution](self, *chunk) for chunk in chunks])
 
-    def images_at_once(self, x: Float[Tensor, "B in H W"]) -> int:
+    def images_at_once(self, x: Float[Tensor, "B in H W"]) -> int | torch.SymInt:
         """Those whose own kernels may exist at one time on the device of ``x``; all of them where nothing limits it."""
         limit = choices_on(x.device.type).mixed_bytes
-        return len(x) if limit is None else max(1, limit * self.num_kernels // self.weight.nbytes)
+        return x.shape[0] if limit is None else max(1, limit * self.num_kernels // self.weight.nbytes)
 
     def signature(self, height: int, width: int) -> str:
         """What tells it, on maps of this size, from layers that another execution may suit better."""
