@@ -22,9 +22,8 @@ from robustdet.attacks.threat import LInf
 from robustdet.attacks.victim import BorrowedDetector, BorrowedScores, require_scores
 from robustdet.types import Detections, Images, Offer, ScoredPredictions, Target, Targets, Victim, moved
 
-SUPPRESSED = (
-    0.45  # the overlap from which on SSD's suppression drops the lower of two boxes of a class; others': to 0.6
-)
+# the overlap from which on SSD's suppression drops the lower of two boxes of a class; others' begins at up to 0.6
+SUPPRESSED = 0.45
 SLOPE = 0.05  # in IoU: how near to finding its object a box may be to count as one that does not
 SHARPNESS = 0.5  # τ: the best of the rivals counts most
 FAR = -30.0  # a log-probability that nothing needs to be pushed below

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdet.errors import KindError, StateError
+from robustdet.modes import modes_kept
 from robustdet.types import (
     Answers,
     BorrowedVictim,
@@ -165,7 +166,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             "an attack needs gradients, and inference mode forbids them: set `inference_mode: false` for the trainer "
             "(pytorch_lightning.Trainer(inference_mode=False)), or use torch.no_grad() instead"
         )
-    modes = [(module, module.training) for module in model.modules()]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [
         (module, name, buffer, buffer._version, buffer.clone() if _may_write(module) else None)
@@ -174,17 +174,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     ]
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     try:
-        model.eval()
         model.requires_grad_(False)
         with (
+            modes_kept(model.modules()),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.enable_grad(),
             torch.autocast(device.type, enabled=False),
         ):
+            model.eval()
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter in learning:
             parameter.requires_grad_(True)
         for module, name, buffer, version, saved in buffers:

@@ -29,6 +29,7 @@ from robustdet.detection.boxes import pairwise_iou
 from robustdet.errors import KindError
 from robustdet.interop.torchvision_api import Asked, TorchvisionDetector, summed
 from robustdet.interop.torchvision_losses import matches_of_ssd
+from robustdet.modes import modes_kept
 from robustdet.types import Answers, BoxLosses, DetectionLosses, Detections, Images, Targets
 
 SURE = 1e-6  # of a score as near to 1 as this, the log-probability of none stays finite
@@ -150,16 +151,16 @@ class DenseDetector(TorchvisionDetector):
         return known
 
     def _framed(self, blank: Images) -> Frame:
-        modes = [(module, module.training) for module in self.modules()]
-        try:
+        with (
+            modes_kept(self.modules()),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(blank.device.type, enabled=False),
+        ):
             self.eval()
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(blank.device.type, enabled=False):
-                maps = self.maps(blank)
-                prepared, _ = self.network.transform(list(blank))
-                (anchors,) = self.network.anchor_generator(prepared, maps)
-        finally:
-            for module, training in modes:
-                module.training = training
+            maps = self.maps(blank)
+            prepared, _ = self.network.transform(list(blank))
+            (anchors,) = self.network.anchor_generator(prepared, maps)
         cells = [one.shape[2] * one.shape[3] for one in maps]
         each = self.network.anchor_generator.num_anchors_per_location()
         height, width = prepared.image_sizes[0]

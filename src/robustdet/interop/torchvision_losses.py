@@ -19,6 +19,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
+from robustdet.modes import modes_kept
+
 Objects: TypeAlias = Mapping[str, Tensor]
 """Of one image: ``boxes`` [N, 4], xyxy in its pixels, and the network's ``labels`` [N]."""
 
@@ -90,14 +92,11 @@ def stages_of(network: nn.Module) -> list[Any]:
 @contextmanager
 def giving(network: nn.Module, losses: bool) -> Iterator[None]:
     """The modules that choose between losses and detections choose these; their parts stay in their mode."""
-    before = [(module, module.training) for module in (network, *stages_of(network))]
-    try:
-        for module, _ in before:
+    choosing = (network, *stages_of(network))
+    with modes_kept(choosing):
+        for module in choosing:
             module.training = losses
         yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @contextmanager
