@@ -11,6 +11,7 @@ from torch import nn
 
 import robustdet
 from robustdet.defences.standard import Standard
+from robustdet.errors import InputError
 from robustdet.interop.black_box import BlackBox
 from robustdet.interop.torchvision_api import TorchvisionDetector
 from tests.detection.conftest import build_detector
@@ -94,6 +95,30 @@ def test_what_cannot_be_trained_is_named(change: dict[str, Any], text: str, tmp_
     data = given.pop("data")
     with pytest.raises(Exception, match=text):
         robustdet.train(detector(), data, *overrides, **given)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        (
+            "data.batch_size=7",
+            "data.batch_size=7: nothing reads this, for the data are given as an object; batch_size=",
+        ),
+        ("data=voc", "data=voc: nothing reads this, for the data"),
+        ("augmentation@data.augmentation=flip", "nothing reads this, for the data"),
+        ("~model.backbone", "~model.backbone: nothing reads this, for the detector is given as an object"),
+        ("warm_start.experiment=null", "for training starts from the detector as it is"),
+        ("+callbacks/panels=detection", "only the command src.train reads this"),
+        ("speed=fast", "speed=fast: a profile is of the command src.train; trainer.precision= and optimizer.fused="),
+    ],
+)
+def test_what_nothing_reads_is_refused(override: str, text: str, tmp_path: Path):
+    with pytest.raises(InputError, match=text):
+        robustdet.train(detector(), Drawn(4), *few(tmp_path), override, updates=1, batch_size=2)
+    if not override.startswith(("warm_start", "+callbacks", "speed")):  # which no evaluation reads
+        with pytest.raises(InputError, match=text):
+            robustdet.evaluate(detector(), Drawn(4), f"paths.run={tmp_path}", override, batch_size=2)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_detections_alone_are_no_losses(tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,21 @@ from robustdet.evaluation.record import Record
 from robustdet.interop.torch_dataset import TorchData
 
 PLAIN = (bool, int, float, str, type(None))
+GIVEN = {
+    "data": "nothing reads this, for the data are given as an object; batch_size= says how many images go together",
+    **dict.fromkeys(("model", "ckpt_path"), "nothing reads this, for the detector is given as an object"),
+}
+
+
+def require_of_others(overrides: Sequence[str], given: Mapping[str, str]) -> None:
+    """Raises InputError for the first override of a part of the config that objects stand for; ``given`` says of each
+    such part why.
+    """
+    for override in overrides:
+        group, _, package = override.lstrip("+~").partition("=")[0].partition("@")
+        part = (package or group).partition(".")[0].partition("/")[0]
+        if part in given:
+            raise InputError(f"{override}: {given[part]}")
 
 
 def evaluate_objects(
@@ -27,6 +42,7 @@ def evaluate_objects(
     """`robustdet.cli.evaluate.evaluate` with ``model`` on ``data``, a data module; ``origin`` is where a checkpoint's
     detector comes from. Files go to `<outputs>/<name>/<data>` unless ``overrides`` have `paths.run`.
     """
+    require_of_others(overrides, GIVEN)
     cfg = composed("evaluate", overrides)
     check(cfg, "evaluate")
     if cfg.results and isinstance(data, TorchData):

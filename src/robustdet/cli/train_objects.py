@@ -13,6 +13,7 @@ from robustdet.attacks.threat import ratio
 from robustdet.cli.building import build_trainer, logging_of, prepare
 from robustdet.cli.composition import check, composed, run_folder
 from robustdet.cli.instantiating import instantiate
+from robustdet.cli.objects import GIVEN, require_of_others
 from robustdet.cli.rescaling import balls, in_255ths, in_ball
 from robustdet.cli.start import require_attackable
 from robustdet.errors import InputError
@@ -21,6 +22,11 @@ from robustdet.training.validation import Validation
 from robustdet.types import TrainingMethod, offers
 
 STANDARD = "standard"
+STAND_FOR = GIVEN | {
+    "warm_start": "nothing reads this, for training starts from the detector as it is",
+    **dict.fromkeys(("callbacks", "larger_batch"), "only the command src.train reads this"),
+    "speed": "a profile is of the command src.train; trainer.precision= and optimizer.fused= can be set here",
+}
 
 
 def train_objects(
@@ -38,6 +44,7 @@ def train_objects(
     chosen = [f"method={method}" if method == STANDARD else "method=adversarial"] if isinstance(method, str) else []
     if chosen and method != STANDARD:
         chosen.append(f"attack={method}")
+    require_of_others(overrides, STAND_FOR)
     cfg = composed("train", [*chosen, *overrides])
     check(cfg, "train")
     if epsilon is not None:
