@@ -1,5 +1,6 @@
 """Attacks on detectors, one file each. To add one: a class that speaks :class:`robustdet.types.Attack`, and a yaml."""
 
+from robustdet.attacks.adam import Adam
 from robustdet.attacks.adaptive import Adaptive, FoolDiscriminator, OneHot
 from robustdet.attacks.apgd import APGD
 from robustdet.attacks.base import BaseAttack
@@ -23,6 +24,7 @@ __all__ = [
     "DAG",
     "MTD",
     "PGD",
+    "Adam",
     "Adaptive",
     "BFloat16",
     "BaseAttack",
