@@ -34,6 +34,7 @@ BY_DETECTIONS = {
     "ap_surrogate",
     "ap_surrogate_from_loss",
     "among_others",
+    "among_others_adam",
     "among_others_on",
     "square_detections",
     "patch_ap",

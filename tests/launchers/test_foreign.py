@@ -98,8 +98,8 @@ def test_the_cascade_has_stand_ins_for_what_asks_for_raw_scores(compose: Callabl
     cfg.suite = with_stand_ins(cfg.suite, experiment.model)
     attacks, left_out = fitting_attacks(cfg, experiment)
     assert "otherwise" not in cfg.suite
-    assert list(attacks)[-5:] == [
-        "square_detections", "among_others_from_loss", *(f"among_others_still_{place}" for place in (1, 2, 3)),
+    assert list(attacks)[-6:] == [
+        "square_detections", "among_others_from_loss", *(f"among_others_still_{place}" for place in (1, 2, 3, "adam")),
     ]  # fmt: skip
     assert {"apgd_total", "ap_surrogate_from_loss"} <= attacks.keys()
     assert {"outrank", "ap_surrogate", "among_others_on_1", "aid_steer_0"} <= left_out.keys()
