@@ -101,14 +101,24 @@ def test_the_environment_says_where_a_result_comes_from(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("file", "dirty"), [("src/new.py", True), ("conf/attack/new.yaml", True), ("notes.txt", False), ("README", True)]
+    ("file", "dirty"),
+    [
+        ("src/new.py", True),
+        ("conf/attack/new.yaml", True),
+        ("notes.txt", False),
+        ("pyproject.toml", True),
+        ("src/robustdet/environment.py", True),
+        ("results/shapes/clean.json", False),  # a study writes its records there while it goes on
+        ("docs/results.md", False),
+    ],
 )
-def test_a_new_file_that_may_decide_a_result_is_dirty(tmp_path, monkeypatch, file, dirty):
-    """README is committed; the others are new."""
+def test_a_change_that_may_decide_a_result_is_dirty(tmp_path, monkeypatch, file, dirty):
+    """The first three are new, the others are committed."""
     package = tmp_path / "src" / "robustdet"
     package.mkdir(parents=True)
-    (tmp_path / "README").write_text("old", encoding="utf-8")
-    (package / "environment.py").write_text("", encoding="utf-8")
+    for old in ("pyproject.toml", "results/shapes/clean.json", "docs/results.md", "src/robustdet/environment.py"):
+        (tmp_path / old).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / old).write_text("old", encoding="utf-8")
 
     def git(*arguments):
         author = ["-c", "user.name=x", "-c", "user.email=x"]

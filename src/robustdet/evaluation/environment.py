@@ -18,12 +18,13 @@ from robustdet.evaluation.sources import VERSIONED, VERSIONED_WHERE_USED, digest
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "albumentations", "pycocotools", "hydra-core")
 CODE = ("src", "conf")  # folders of a checkout where an untracked file may decide a result
+WORDS = ("results", "docs", "README.md")  # what a study and `make tables` write themselves: no result depends on it
 
 
 @dataclass(frozen=True)
 class Environment:
-    """``commit`` and ``dirty`` (changes that are not committed, or a new file below src/ or conf/) are None when the
-    package does not run from a git checkout; ``precision`` is None where nothing was judged.
+    """``commit`` and ``dirty`` (changes that are not committed, but for `WORDS`, or a new file below src/ or conf/) are
+    None when the package does not run from a git checkout; ``precision`` is None where nothing was judged.
     """
 
     package_version: str
@@ -84,7 +85,8 @@ def _version(distribution: str) -> str | None:
 def _dirty() -> bool:
     """A new file elsewhere (notes, results) decides nothing."""
     new = _git("status", "--porcelain", "--untracked-files=all", "--", *(f":/{folder}" for folder in CODE))
-    return bool(_git("status", "--porcelain", "--untracked-files=no") or new)
+    words = (f":(exclude,top){one}" for one in WORDS)
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", *words) or new)
 
 
 def _git(*arguments: str) -> str | None:
