@@ -1,4 +1,4 @@
-"""Climbs of an objective from several starts, of which each image keeps its highest point; how to climb is a subclass's."""
+"""Climbs of an objective from several starts, of which each image keeps its highest point; a subclass says how."""
 
 from __future__ import annotations
 
