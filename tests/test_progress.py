@@ -25,6 +25,16 @@ def test_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
     assert [line.split()[1] for line in lines] == ["20/50", "40/50", "50/50"]
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(0.1, "10.0"), (1.25, "0.8"), (40.0, "0.025")])
+def test_a_slow_rate_is_no_zero(clock, capsys, seconds, said):
+    with ProgressBar("slow", total=2) as bar:
+        clock[0] += seconds
+        bar.advance(1, work=1)
+        clock[0] += seconds
+        bar.advance(1, work=1)
+    assert f"  {said} images/s" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_what_was_there_before_is_no_work_of_now(clock, capsys):
     with ProgressBar("Resuming x.tar", total=400.0, unit="MB", done=300.0) as bar:
         clock[0] += 20

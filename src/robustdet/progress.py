@@ -88,8 +88,9 @@ class ProgressBar:
 
     def _shown(self, values: Mapping[str, float]) -> str:
         rate = self.work / max(1e-9, time.monotonic() - self.start)
+        spoken = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
         parts = [f"{name} {value:.3f}" for name, value in values.items()]
-        return "  ".join([*parts, f"{rate:.1f} {self.unit}/s"] if self.work else parts)
+        return "  ".join([*parts, f"{spoken} {self.unit}/s"] if self.work else parts)
 
     def _print_line(self, values: Mapping[str, float]) -> None:
         self.last_line = time.monotonic()
