@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
 
 from robustdet.processor import fast_processor
+from tests.composing import composing_in, parse_once
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+parse_once()
 
 
 @pytest.fixture(autouse=True)
@@ -40,33 +41,19 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compose(tmp_path: Path, data_folder: Path) -> Callable[..., DictConfig]:
     """``compose("train", "experiment=shapes_std", …)``: a config that runs in seconds, in ``tmp_path``."""
-
-    def composed(root: str, *overrides: str) -> DictConfig:
-        small = [
-            f"paths.data={data_folder}",
-            f"paths.outputs={tmp_path / 'outputs'}",
-            "trainer=cpu",
-        ]
-        if root != "evaluate":  # which writes to the checkpoint's own run
-            small.append(f"paths.run={tmp_path / 'run'}")
-        if any(override.startswith("experiment=shapes_") for override in overrides):
-            small += [
-                *(f"data.source.{split}={count}" for split, count in {"train": 24, "val": 6, "test": 6}.items()),
-                "data.batch_size=4",
-                "data.eval_batch_size=3",
-                "trainer.max_steps=10",
-                "trainer.val_check_interval=5",
-            ]
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(root, [*small, *overrides])
-
-    return composed
+    return composing_in(tmp_path, data_folder)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden curves anew instead of comparing")
     parser.addoption("--on", help="the device that tests/gpu compare with the CPU: cuda where there is one")
     parser.addoption("--compared", type=Path, help="a file that tests/gpu write their comparisons to, as JSON lines")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no garbage collection has to look at it again, of the hundreds that follow."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

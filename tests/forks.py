@@ -22,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.composing import parse_once
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("train", "evaluate", "analyze", "predict", "export", "report", "study")
 
@@ -170,6 +172,10 @@ def serve() -> None:
     """Answer questions from standard input, a line each: start a command, or say whether one has ended."""
     for name in (*COMMANDS, "train_objects"):
         import_module(f"robustdet.cli.{name}")
+    parse_once()
+    composed = import_module("robustdet.cli.composition").composed
+    for root, field in (("train", "paths.run=run"), ("evaluate", "suite=quick")):
+        composed(root, ["experiment=shapes_cfr", field])  # forks find most files parsed
     gc.freeze()  # what was imported is never collected, nor copied for that
     running: dict[int, Command] = {}
     for line in sys.stdin:

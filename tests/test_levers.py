@@ -123,7 +123,7 @@ def held(model: Any) -> int:
 
 
 @pytest.mark.parametrize("execution", ["grouped", "per_image"])
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str, channels_last: bool):
     learning = build_detector("tiny_robust_ssd", [f"execution={execution}"]).requires_grad_(True)
     lighter = with_levers(learning, recompute=True, channels_last=channels_last)
@@ -182,7 +182,6 @@ def test_an_attack_on_a_frozen_model_does_not_recompute_activations():
     assert len(calls) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_steps_compile_to_whole_graphs_and_name_what_is_not_finite():
     """In a process of its own; see there."""

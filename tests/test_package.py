@@ -26,13 +26,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 TOPMOST = re.compile(r"[A-Za-z0-9._-]+")
 # Commands by their names, as a console script calls them, one after the other: imports are most of what they cost.
 DRIVER = """
-import json, sys
+import json, shutil, sys
 from importlib.metadata import distribution
 
-scripts = {script.name: script for script in distribution("robustdet").entry_points}
+scripts = {script.name: script for script in distribution("robustdet").entry_points} | {"remove": None}
 for name, *arguments in json.loads(sys.argv[1]):
     sys.argv[:] = [name, *arguments]
-    scripts[name].load()()
+    print("BEGIN", name, flush=True)
+    shutil.rmtree(*arguments) if name == "remove" else scripts[name].load()()
 import robustdet
 print("LOADED", robustdet.__file__, robustdet.__version__)
 """
@@ -65,12 +66,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(installed: Path, folder: Path, *commands: list[str]) -> str:
-    """What installed commands print in ``folder``, which is no checkout."""
+def run(installed: Path, folder: Path, *commands: list[str], **environment: str) -> str:
+    """What installed commands print in ``folder``, which is no checkout, in one process: after its name, each."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(commands)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
         capture_output=True,
         encoding="utf-8",
     )
@@ -108,18 +109,19 @@ def test_commands_run_where_there_is_no_repository(installed: Path, tmp_path: Pa
         "paths.data=drawn",
     ]
     checkpoint = "ckpt_path=run/checkpoints/final.ckpt"
-    run(installed, tmp_path, ["robustdet-train", "experiment=shapes_std", *FEW, *updates])
-    shutil.rmtree(tmp_path / "drawn")
+    own = "paths.data=drawn_anew"  # without it, nothing is drawn where a run says
     said = run(
         installed,
         tmp_path,
+        ["robustdet-train", "experiment=shapes_std", *FEW, *updates],
+        ["remove", "drawn"],  # a checkpoint and a picture are enough
         ["robustdet-predict", checkpoint, "image=photo.png", "~attack", "threshold=0.999", "trainer=cpu"],
+        ["robustdet-evaluate", checkpoint, "attack=noise", "suite.max_images=2", "pictures=0", "trainer=cpu", own],
+        ["robustdet-report", "folders=[run]", "output=page"],
     )
-    assert "photo.png (120 x 80 pixels), seen by shapes_std" in said
-    assert not (tmp_path / "drawn").exists()  # a checkpoint and a picture are enough
-    own = "paths.data=drawn"  # without it, nothing is drawn where a run says
-    evaluation = [checkpoint, "attack=noise", "suite.max_images=2", "pictures=0", "trainer=cpu", own]
-    run(installed, tmp_path, ["robustdet-evaluate", *evaluation], ["robustdet-report", "folders=[run]", "output=page"])
+    predicted = said.partition("BEGIN robustdet-predict")[2].partition("BEGIN")[0]
+    assert "photo.png (120 x 80 pixels), seen by shapes_std" in predicted
+    assert not (tmp_path / "drawn").exists()
     assert "random_forward" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")  # of docs/flags.md
 
 
@@ -132,20 +134,11 @@ def test_every_command_is_a_script_and_a_launcher():
 @pytest.mark.slow
 def test_the_tab_key_completes_a_command(installed: Path, tmp_path: Path):
     line = "robustdet-train experiment=shapes_s"
-    code = "import sys; sys.argv = ['robustdet-train', '-sc', {!r}]; from robustdet.cli.train import main; main()"
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", code.format(asked)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(installed), "COMP_LINE": line, "COMP_POINT": str(len(line))},
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-        ).stdout
-        for asked in ("install=bash", "query=bash")
-    ]
-    assert "hydra_bash_completion robustdet-train" in said[0]
-    assert said[1].split() == ["experiment=shapes_std"]
+    asked = [["robustdet-train", "-sc", what] for what in ("install=bash", "query=bash")]
+    said = run(installed, tmp_path, *asked, COMP_LINE=line, COMP_POINT=str(len(line)))
+    installs, _, completes = said.partition("BEGIN robustdet-train")[2].partition("BEGIN robustdet-train")
+    assert "hydra_bash_completion robustdet-train" in installs
+    assert completes.partition("LOADED")[0].split() == ["experiment=shapes_std"]
 
 
 def test_importing_the_package_is_light():

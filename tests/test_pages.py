@@ -89,11 +89,6 @@ def smaller(module: str, arguments: list[str]) -> list[str]:
     return [module, *arguments, *fields]
 
 
-def follow(page: str, folder: Path) -> str:
-    """Writes the page's files into a copy of the repository and runs its commands there; what they printed."""
-    return run(written(page, copied(folder)), folder)
-
-
 def run(commands: list[list[str]], folder: Path) -> str:
     """What they print, one after the other."""
     process = subprocess.run(
@@ -118,53 +113,20 @@ def records(folder: Path) -> dict[str, dict]:
     }
 
 
-@pytest.mark.slow
-def test_an_attack_is_added_as_the_page_says(tmp_path: Path):
-    said = follow("add_an_attack", tmp_path)
-    passed = re.search(r"(\d+) passed", said)
-    assert passed, said
-    assert int(passed[1]) >= 40
-    assert "failed" not in said
-    evaluated = records(tmp_path / "outputs" / "mi_fgsm")
-    assert {"clean", "pgd_cls", "pgd_loc", "mi_fgsm", "margin"} <= evaluated.keys()
-    assert evaluated["mi_fgsm"]["attack_settings"]["decay"] == 1.0
-    assert evaluated["margin"]["attack_settings"]["steps"] == 5
-    assert (tmp_path / "outputs" / "pgd_margin" / "checkpoints" / "final.ckpt").is_file()
-    assert "Store:    no image was there already" in said
-
-    code = tmp_path / "src" / "robustdet" / "attacks" / "mi_fgsm.py"
-    code.write_text(
-        code.read_text(encoding="utf-8").replace("momentum + gradient", "momentum - gradient"), encoding="utf-8"
-    )
-    checkpoint = "ckpt_path=outputs/mi_fgsm/checkpoints/final.ckpt"
-    again = ["src.evaluate", checkpoint, "attack=mi_fgsm", "attack.steps=5", *SMALLER["src.evaluate"]]
-    assert "Store:    clean: 2 of 2, mi_fgsm: 0 of 2 images were there already" in run([again], tmp_path)
-
-
-@pytest.mark.slow
-def test_a_method_is_added_as_the_page_says(tmp_path: Path):
-    said = follow("add_a_method", tmp_path)
-    passed = re.search(r"(\d+) passed", said)
-    assert passed, said
-    assert int(passed[1]) >= 20
-    assert {"clean", "pgd_cls", "pgd_loc"} <= records(tmp_path / "outputs" / "trades").keys()
-    assert "L_trades" in next((tmp_path / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
-
-
-LATER = ("add_a_detector", "any_detector", "add_a_data_set", "add_a_metric")
+FOLLOWED = ("add_an_attack", "add_a_method", "add_a_detector", "any_detector", "add_a_data_set", "add_a_metric")
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A copy of the repository where all of ``LATER`` were followed in one process; what was printed, by page."""
+    """A copy of the repository where all of ``FOLLOWED`` were followed in one process; what was printed, by page."""
     folder = copied(tmp_path_factory.mktemp("pages"))
-    commands = {page: written(page, folder) for page in LATER}
-    once = [command for page in LATER for command in commands[page]]
+    commands = {page: written(page, folder) for page in FOLLOWED}
+    once = [command for page in FOLLOWED for command in commands[page]]
     for command in [command for command in once if command[0] == "pytest"][1:]:
         command.append("--jaxtyping-packages=")  # what is imported is checked already
     said = re.split(r"^python -m .*$", run(once, folder), flags=re.MULTILINE)[1:]
     parts = iter(said)
-    return folder, {page: "".join(next(parts) for _ in commands[page]) for page in LATER}
+    return folder, {page: "".join(next(parts) for _ in commands[page]) for page in FOLLOWED}
 
 
 def passed(said: str) -> int:
@@ -175,12 +137,41 @@ def passed(said: str) -> int:
 
 
 @pytest.mark.slow
+def test_an_attack_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_an_attack"]) >= 40
+    evaluated = records(folder / "outputs" / "mi_fgsm")
+    assert {"clean", "pgd_cls", "pgd_loc", "mi_fgsm", "margin"} <= evaluated.keys()
+    assert evaluated["mi_fgsm"]["attack_settings"]["decay"] == 1.0
+    assert evaluated["margin"]["attack_settings"]["steps"] == 5
+    assert (folder / "outputs" / "pgd_margin" / "checkpoints" / "final.ckpt").is_file()
+    assert "Store:    no image was there already" in said["add_an_attack"]
+
+    code = folder / "src" / "robustdet" / "attacks" / "mi_fgsm.py"
+    code.write_text(
+        code.read_text(encoding="utf-8").replace("momentum + gradient", "momentum - gradient"), encoding="utf-8"
+    )
+    checkpoint = "ckpt_path=outputs/mi_fgsm/checkpoints/final.ckpt"
+    again = ["src.evaluate", checkpoint, "attack=mi_fgsm", "attack.steps=5", *SMALLER["src.evaluate"]]
+    assert "Store:    clean: 2 of 2, mi_fgsm: 0 of 2 images were there already" in run([again], folder)
+
+
+@pytest.mark.slow
+def test_a_method_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
+    folder, said = together
+    assert passed(said["add_a_method"]) >= 20
+    assert {"clean", "pgd_cls", "pgd_loc"} <= records(folder / "outputs" / "trades").keys()
+    assert "L_trades" in next((folder / "outputs" / "trades").rglob("metrics.csv")).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_a_detector_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
     folder, said = together
     assert passed(said["add_a_detector"]) == 13
     assert {"clean", "pgd_cls", "pgd_loc"} <= records(folder / "outputs" / "mobile_ssd").keys()
 
 
+@pytest.mark.slow
 def test_ones_own_detector_is_attacked_as_the_page_says(together: tuple[Path, dict[str, str]]):
     folder, said = together
     assert passed(said["any_detector"]) == 8
@@ -190,6 +181,7 @@ def test_ones_own_detector_is_attacked_as_the_page_says(together: tuple[Path, di
     assert found["pgd_cls"]["loss_rose"]["objective"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_data_set_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
     folder, said = together
     assert passed(said["add_a_data_set"]) == 3
@@ -198,6 +190,7 @@ def test_a_data_set_is_added_as_the_page_says(together: tuple[Path, dict[str, st
     assert found["clean"]["run"]["split"] == "drawn: test.csv"
 
 
+@pytest.mark.slow
 def test_a_metric_is_added_as_the_page_says(together: tuple[Path, dict[str, str]]):
     folder, said = together
     assert passed(said["add_a_metric"]) == 6
@@ -209,9 +202,6 @@ def test_a_metric_is_added_as_the_page_says(together: tuple[Path, dict[str, str]
         for file in suite.rglob("records/clean.json")
     }
     assert rules == {"area": suite, "f1_0.5": suite / "f1_0.5"}
-
-
-FOLLOWED = {"add_an_attack", "add_a_method", *LATER}
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)

@@ -14,11 +14,12 @@ from robustdet.errors import InputError
 from robustdet.runs.run import Run
 from robustdet.trust import require_trusted, trusted
 from tests.launchers.test_composition import EXPERIMENTS, compose
+from tests.slowness import quick
 
 FILE = Path("run/config.yaml")
 
 
-@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
+@pytest.mark.parametrize("experiment", quick(EXPERIMENTS, lambda name: name.endswith(("_std", "_cfr"))))
 def test_what_an_experiment_asks_for_is_trusted(experiment: str):
     for protocol in ("paper", "authors"):
         settings = plain(compose("train", f"experiment={experiment}", f"protocol={protocol}"))

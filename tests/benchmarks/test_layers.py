@@ -33,6 +33,7 @@ def test_layers_are_measured_into_a_table_that_auto_then_goes_by(tmp_path: Path,
         assert fastest(one.layer, torch.empty(one.shape)) == written["cpu"].layers[signature]
 
 
+@pytest.mark.slow
 def test_a_profile_is_measured_whole_and_by_each_of_its_levers(monkeypatch: pytest.MonkeyPatch):
     def once(works: dict[str, speed.Update], repeats: int, device: torch.device) -> dict[str, float]:
         works.popitem()[1]()  # the one that is compared with `exact`, which may have passed already

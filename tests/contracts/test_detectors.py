@@ -23,11 +23,16 @@ from robustdet.types import OFFERS, Batch, Detector, Offer, RawPredictions, Scor
 from tests.attacks.fakes import state
 from tests.detection.conftest import make_target
 from tests.interop import networks
+from tests.slowness import quick
 
 FULL_SIZE = {  # the classes of the tiny ones, which stand for them here; their own tests are in tests/detection
     "ssd300", "ssd300_coco", "robust_ssd300", "robust_ssd300_coco", "robust_ssd300_cfr", "robust_ssd300_cfr_coco",
 }  # fmt: skip
 DETACHED = {"rt_detr"}  # where a random network's gradient, without what its training detaches, leads nowhere
+DEAR = {  # to compute; each has a cheaper relative: robust_fasterrcnn, fcos, resnet_ssd, tiny_robust_ssd_cfr
+    "robust_fcos", "ssdlite320_mobilenet_v3_large", "retinanet_resnet18_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "robust_resnet_ssd", "robust_mobilenet_ssd", "robust_mobilenet_ssd_cfr",
+}  # fmt: skip
 CLASSES = 3
 
 
@@ -101,7 +106,8 @@ def built(name: str, seed: int = 0) -> Any:
 
 
 def of_those_that_offer(*offers: Offer) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.offer in offers])
+    names = [name for name, case in CASES.items() if case.offer in offers]
+    return pytest.mark.parametrize("name", quick(names, lambda name: name not in DEAR))
 
 
 every_detector = of_those_that_offer(*OFFERS)

@@ -14,6 +14,7 @@ from robustdet.types import Batch, Detector
 from tests.contracts.test_attacks import NAMES, climbed, load, run
 from tests.launchers.test_composition import ROWS
 from tests.launchers.test_composition import compose as composed
+from tests.slowness import quick
 
 BY_MODEL: dict[str, list[str]] = {}  # rows by the settings of the network that they train
 for one in ROWS:
@@ -46,7 +47,7 @@ def of_each_model() -> dict[str, tuple[Detector, Batch]]:
     return {}
 
 
-@pytest.fixture(params=[rows[0] for rows in BY_MODEL.values()])
+@pytest.fixture(params=quick((rows[0] for rows in BY_MODEL.values()), lambda row: row == "cfr"))
 def victim(request, of_each_model, compose: Callable[..., DictConfig]) -> tuple[Detector, Batch]:
     """Of the first row that has this model: an attack cannot tell it from the others'."""
     row = request.param

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.types import Batch, StepOutput, TrainingMethod
 from tests.detection.conftest import build_detector, make_target
+from tests.slowness import quick
 
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted((CONF / "method").glob("*.yaml"))
@@ -46,7 +47,7 @@ def classes(method: str, schedule: str) -> str:
 DIFFERENT = list({classes(*pair): pair for pair in reversed(PAIRS)}.values())
 
 
-@pytest.fixture(params=DIFFERENT, ids="-".join)
+@pytest.fixture(params=quick(DIFFERENT, lambda pair: "full" not in pair or "standard" in pair), ids="-".join)
 def make(request: Any) -> Make:
     """Builds the method anew."""
     return lambda: hydra.utils.instantiate(composed(*request.param).method)

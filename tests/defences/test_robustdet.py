@@ -101,7 +101,7 @@ def model_with_opinions(name: str, aware: str = "all") -> Any:
     ("name", "weights", "aware"),
     [
         ("tiny_robust_ssd", PAPER, "all"),
-        ("tiny_robust_ssd_cfr", PAPER, "all"),
+        pytest.param("tiny_robust_ssd_cfr", PAPER, "all", marks=pytest.mark.slow),
         ("tiny_robust_ssd_cfr", OTHERS, "late"),
     ],
 )

@@ -18,6 +18,7 @@ from robustdet.defences.schedules import Full, Replay
 from robustdet.types import Batch
 from tests.attacks import fakes
 from tests.defences import slowly
+from tests.slowness import quick
 
 BALL = LInf("8/255")
 ATTACKS: dict[str, Callable[[int], Any]] = {
@@ -59,7 +60,7 @@ def grey(number: int, micro_batch: int = 0) -> Batch:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", quick(ATTACKS, lambda name: name != "mtd"))
 def test_full_is_the_whole_attack_on_every_batch_with_the_weights_of_the_day(name: str):
     model, schedule = slowly.build("tiny_robust_ssd_cfr"), Full(ATTACKS[name](3))
     for update in range(2):
@@ -85,7 +86,7 @@ def test_full_draws_anew_for_every_update_and_alike_for_a_generator_in_the_same_
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", quick(ATTACKS, lambda name: name != "mtd"))
 def test_replay_takes_one_step_an_update_on_a_source_that_stays(name: str):
     model = slowly.build("tiny_robust_ssd_cfr")
     schedule = Replay(ATTACKS[name](20), updates_per_source=2, step_sizes=["4/255"])

@@ -159,7 +159,7 @@ def flags_of(detector, folder, adaptive=False):
     if adaptive:
         attacks["aid_uniform"], settings["aid_uniform"] = Adaptive(attacks["pgd_10"], uniform), {"kind": "adaptive"}
     suite = SuiteEvaluator(attacks, settings, folder, {})
-    for batch in quadrant_batches(30, 10):
+    for batch in quadrant_batches(30, 30):
         suite.evaluate_batch(detector.eval(), batch)
     records = suite.records(VocMetric(3), RUN, describe_environment("cpu"), CLASSES)
     return {record.attack: [flag.partition(":")[0] for flag in record.flags] for record in records}

@@ -19,6 +19,7 @@ from robustdet.training.levers import factors_of_10_bits
 from robustdet.types import Batch
 from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
 from tests.evaluation.records import RECORD, RUN
+from tests.slowness import quick
 
 EPSILON = "40/255"
 ATTACKS = {
@@ -82,7 +83,7 @@ class PowerCut(BaseException):  # as KeyboardInterrupt: no fault of an attack
     pass
 
 
-@pytest.mark.parametrize("last_images", range(0, 25, 4))
+@pytest.mark.parametrize("last_images", quick(range(0, 25, 4), lambda images: images in (0, 12)))
 def test_an_interrupted_evaluation_continues_and_ends_with_the_same_result(detector, tmp_path, last_images):
     straight = evaluator(tmp_path / "straight")
     for batch in quadrant_batches(12, 5):
@@ -455,7 +456,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", quick(BAD, lambda kind: kind in list(BAD)[:2]))
 def test_a_failing_attack_is_named_with_its_image_and_ends_its_row_alone(detector, tmp_path, kind, caplog):
     bad, text = BAD[kind]
     suite = evaluator(tmp_path, attacks={"bad": Making(bad), **ATTACKS})

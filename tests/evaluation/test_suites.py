@@ -15,6 +15,7 @@ from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.worst_case import shared_radius
 from robustdet.types import Attack, Knowledge
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
+from tests.slowness import quick
 
 CONF = Path(__file__).parents[2] / "conf"
 SUITES = sorted(path.stem for path in (CONF / "suite").glob("*.yaml"))
@@ -27,7 +28,7 @@ def compose(name, *overrides, protocol="paper"):
 
 
 @pytest.mark.parametrize("protocol", ["paper", pytest.param("authors", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", quick(SUITES, lambda name: name not in ("reliable", "ladder")))
 def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     suite = compose(name, protocol=protocol)
     if "transfer" in suite.attacks:

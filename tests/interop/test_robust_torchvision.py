@@ -126,6 +126,7 @@ def shapes(count: int) -> Batch:
     return Batch(pictures, marks)
 
 
+@pytest.mark.slow
 def test_an_update_of_robustdet_on_shapes_teaches_every_kernel_the_discriminator_and_the_decoder():
     cfg = composed("train", [
         "model=robust_torchvision", f"model.name={FCOS}", "model.weights=null", "model.aid.trunk.weights=null",

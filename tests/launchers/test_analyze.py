@@ -99,6 +99,7 @@ def test_every_analysis_runs_on_several_detectors(
     assert {row["detector"] for row in rows} == {file.parents[2].name for file in files}
 
 
+@pytest.mark.slow
 def test_without_paths_run_figures_lie_in_the_run_or_under_the_names(
     compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path
 ):

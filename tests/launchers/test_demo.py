@@ -38,7 +38,7 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
         stage = "warm_start.overrides=[" + ",".join(f'"{one}"' for one in [*FEW, *SMALL[1:], *paths]) + "]"
         more = [*SMALL, stage] if root == "train" else ["pictures=1", "suite.attacks.dag.steps=2"]
         cfg = compose(root, *paths, *chosen, *more)
-        for attack in ("pgd_cls", "pgd_loc", "cwa"):
+        for attack in ("pgd_cls", "pgd_loc", "cwa", "outrank", "ap_surrogate"):
             if root == "evaluate":
                 cfg.suite.attacks[attack].steps = 1
         return cfg
@@ -61,10 +61,10 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
     assert "is trained already" in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["shapes_mtd_warm", "shapes_robustdet"])
 def test_the_defences_start_from_the_standard_ssd_of_the_demo(experiment: str, monkeypatch: pytest.MonkeyPatch):
     trained: list[DictConfig] = []
+    monkeypatch.setattr(demo, "identify", lambda cfg: SimpleNamespace(run="one"))  # without drawing its images
     monkeypatch.setattr(demo, "finished", lambda *which: None)
     monkeypatch.setattr(demo, "train", lambda cfg: trained.append(cfg) or Path("final.ckpt"))
     demo.checkpoint_of(experiment)

@@ -291,6 +291,7 @@ def test_what_came_from_the_store_is_said_and_can_be_forced(
     assert "clean: 3 of 5, pgd_cls: 3 of 5 images" in said("suite.max_images=5")
 
 
+@pytest.mark.slow
 def test_the_strongest_suite_is_a_cascade(
     compose: Callable[..., DictConfig], run: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -392,6 +393,7 @@ def test_what_would_be_passed_over_is_refused(
         evaluate(compose("evaluate", f"ckpt_path={run}", *overrides), overrides)
 
 
+@pytest.mark.slow
 def test_a_text_in_place_of_an_attack_is_answered_with_the_right_spelling(
     compose: Callable[..., DictConfig], run: Path
 ):
@@ -404,6 +406,7 @@ def test_a_text_in_place_of_an_attack_is_answered_with_the_right_spelling(
     assert "cwa" in {record.attack for record in evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, *added))}
 
 
+@pytest.mark.slow
 def test_a_record_of_an_attack_that_left_the_suite_goes_with_it(compose: Callable[..., DictConfig], run: Path):
     evaluate(compose("evaluate", f"ckpt_path={run}", *ONE, "+attack@suite.attacks.fgsm=fgsm"))
     evaluate(compose("evaluate", f"ckpt_path={run}", *ONE))

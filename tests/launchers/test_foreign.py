@@ -127,6 +127,7 @@ def test_a_checkpoint_is_still_asked_for(compose: Callable[..., DictConfig]):
         evaluate(compose("evaluate", "data=shapes", "model=tiny_ssd"))
 
 
+@pytest.mark.slow
 def test_it_predicts_without_data_where_it_knows_its_classes(
     compose: Callable[..., DictConfig], tmp_path: Path, weights: Path
 ):

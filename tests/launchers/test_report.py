@@ -125,6 +125,7 @@ def test_a_tables_rule_is_that_of_its_data(spec: TableSpec, tmp_path: Path):
     assert metric(*scenes.scene(5, 3, 0, difficult=0)).rule == spec.rule
 
 
+@pytest.mark.slow
 @in_browser
 def test_the_browser_has_nothing_to_complain_about(page: Path, tmp_path: Path):
     content = page.read_text(encoding="utf-8")

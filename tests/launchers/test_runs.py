@@ -48,6 +48,7 @@ def test_a_run_that_is_not_what_its_config_says_is_nobodys_clean_stage(
     assert training_of(run.final) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint", "ignore:The dirpath has changed")
 def test_what_began_with_anothers_state_is_no_seed_and_no_clean_stage(
     compose: Callable[..., DictConfig], tmp_path: Path

@@ -18,6 +18,7 @@ from robustdet.detection.backbones.vgg import VGG16
 from robustdet.detection.layers import PlannedLayers
 from robustdet.errors import InputError, MissingFileError
 from tests.launchers.test_composition import EXPERIMENTS
+from tests.slowness import quick
 
 PHOTOGRAPHS = sorted(name for name in EXPERIMENTS if name.startswith(("voc_", "coco_")))
 
@@ -32,7 +33,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("name", quick(PHOTOGRAPHS, lambda name: not name.startswith("coco_")))
 def test_experiments_on_photographs_start_from_trained_weights(name: str, compose: Callable[..., DictConfig]):
     for protocol in ("paper", "authors"):
         model = compose("train", f"experiment={name}", f"protocol={protocol}").model

@@ -29,6 +29,7 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
 def test_an_evaluation_that_is_told_to_stop_goes_on_later(
     compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

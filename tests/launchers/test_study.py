@@ -24,6 +24,7 @@ from robustdet.cli.study import IncompleteStudyError, jobs_of, require_commands,
 from robustdet.errors import InputError, StateError
 from robustdet.evaluation.record import read_record
 from tests.launchers.commands import FEW
+from tests.slowness import quick
 
 
 @pytest.fixture
@@ -204,7 +205,9 @@ def test_a_real_one_leaves_records_that_name_no_place(tmp_path: Path, data_folde
     assert all(str(tmp_path) not in file.read_text(encoding="utf-8") for file in folder.glob("*.json"))
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "study").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", quick(sorted(file.stem for file in (CONF / "study").glob("*.yaml")), lambda name: name == "shapes")
+)
 def test_every_command_of_every_study_composes_and_names_its_row(name: str, tmp_path: Path):
     cfg = composed("study", [f"study={name}", f"paths.outputs={tmp_path}", "data_root=data"])
     jobs = jobs_of(cfg)

@@ -49,10 +49,16 @@ def saved(run: Path) -> list[int]:
     [
         (["trainer.val_check_interval=0.5"], [2, 4, 7, 9]),  # an epoch has five batches
         (["trainer.val_check_interval=1.0"], [5, 10]),
-        (["trainer.val_check_interval=null"], [5, 10]),
-        (["trainer.val_check_interval=null", "trainer.check_val_every_n_epoch=1"], [5, 10]),
-        (["trainer.val_check_interval=1.0", "trainer.check_val_every_n_epoch=2"], [10]),
-        (["trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=1"], [2, 4, 7, 9]),
+        pytest.param(["trainer.val_check_interval=null"], [5, 10], marks=pytest.mark.slow),
+        pytest.param(
+            ["trainer.val_check_interval=null", "trainer.check_val_every_n_epoch=1"], [5, 10], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["trainer.val_check_interval=1.0", "trainer.check_val_every_n_epoch=2"], [10], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=1"], [2, 4, 7, 9], marks=pytest.mark.slow
+        ),
         (["trainer.val_check_interval=4", "+trainer.accumulate_grad_batches=2"], [2, 4, 7, 9]),  # of 2, 2 and 1 batch
     ],
     ids=["half", "one", "null", "epoch", "two epochs", "within", "accumulated"],

@@ -11,8 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
 
-from robustdet.cli.clean_stage import identify, stage_config
+from robustdet.cli.clean_stage import Identity, identify, stage_config
 from robustdet.cli.composition import composed
+from tests.composing import composing_in
 from tests.launchers.commands import FEW
 
 Compose = Callable[..., DictConfig]
@@ -22,6 +23,11 @@ EARLY = (
     "+callbacks.early={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/AP50_clean, mode: max, "
     "patience: 3}"
 )
+
+
+@pytest.fixture(scope="module")
+def std(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Identity:
+    return identify(composing_in(tmp_path_factory.mktemp("std"), data_folder)("train", *STD))
 
 
 @pytest.mark.parametrize(
@@ -44,8 +50,8 @@ EARLY = (
         "+callbacks.bar={_target_: pytorch_lightning.callbacks.TQDMProgressBar}",
     ],
 )
-def test_where_and_how_closely_watched_is_no_part_of_it(override: str, compose: Compose):
-    assert identify(compose("train", *STD)) == identify(compose("train", *STD, override))
+def test_where_and_how_closely_watched_is_no_part_of_it(override: str, compose: Compose, std: Identity):
+    assert std == identify(compose("train", *STD, override))
 
 
 @pytest.mark.parametrize(
@@ -68,8 +74,8 @@ def test_where_and_how_closely_watched_is_no_part_of_it(override: str, compose: 
         "larger_batch=2",
     ],
 )
-def test_what_is_learnt_is(override: str, compose: Compose):
-    assert identify(compose("train", *STD)).run != identify(compose("train", *STD, override)).run
+def test_what_is_learnt_is(override: str, compose: Compose, std: Identity):
+    assert std.run != identify(compose("train", *STD, override)).run
 
 
 def test_an_average_is_of_the_run_alone_and_looks_at_nothing(compose: Compose):
@@ -135,13 +141,13 @@ def _at(cfg: DictConfig, key: str) -> object:
     return cfg
 
 
-def test_weights_to_start_from_count_by_their_content(compose: Compose, tmp_path: Path):
+def test_weights_to_start_from_count_by_their_content(compose: Compose, tmp_path: Path, std: Identity):
     one, same, other = (tmp_path / name for name in ("one.pth", "same.pth", "other.pth"))
     for file, content in ((one, b"1"), (same, b"1"), (other, b"2")):
         file.write_bytes(content)
     found = [identify(compose("train", *STD, f"+model.weights={file}")).run for file in (one, same, other)]
     assert found[0] == found[1] != found[2]
-    assert found[0] != identify(compose("train", *STD)).run
+    assert found[0] != std.run
 
 
 @pytest.mark.parametrize(
@@ -156,26 +162,29 @@ def test_weights_to_start_from_count_by_their_content(compose: Compose, tmp_path
         "trainer.gradient_clip_val=5",
     ],
 )
-def test_a_default_that_is_written_out_is_no_part_of_it(override: str, compose: Compose):
-    assert compose("train", *STD).trainer.gradient_clip_val == 5.0
-    assert identify(compose("train", *STD)) == identify(compose("train", *STD, override))
+def test_a_default_that_is_written_out_is_no_part_of_it(override: str, compose: Compose, std: Identity):
+    written = compose("train", *STD, override)
+    assert written.trainer.gradient_clip_val == 5.0
+    assert std == identify(written)
 
 
-def test_precision_by_a_plugin_is(compose: Compose):
+def test_precision_by_a_plugin_is(compose: Compose, std: Identity):
     plugin = "+trainer.plugins=[{_target_: pytorch_lightning.plugins.precision.DoublePrecision}]"
-    assert identify(compose("train", *STD)).run != identify(compose("train", *STD, plugin)).run
+    assert std.run != identify(compose("train", *STD, plugin)).run
 
 
-def test_what_something_steers_by_counts_and_the_folder_it_writes_to_does_not(compose: Compose, tmp_path: Path):
+def test_what_something_steers_by_counts_and_the_folder_it_writes_to_does_not(
+    compose: Compose, tmp_path: Path, std: Identity
+):
     looks = "validation.max_images=2"
-    assert identify(compose("train", *STD)) == identify(compose("train", *STD, looks))
+    assert std == identify(compose("train", *STD, looks))
     assert identify(compose("train", *STD, EARLY)).run != identify(compose("train", *STD, EARLY, looks)).run
     swa = "{_target_: pytorch_lightning.callbacks.BatchSizeFinder, steps_per_trial: '${paths.run}/here'}"
     here, there = (
         identify(compose("train", *STD, f"+callbacks.x={swa}", f"paths.run={tmp_path / name}")) for name in "ab"
     )
     assert here == there
-    assert here != identify(compose("train", *STD))
+    assert here != std
 
 
 def test_the_order_of_callbacks_is_no_part_of_it(compose: Compose):

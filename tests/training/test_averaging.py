@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from robustdet.runs.run import Run
 from robustdet.training.averaging import MovingAverage, move
 from robustdet.training.module import DetectionModule
 from robustdet.training.routing import RoutingDiagnostics
+from tests.composing import composing_in
 from tests.launchers.commands import FEW, Pair
 from tests.training import told
 
@@ -49,29 +52,59 @@ def detector(module: pl.LightningModule) -> State:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-@pytest.fixture
-def after_updates(monkeypatch: pytest.MonkeyPatch) -> list[State]:
-    """What learns, after each update."""
-    seen: list[State] = []
-    original = MovingAverage.on_train_batch_end
+@dataclass
+class Straight:
+    """``RUN`` from beginning to end, in a folder that nobody else may write to."""
 
-    def look(callback: MovingAverage, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
-        seen.append(detector(module))
-        original(callback, trainer, module, *arguments)
+    final: Path
+    updated: list[State]  # what learns, after each update
+    validated: list[State]  # the detector in the first batch that was validated
+    watched: list[State]
 
-    monkeypatch.setattr(MovingAverage, "on_train_batch_end", look)
-    return seen
+    @property
+    def state(self) -> dict[str, Any]:
+        return state(self.final)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Straight:
+    updated: list[State] = []
+    validated: list[State] = []
+    watched: list[State] = []
+    update, watch = MovingAverage.on_train_batch_end, RoutingDiagnostics.on_validation_epoch_end
+    validate = DetectionModule.validation_step
+
+    def after_update(callback: MovingAverage, trainer: pl.Trainer, module: pl.LightningModule, *rest: Any) -> None:
+        updated.append(detector(module))
+        update(callback, trainer, module, *rest)
+
+    def in_validation(module: DetectionModule, *arguments: Any) -> None:
+        if not validated:
+            validated.append(detector(module))
+        validate(module, *arguments)
+
+    def in_diagnostics(callback: RoutingDiagnostics, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        watched.append(detector(module))
+        watch(callback, trainer, module)
+
+    compose = composing_in(tmp_path_factory.mktemp("straight"), data_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MovingAverage, "on_train_batch_end", after_update)
+        patch.setattr(DetectionModule, "validation_step", in_validation)
+        patch.setattr(RoutingDiagnostics, "on_validation_epoch_end", in_diagnostics)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        final = train(compose("train", *RUN, "callbacks.checkpoint.save_top_k=-1"))
+        torch.set_num_threads(threads)
+    return Straight(final, updated, validated, watched)
 
 
 @pytest.mark.slow
-def test_the_average_is_that_of_a_slow_loop_and_learning_goes_on_as_without(
-    compose: Compose, after_updates: list[State], tmp_path: Path
-):
-    averaged = state(train(compose("train", *RUN)))
-    plain = state(train(compose("train", *PLAIN, f"paths.run={tmp_path / 'plain'}")))
+def test_the_average_is_that_of_a_slow_loop_and_learning_goes_on_as_without(compose: Compose, straight: Straight):
+    averaged, plain = straight.state, state(train(compose("train", *PLAIN)))
     assert_same(averaged["current_model_state"], plain["state_dict"])
-    expected = {name: tensor.double() for name, tensor in after_updates[0].items()}
-    for decay, current in zip(DECAYS, after_updates[1:], strict=True):
+    expected = {name: tensor.double() for name, tensor in straight.updated[0].items()}
+    for decay, current in zip(DECAYS, straight.updated[1:], strict=True):
         expected = {name: decay * old + (1 - decay) * current[name] for name, old in expected.items()}
     for name, tensor in averaged["state_dict"].items():
         if tensor.is_floating_point():
@@ -91,34 +124,18 @@ def test_the_decay_is_bounded_and_what_is_the_same_stays():
     assert counts.item() == 8
 
 
-def test_the_average_is_what_is_validated_and_watched(compose: Compose, monkeypatch: pytest.MonkeyPatch):
-    seen: dict[str, list[State]] = {"validated": [], "watched": []}
-    validate, watch = DetectionModule.validation_step, RoutingDiagnostics.on_validation_epoch_end
-
-    def validated(module: DetectionModule, *arguments: Any) -> None:
-        if not seen["validated"]:
-            seen["validated"].append(detector(module))
-        validate(module, *arguments)
-
-    def watched(callback: RoutingDiagnostics, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        seen["watched"].append(detector(module))
-        watch(callback, trainer, module)
-
-    monkeypatch.setattr(DetectionModule, "validation_step", validated)
-    monkeypatch.setattr(RoutingDiagnostics, "on_validation_epoch_end", watched)
-    final = train(compose("train", *RUN, "callbacks.checkpoint.save_top_k=-1"))
-    after_three = state(final.with_name("step_3.ckpt"))["state_dict"]
-    assert_same(seen["validated"][0], after_three)
-    assert_same(seen["watched"][0], after_three)
-    assert_same(seen["watched"][-1], state(final)["state_dict"])  # after the last update, too
+def test_the_average_is_what_is_validated_and_watched(straight: Straight):
+    after_three = state(straight.final.with_name("step_3.ckpt"))["state_dict"]
+    assert_same(straight.validated[0], after_three)
+    assert_same(straight.watched[0], after_three)
+    assert_same(straight.watched[-1], straight.state["state_dict"])  # after the last update, too
 
 
 @pytest.mark.slow
 def test_a_run_that_died_goes_on_from_a_state_that_a_validation_saved(
-    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, straight: Straight
 ):
     """It was saved while the average stood in the place of what learns, which is what goes on."""
-    straight = state(train(compose("train", *RUN, f"paths.run={tmp_path / 'straight'}")))
     original = DetectionModule.training_step
 
     def dies(module: DetectionModule, *arguments: Any) -> Any:
@@ -133,24 +150,24 @@ def test_a_run_that_died_goes_on_from_a_state_that_a_validation_saved(
     assert torch.load(Path(compose("train").paths.run) / "checkpoints" / "last.ckpt")["global_step"] == 3
     resumed = state(train(compose("train", *RUN)))
     for key in ("state_dict", "current_model_state", "averaging_state"):
-        assert_same(straight[key], resumed[key])
+        assert_same(straight.state[key], resumed[key])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("hook", "at"), [("training_step", 4), ("validation_step", 6)])
 def test_a_run_that_is_stopped_goes_on_with_both(
-    hook: str, at: int, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hook: str, at: int, compose: Compose, monkeypatch: pytest.MonkeyPatch, straight: Straight
 ):
-    straight = state(train(compose("train", *RUN, f"paths.run={tmp_path / 'straight'}")))
     with monkeypatch.context() as patch:
         told.to_stop(patch, hook, at)
         with pytest.raises(SystemExit, match="143"):
             train(compose("train", *RUN))
     resumed = state(train(compose("train", *RUN)))
     for key in ("state_dict", "current_model_state", "averaging_state"):
-        assert_same(straight[key], resumed[key])
+        assert_same(straight.state[key], resumed[key])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_finished_run_is_gone_on_with_from_what_learns(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -178,8 +195,10 @@ def test_an_averaged_state_is_no_state_of_a_training_that_averages_nothing(compo
         train(compose("train", *PLAIN, f"ckpt_path={final}", f"paths.run={tmp_path / 'plain'}"))
 
 
-def test_whoever_takes_the_weights_takes_the_average_and_is_told(compose: Compose, tmp_path: Path, capsys):
-    final = train(compose("train", *RUN))
+def test_whoever_takes_the_weights_takes_the_average_and_is_told(
+    compose: Compose, straight: Straight, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    final = shutil.copytree(straight.final.parents[1], tmp_path / "run") / "checkpoints" / "final.ckpt"
     average = {name.removeprefix("model."): tensor for name, tensor in state(final)["state_dict"].items()}
     assert_same(load_checkpoint(final).state_dict, average)
     assert_same(dict(DetectionModule.load_from_checkpoint(final).model.state_dict()), average)

@@ -104,6 +104,7 @@ def test_another_metric_can_choose(compose: Compose, monkeypatch: pytest.MonkeyP
     assert chosen == "the highest val/AP50_attacked on 7 images of the validation split: 0.5000, after 4 updates"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [["trainer.limit_val_batches=0"], ["+trainer.fast_dev_run=true"]])
 def test_nothing_is_best_where_nothing_was_looked_at(settings: list[str], compose: Compose, capsys):
     final = train(compose("train", *RUN, *settings))
@@ -112,6 +113,7 @@ def test_nothing_is_best_where_nothing_was_looked_at(settings: list[str], compos
     assert json.loads((final.parent.parent / "run.json").read_text(encoding="utf-8"))["best"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told_in", ["the update", "the validation"])
 def test_a_run_that_goes_on_knows_its_best(told_in: str, compose: Compose, monkeypatch: pytest.MonkeyPatch):
     """It is told to stop around the best look of all."""

@@ -28,6 +28,7 @@ WITHOUT_STAGE = ("experiment=shapes_torchvision_mtd", "warm_start.experiment=nul
 SMALL = (f"model.name={FAST}", "model.min_size=64")
 
 
+@pytest.mark.slow
 def test_its_run_is_loaded_as_any_other(compose: Compose):
     cfg = compose("train", *WITHOUT_STAGE, *SMALL, *FEW)
     before = build(cfg).model

@@ -109,6 +109,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 def test_two_halves_give_the_losses_and_the_gradient_of_the_whole(both: list[dict[str, Any]]):
     weight = WEIGHT.clone().requires_grad_()
     # as the processes gather them: rank 0's rows, then rank 1's, the latter half of each attacked

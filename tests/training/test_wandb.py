@@ -125,6 +125,7 @@ def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..
     assert logged["evaluate/pgd_cls"] == found[1].map
 
 
+@pytest.mark.slow
 def test_a_crash_ends_the_run_and_the_next_job_in_the_folder_goes_on_in_it(
     compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ):
