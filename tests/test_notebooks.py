@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 from hydra.utils import instantiate
-from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 from omegaconf import DictConfig, OmegaConf
 
 from notebooks.study import newest
 from robustdet.runs.run import ENDED, Run
-from tests.composing import composing_in
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {
@@ -61,33 +58,18 @@ def test_a_notebook_is_stored_without_outputs_and_asks_for_one_cell_alone(name: 
     assert [cell for cell in code if cell.metadata.get("tags") == ["settings"]] == code[:1]
 
 
-@pytest.fixture(scope="module")
-def detectors(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("detectors")
-    compose = composing_in(folder, data_folder)
-    return {
-        method: untrained(compose("train", f"experiment=shapes_{method}"), folder / method)
-        for method in ("std", "robustdet")
-    }
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[KernelManager]:
-    """One for all: importing is most of what a notebook costs. Its names are forgotten between two."""
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(FOLDER))
-    yield manager
-    manager.shutdown_kernel(now=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name: str, detectors: dict[str, str], kernel: KernelManager, tmp_path: Path):
+def test_a_notebook_runs(name: str, compose: Callable[..., DictConfig], tmp_path: Path):
+    runs = {
+        method: untrained(compose("train", f"experiment=shapes_{method}"), tmp_path / method)
+        for method in ("std", "robustdet")
+    }
     notebook = read(name)
     settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    settings.source += "\n" + NOTEBOOKS[name].format(**detectors, output=str(tmp_path / "any"))
-    notebook.cells.append(new_code_cell("%reset -f"))
-    NotebookClient(notebook, km=kernel, timeout=300).execute(cleanup_kc=False)
+    settings.source += "\n" + NOTEBOOKS[name].format(**runs, output=str(tmp_path / "any"))
+    resources = {"metadata": {"path": str(FOLDER)}}
+    NotebookClient(notebook, timeout=300, resources=resources, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == PICTURES[name]
