@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,12 +47,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden curves anew instead of comparing")
     parser.addoption("--on", help="the device that tests/gpu compare with the CPU: cuda where there is one")
     parser.addoption("--compared", type=Path, help="a file that tests/gpu write their comparisons to, as JSON lines")
-
-
-def pytest_collection_finish() -> None:
-    """What was imported stays: no garbage collection has to look at it again, of the hundreds that follow."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
