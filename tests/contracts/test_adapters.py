@@ -38,7 +38,9 @@ ADAPTERS = {
     "trained here (SSD)": "tiny_ssd",
     "trained here (RobustDet)": "tiny_robust_ssd",
 }
-NEEDS_MORE = {"transfer", "among_others", "among_others_on", "bfloat16", "own_predictions", "patch_universal"}
+NEEDS_MORE = {
+    "transfer", "among_others", "among_others_on", "among_others_adam", "bfloat16", "own_predictions", "patch_universal",
+}  # fmt: skip
 # an attack, a checkpoint or a picture
 ATTACKS = sorted({file.stem for file in (CONF / "attack").glob("*.yaml")} - NEEDS_MORE)
 TRIED = {"noise", "square_detections", "pgd_cls", "mtd", "cwa", "dag", "tog_vanishing"}
