@@ -38,10 +38,10 @@ ADAPTERS = {
     "trained here (SSD)": "tiny_ssd",
     "trained here (RobustDet)": "tiny_robust_ssd",
 }
-NEEDS_MORE = {
-    "transfer", "among_others", "among_others_on", "among_others_adam", "bfloat16", "own_predictions", "patch_universal",
-}  # fmt: skip
-# an attack, a checkpoint or a picture
+NEEDS_MORE = {  # an attack, a checkpoint, a picture, or the rounds before it
+    *("transfer", "bfloat16", "own_predictions", "patch_universal"),
+    *("among_others", "among_others_on", "among_others_adam"),
+}
 ATTACKS = sorted({file.stem for file in (CONF / "attack").glob("*.yaml")} - NEEDS_MORE)
 TRIED = {"noise", "square_detections", "pgd_cls", "mtd", "cwa", "dag", "tog_vanishing"}
 ANALYSES = sorted({file.stem for file in (CONF / "analysis").glob("*.yaml")} - {"universal_patch"})  # wants validation
