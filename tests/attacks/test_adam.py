@@ -75,6 +75,18 @@ def test_it_climbs_from_a_corner_of_the_ball_too():
         assert (total(model, made) > total(model, images))[:2].all()  # the third has no objects
 
 
+@pytest.mark.parametrize("epsilon", ["8/255", 1e-7, 1])
+def test_pixels_at_an_end_of_their_range_stay_numbers(epsilon):
+    """There a tanh is at infinity: carlini/nn_robust_attacks, issues 17 and 50."""
+    victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
+    images, ball = images.round(), LInf(epsilon)  # 0 or 1, each
+    corner = PGD(total, ball, 1, epsilon)
+    made = Adam(total, ball, 5, ["clean", corner])(victim, images, targets, generators())
+    assert torch.equal(made, ball.project(made, images))  # which nothing but a number is
+    with victim.borrow(targets) as model, torch.no_grad():
+        assert (total(model, made) >= total(model, images)).all()
+
+
 def test_a_ball_without_room_leaves_the_image():
     victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
     assert torch.equal(Adam(total, LInf(0), 3)(victim, images, targets, generators()), images)

@@ -15,11 +15,11 @@ INSIDE = 0.999  # of the way from the middle of a pixel's range to its end: a ta
 
 
 class Adam(Ascent):
-    """Climbs by Adam where sign steps have come to rest: each pixel's step has a size and a direction of its own.
+    """Climbs by Adam (Kingma & Ba, ICLR 2015) where sign steps have come to rest: each pixel's step has its own size.
 
-    A pixel is m + h tanh(z), m and h the middle and half the width of what ``threat`` leaves it; z moves by about
-    ``rate`` a step. An image's gradient is divided by its mean absolute value first, so that the objective's scale
-    counts for nothing.
+    A pixel is m + h tanh(z), m and h the middle and half the width of what ``threat`` leaves it; z, a pure number,
+    moves by about ``rate`` a step, which is above 0. An image's gradient is divided by its mean absolute value first,
+    so that the objective's scale counts for nothing.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class Adam(Ascent):
         lowest, highest = self.threat.project(clean - 1, clean), self.threat.project(clean + 1, clean)
         middle, half = (lowest + highest) / 2, (highest - lowest) / 2
         least = torch.finfo(start.dtype).tiny
-        z = ((start - middle) / half.clamp(min=least)).clamp(-INSIDE, INSIDE).atanh().requires_grad_()
+        z = ((start - middle) / half.clamp(min=least)).clamp(-INSIDE, INSIDE).atanh()
         adam = torch.optim.Adam([z], lr=self.rate, maximize=True)
         value, gradient = value_and_gradient(objective, model, start)
         peak = Peak(start, value, gradient)
         for _ in range(self.steps):
-            slope = gradient * half * (1 - z.detach().tanh().square())
+            slope = gradient * half * (1 - z.tanh().square())
             z.grad = slope / slope.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=least)
             adam.step()
-            current = self.threat.project(middle + half * z.detach().tanh(), clean)
+            current = self.threat.project(middle + half * z.tanh(), clean)
             value, gradient = value_and_gradient(objective, model, current)
             peak.rise(current, value, gradient)
         return peak
