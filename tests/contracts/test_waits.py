@@ -42,7 +42,7 @@ BY_DETECTIONS = {
 }
 OF_EACH_KIND = {  # of climbing; the other attacks differ from one of these in what they climb
     "pgd_cls", "apgd_total", "mtd", "cwa", "dag", "outrank", "square", "noise_l2", "jpeg", "own_predictions",
-    "patch_cls", "transfer", "bfloat16", "aid_uniform", "ap_surrogate",
+    "patch_cls", "transfer", "bfloat16", "aid_uniform", "ap_surrogate", "among_others_adam",
 }  # fmt: skip
 ONCE = {  # besides the door
     "jpeg": IMAGES,  # a library of the host's
