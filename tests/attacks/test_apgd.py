@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from robustdet.attacks.adam import Adam
 from robustdet.attacks.apgd import APGD, checkpoints
 from robustdet.attacks.base import BaseAttack
 from robustdet.attacks.objectives import a_cls, a_loc, total
@@ -183,3 +184,19 @@ def test_images_keep_their_type_whatever_that_of_the_objective(dtype):
     victim = DetectorVictim(fakes.detector())
     attack = APGD(lambda model, x: total(model, x).to(dtype), THREAT, 5, ["clean", "random", "best"])
     assert attack(victim, images, targets, generators()).dtype == images.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", [APGD, Adam])
+@pytest.mark.parametrize("broken", [1, 2, 3])  # the clean image, the first start, a step of its climb
+def test_what_is_no_number_once_costs_an_image_no_later_start(kind, broken):
+    victim, (images, targets) = DetectorVictim(fakes.detector()), fakes.batch()
+    calls = []
+
+    def objective(model, x):
+        calls.append(len(x))
+        return total(model, x) * torch.tensor([float("nan") if len(calls) == broken else 1.0, 1.0, 1.0])
+
+    made = kind(objective, THREAT, 3, ["clean", "random"])(victim, images, targets, generators())
+    alone = kind(total, THREAT, 3, ["random"])(victim, images, targets, generators())
+    assert made.isfinite().all()
+    assert (values(victim, total, made, targets) >= values(victim, total, alone, targets)).all()

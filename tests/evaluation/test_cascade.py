@@ -333,14 +333,31 @@ def test_such_a_round_is_made_again_as_it_was_after_an_interruption(tmp_path):
             suite.next_round(VocMetric(3))
         for batch in batches:
             suite.evaluate_batch(detector, batch)
-    again, same, evaluated = all_rounds(tmp_path / "parts", attacks())
+    assert len([*(tmp_path / "parts" / "pictures").glob("*/*.npz")]) == 2 * len(batches)  # no later round for a third
+    resumed = attacks()
+    again, same, evaluated = all_rounds(tmp_path / "parts", resumed)
     assert evaluated[:2] == [0, 0] < evaluated[2:]
     assert same[-1].map == records[-1].map
+    assert same[-1].forward_passes == records[-1].forward_passes
+    assert resumed["weak"].asked == []  # in a batch of another size float32 would round otherwise
+    assert resumed["first"].given == {}
+    assert not (tmp_path / "parts" / "pictures").exists()  # nobody goes on from them any more
     for name in ("first", "second"):
         one, other = (each.attacks[name].read(each.seen.contents) for each in (straight, again))
         assert one.keys() == other.keys()
         for key, outcome in one.items():
             assert torch.equal(outcome.detections.scores, other[key].detections.scores)
+
+
+def test_pictures_that_an_ended_evaluation_discarded_are_made_again(tmp_path):
+    all_rounds(tmp_path, {"weak": Counting(0.1), "first": GoingOn()})
+    weak, more = Counting(0.1), GoingOn()
+    again, _, evaluated = all_rounds(tmp_path, {"weak": weak, "first": GoingOn(), "more": more})
+    assert evaluated[:2] == [0, 0] < evaluated[2:]
+    straight, _, _ = all_rounds(tmp_path / "straight", {"weak": Counting(0.1), "first": GoingOn(), "more": GoingOn()})
+    one, other = (suite.attacks["more"].read(suite.seen.contents) for suite in (straight, again))
+    for key, outcome in one.items():
+        assert torch.equal(outcome.detections.scores, other[key].detections.scores)
 
 
 def test_alone_and_without_a_choice_it_begins_with_clean_images():

@@ -109,6 +109,10 @@ def test_what_was_told_otherwise_is_not_taken_for_done(tmp_path: Path):
         ("trainings.one.overrides=[experiment=shapes_sdt]", "one, seed 0: In 'common': Could not find"),
         ("evaluations.paper.overrides=[suite=quik]", "Could not find 'suite/quik'"),
         ("trainings.one.overrides=[bogus.key=1]", "one, seed 0: Could not override 'bogus.key'"),
+        (
+            "trainings.one.overrides=[trainer.max_stepz=1]",
+            "'trainer.max_stepz' is no key of this config (did you mean 'trainer.max_steps'?)",
+        ),
         ("name=a/b", "study.name: String should match pattern"),
         ("trainings.one.overrides=[paths.run=here]", r"trainings.one: paths.run=here is what the study says itself"),
         ("evaluations.paper.overrides=[ckpt_path=mine]", r"evaluations.paper: ckpt_path=mine is what the study says"),
@@ -151,15 +155,18 @@ def test_the_time_left_follows_what_was_measured(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("scripted")
-def test_a_dry_one_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_dry_one_does_nothing(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+):
     cfg = config(tmp_path / "with blank", {"one": {"overrides": ["a=1"]}})
-    cfg.dry, cfg.data_root, cfg.trainings = True, "some where", ["trainer=gpu"]
+    data = tmp_path_factory.mktemp("some where")
+    cfg.dry, cfg.data_root, cfg.trainings = True, str(data), ["trainer=gpu"]
     study(cfg)
     said = capsys.readouterr().out
     line = next(line for line in said.splitlines() if "60 min  one, seed 0: train " in line)
     told = shlex.split(line.partition(": train ")[2])
     assert told[:2] == ["a=1", "seed=0"]
-    assert told[-2:] == [f"data.root='{Path('some where').absolute()}'", "trainer=gpu"]
+    assert told[-2:] == [f"data.root='{data}'", "trainer=gpu"]
     assert told[2] == f"hydra.run.dir='{tmp_path}/with blank/study/small/one/seed0'"
     assert not list(tmp_path.rglob("*"))
 
@@ -216,3 +223,12 @@ def test_every_command_of_every_study_composes_and_names_its_row(name: str, tmp_
     require_commands(jobs)
     trained = [composed(job.command, job.arguments[:-3]) for job in jobs if job.after is None and "seed 0" in job.name]
     assert all(cfg.name.endswith(row) for cfg, row in zip(trained, study_of(cfg).trainings, strict=True))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_data_that_are_not_there_are_told_before_anything_begins(tmp_path: Path):
+    cfg = config(tmp_path, {"one": {"overrides": ["a=1"]}})
+    cfg.data_root = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"data_root=.*nowhere: no such folder; expected that of the data"):
+        study(cfg)
+    assert not list(tmp_path.rglob("*"))

@@ -52,11 +52,12 @@ class Ascent(BaseAttack):
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
+        images = images.detach()
         with victim.borrow(targets) as model:
             best = images.clone()
             objective = prepared(self.objective, model, images)
             with torch.no_grad():
-                value = objective(model, best)
+                value = _number(objective(model, best))
             for kind in self.starts:
                 if isinstance(kind, str):
                     start = {"clean": images, "best": best}.get(kind)
@@ -89,10 +90,15 @@ class Peak:
 def value_and_gradient(
     objective: Objective, model: BorrowedVictim, images: Images
 ) -> tuple[Float[Tensor, "B"], Images]:
-    """Each image's value, and its gradient to the image; neither has a graph."""
+    """Each image's value, and its gradient to the image, without a graph; where it is no number, -inf and 0."""
     images = images.detach().requires_grad_()
     value = objective(model, images)
-    return value.detach(), input_gradient(value, images)
+    return _number(value.detach()), input_gradient(value, images).nan_to_num(nan=0.0)
+
+
+def _number(value: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """NaN is higher than nothing, and nothing higher than NaN: an image would keep the first that it meets."""
+    return value.where(~value.isnan(), -torch.inf)
 
 
 def per_image(values: Tensor) -> Tensor:

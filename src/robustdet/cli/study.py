@@ -27,9 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from robustdet.cli.composition import check, composed, quoted
+from robustdet.cli.hints import hint_for_overrides
 from robustdet.cli.launcher import launcher
 from robustdet.cli.stopping import stop_when_told
-from robustdet.errors import InputError, StateError
+from robustdet.errors import InputError, MissingFileError, StateError
 from robustdet.evaluation.record import read_record, write_records
 from robustdet.files import write_text
 from robustdet.progress import duration
@@ -186,11 +187,12 @@ def require_commands(jobs: Sequence[Job]) -> None:
     """Composes one command of each row, as it would be. Raises InputError naming the first that would be refused."""
     rows = {(job.command, job.folder.name if job.after else job.folder.parent): job for job in reversed(jobs)}
     for job in reversed(rows.values()):
+        told = [one.replace("hydra.run.dir=", "paths.run=", 1) for one in job.arguments]  # which Hydra would set
         try:
-            told = [one.replace("hydra.run.dir=", "paths.run=", 1) for one in job.arguments]  # which Hydra would set
             check(composed(job.command, told), job.command)
         except (HydraException, OmegaConfBaseException, InputError) as error:
-            raise InputError(f"{job.name}: {str(error).splitlines()[0]}") from error
+            hint = "" if isinstance(error, InputError) else hint_for_overrides(told, job.command)
+            raise InputError("\n".join([f"{job.name}: {str(error).splitlines()[0]}", *hint.splitlines()])) from error
 
 
 def _path(key: str, path: Path) -> str:
@@ -269,6 +271,8 @@ def study(cfg: DictConfig) -> None:
 
     Raises IncompleteStudyError at the end, naming what failed; a job that needs its result is left out.
     """
+    if cfg.data_root is not None and not Path(cfg.data_root).is_dir():
+        raise MissingFileError(f"data_root={cfg.data_root}: no such folder; expected that of the data, for data.root")
     jobs = jobs_of(cfg)
     require_commands(jobs)
     missing = [job for job in jobs if not job.is_done]

@@ -22,7 +22,7 @@ from robustdet.evaluation.perturbation import TOLERANCE, changed_box
 from robustdet.evaluation.precision import whole_factors
 from robustdet.evaluation.rounding import detections_8bit
 from robustdet.evaluation.sources import digest_of
-from robustdet.evaluation.store import Outcome, OutcomeStore
+from robustdet.evaluation.store import Outcome, OutcomeStore, PictureStore
 from robustdet.types import Attack, Batch, Detector, Images, Targets, Threat, Victim
 
 NAMED = 5  # images that an error names; of more it says how many
@@ -50,11 +50,12 @@ class AttackedImages:
     ) -> None:
         self.name = name
         self.attack = attack
-        self.kept: dict[str, UInt8[Tensor, "3 H W"]] | None = None  # what it makes from now on, by content, in 8 bits
         self.seed = seed
         self.code = digest_of(attack, sys.modules[__name__])
         identity = {**settings, "seed": seed, "measures": VERSION, "code": self.code}
         self._store = OutcomeStore(folder, name, identity, fresh)
+        self._keeper = lambda: PictureStore(folder, name, identity, fresh)
+        self._pictures: PictureStore | None = None
 
     def evaluate(self, detector: Detector, batch: Batch, contents: Sequence[str]) -> int:
         """Attack and detect what is still missing of this batch; returns how many images that were.
@@ -62,7 +63,7 @@ class AttackedImages:
         Raises AttackFailedError, naming the images, where the attack fails on them: none of this call is stored. An
         error on images as they are is the detector's and is raised as it is.
         """
-        missing = [index for index, content in enumerate(contents) if content not in self._store.done]
+        missing = self.missing(contents)
         if not missing:
             return 0
         part = Batch(batch.images[missing], [batch.targets[index] for index in missing])
@@ -77,10 +78,22 @@ class AttackedImages:
                 which = _named([target.image_id for target in part.targets])
                 raise AttackFailedError(f"{type(error).__name__}: {error} (on {which})") from error
         made = [contents[index] for index in missing]
+        if self._pictures is not None:  # first: what has an outcome has its picture
+            self._pictures.append(made, in_8_bits(images))
         self._store.append(made, outcomes)
-        if self.kept is not None:
-            self.kept |= dict(zip(made, in_8_bits(images), strict=True))
         return len(missing)
+
+    def missing(self, contents: Sequence[str]) -> list[int]:
+        """The places of those that are not stored."""
+        return [index for index, content in enumerate(contents) if content not in self._store.done]
+
+    def keep_pictures(self) -> None:
+        """The images that it makes from now on, beside what was detected in them."""
+        self._pictures = self._keeper()
+
+    def pictures(self) -> dict[str, UInt8[Tensor, "3 H W"]]:
+        """Those that were kept, in 8 bits by content."""
+        return {} if self._pictures is None else self._pictures.read()
 
     def images(self, detector: Detector, batch: Batch) -> Images:
         """The images of this batch under the attack: the same ones in any batch, at any time.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from math import fsum
 from typing import Any
@@ -29,7 +29,7 @@ from robustdet.evaluation.curves import measured_curves
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.pipeline import CLEAN, About, Seen, SuiteEvaluator
 from robustdet.evaluation.record import Stage
-from robustdet.evaluation.store import Outcome
+from robustdet.evaluation.store import Outcome, discard_pictures
 from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Attack, Batch, Images, Targets, Victim
 
@@ -51,10 +51,12 @@ class Cascade(SuiteEvaluator):
         super().__init__(*args, **kwargs)
         self._among: set[str] = set()  # those that aim at the ranking of all images
         self._pictures: dict[tuple[str, str], UInt8[Tensor, "3 H W"]] = {}  # by attack and content
+        self._keep_pictures(self.attacks)
 
     def next_round(self, metric: Metric) -> list[str]:
         """Make the next of the attacks that wait ready. To be called when every process has seen what all have."""
         if not self.waiting:
+            discard_pictures(self._folder)
             return []
         name = next(iter(self.waiting))
         attack = self.waiting.pop(name)
@@ -70,13 +72,13 @@ class Cascade(SuiteEvaluator):
             for objective in held(attack, AmongOthers):
                 objective.among(curves)
             chosen = {key: (by, self.seen.contents[key]) for key, by in choice.choice.items()}
-            self._keep(set(chosen.values()))
+            if any(held(attack, ChosenSoFar)):
+                self._pictures = self._pictures_of(set(chosen.values()))
             for start in held(attack, ChosenSoFar):
                 start.images_of = partial(self._images_of, chosen)
                 more["chosen"] = hashlib.sha256(json.dumps(choice.choice, sort_keys=True).encode()).hexdigest()
         self.attacks[name] = self._attacked_images(name, attack, **more)
-        if any(held(self.waiting, ChosenSoFar)):
-            self.attacks[name].kept = {}
+        self._keep_pictures([name])
         self._earlier, self.seen = self.seen, Seen(failed=dict(self.seen.failed))
         return [name]
 
@@ -84,20 +86,30 @@ class Cascade(SuiteEvaluator):
         """Those that are to know the others' detections."""
         return any(held(attack, AmongOthers)) or any(held(attack, ChosenSoFar))
 
-    def _keep(self, chosen: set[tuple[str, str]]) -> None:
-        """Of the pictures that are in memory, those that are chosen."""
-        for name, one in self.attacks.items():
-            self._pictures |= {(name, content): picture for content, picture in (one.kept or {}).items()}
-            one.kept = None
-        self._pictures = {key: picture for key, picture in self._pictures.items() if key in chosen}
+    def _keep_pictures(self, names: Iterable[str]) -> None:
+        """Of what these attacks make from now on, as long as a later round may go on from it."""
+        if any(held(self.waiting, ChosenSoFar)):
+            for name in names:
+                if name != CLEAN:
+                    self.attacks[name].keep_pictures()
+
+    def _pictures_of(self, chosen: Set[tuple[str, str]]) -> dict[tuple[str, str], UInt8[Tensor, "3 H W"]]:
+        """Those that were kept of the ``chosen``, attack and content each."""
+        return {
+            (name, content): picture
+            for name in sorted({name for name, _ in chosen})
+            for content, picture in self.attacks[name].pictures().items()
+            if (name, content) in chosen
+        }
 
     def _images_of(
         self, chosen: Mapping[str, tuple[str, str]], victim: Victim, images: Images, targets: Targets
     ) -> Images:
         """These images under the attack ``chosen`` for each (its name, and the image's content), in 8 bits.
 
-        Those that are not in memory are made again: after an interruption the same images come out. An image of which
-        nothing was chosen (it is shown, and was not measured) stays as it is.
+        Those that were not kept (their outcomes are of an evaluation that had come to its end) are made again, to
+        float32's rounding: a batch of another size rounds otherwise. An image of which nothing was chosen (it is
+        shown, and was not measured) stays as it is.
         """
         begun = images.clone()
         places = {place: chosen[one.image_id] for place, one in enumerate(targets) if one.image_id in chosen}

@@ -63,7 +63,7 @@ class SuiteEvaluator:
 
     An attack that fails is not asked again and has no record; the others go on. ``waiting`` are those that are for a
     later round (:meth:`next_round`). The work on a batch under one attack goes on inside ``working(name, images)``, of
-    every attack that is not waiting, for whoever shows progress.
+    every attack that is not waiting, for whoever shows progress; images that are there already are no work.
     """
 
     working: Callable[[str, int], AbstractContextManager[Any]]
@@ -110,7 +110,7 @@ class SuiteEvaluator:
         evaluated = 0
         for name in self.attacks:
             places = [] if name in self.seen.failed else self._asked(name, batch, found)
-            with self.working(name, len(places)):
+            with self.working(name, len(self.attacks[name].missing([found[place] for place in places]))):
                 if places:
                     part = Batch(batch.images[places], [batch.targets[place] for place in places])
                     evaluated += self._evaluate(name, detector, part, [found[place] for place in places])

@@ -4,6 +4,7 @@
 
     detections/pgd_cls-1f0c…/settings.json   what made it: checkpoint, attack with all its fields, seed, code, precision
     detections/pgd_cls-1f0c…/*.npz           outcomes, one file per batch
+    pictures/pgd_cls-1f0c…/*.npz             its images in 8 bits, while a cascade may still go on from them
 
 The folder's name holds a hash of the settings, and an outcome is found by the content of its image: results of
 different settings, code or data can never be mixed, and a run with the same ones goes on where it stopped.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from robustdet.evaluation.shards import Row, Shards
 from robustdet.files import write_text
 from robustdet.types import Detections
 
+PICTURES = "pictures"  # the folder's name
 TENSORS, EIGHT_BIT = ("boxes", "scores", "labels"), "8bit."
 
 
@@ -68,6 +72,29 @@ class OutcomeStore:
 
     def read(self) -> dict[str, Outcome]:
         return self._shards.read()
+
+
+class PictureStore:
+    """Images of one attack in 8 bits, found as its outcomes are; ``fresh`` as for `OutcomeStore`."""
+
+    def __init__(self, folder: Path, attack: str, settings: Mapping[str, Any], fresh: bool = False) -> None:
+        self._shards = Shards(_settings_folder(folder / PICTURES, attack, settings), _picture, fresh)
+
+    def append(self, contents: Sequence[str], pictures: UInt8[Tensor, "B 3 H W"]) -> None:
+        self._shards.append(contents, [{"picture": one.numpy()} for one in pictures])
+
+    def read(self) -> dict[str, UInt8[Tensor, "3 H W"]]:
+        """All of them by content."""
+        return self._shards.read()
+
+
+def discard_pictures(folder: Path) -> None:
+    """All that every `PictureStore` has in ``folder``."""
+    shutil.rmtree(folder / PICTURES, ignore_errors=True)  # another process of this run may be at it too
+
+
+def _picture(row: Row) -> UInt8[Tensor, "3 H W"]:
+    return torch.from_numpy(row["picture"])
 
 
 def _settings_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> Path:
