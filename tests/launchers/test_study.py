@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustdet.cli import study as module
 from robustdet.cli.composition import CONF, composed
 from robustdet.cli.study import IncompleteStudyError, jobs_of, require_commands, seconds_left, study, study_of
-from robustdet.errors import InputError, StateError
+from robustdet.errors import InputError, MissingFileError, StateError
 from robustdet.evaluation.record import read_record
 from tests.launchers.commands import FEW
 from tests.slowness import quick
@@ -31,7 +31,7 @@ from tests.slowness import quick
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMMANDS", dict.fromkeys(("train", "evaluate"), "tests.launchers.scripted"))
     monkeypatch.setattr(module, "copy_records", lambda folder, target: None)
-    monkeypatch.setattr(module, "require_commands", lambda jobs: None)
+    monkeypatch.setattr(module, "require_commands", lambda jobs: {})
 
 
 def config(folder: Path, trainings: dict[str, Any], side_by_side: int = 1, **evaluations: Any) -> DictConfig:
@@ -176,7 +176,7 @@ def test_a_signal_stops_the_commands_that_work(tmp_path: Path):
     script = (
         "import sys; from pathlib import Path; from tests.launchers import test_study as t; m = t.module\n"
         "m.COMMANDS = dict.fromkeys(('train', 'evaluate'), 'tests.launchers.scripted')\n"
-        "m.require_commands = lambda jobs: None\n"
+        "m.require_commands = lambda jobs: {}\n"
         "m.study(t.config(Path(sys.argv[1]), {'one': {'overrides': ['does=waits']}}))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -225,10 +225,13 @@ def test_every_command_of_every_study_composes_and_names_its_row(name: str, tmp_
     assert all(cfg.name.endswith(row) for cfg, row in zip(trained, study_of(cfg).trainings, strict=True))
 
 
-@pytest.mark.usefixtures("scripted")
-def test_data_that_are_not_there_are_told_before_anything_begins(tmp_path: Path):
-    cfg = config(tmp_path, {"one": {"overrides": ["a=1"]}})
-    cfg.data_root = str(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"data_root=.*nowhere: no such folder; expected that of the data"):
+@pytest.mark.parametrize("root", [None, "nowhere"])
+def test_data_that_are_not_there_are_told_before_anything_begins(root: str | None, tmp_path: Path):
+    cfg = config(tmp_path, {"one": {"overrides": ["experiment=voc_mobile_std", f"paths.data={tmp_path}"]}})
+    cfg.data_root = None if root is None else str(tmp_path / root)
+    with pytest.raises(MissingFileError) as raised:
         study(cfg)
+    assert str(raised.value).startswith("one, seed 0: No VOC2007 and no VOC2012 in ")
+    assert f" in {tmp_path / (root or 'voc')}: looked there" in str(raised.value)
+    assert str(raised.value).endswith("\nIn a study data_root=PATH says data.root for all")
     assert not list(tmp_path.rglob("*"))

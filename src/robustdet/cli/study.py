@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Annotated
 
 from filelock import FileLock, Timeout
 from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -183,16 +184,36 @@ def _evaluations(training: Job, study: Study, data: Sequence[str]) -> Iterator[J
         yield Job(name, "evaluate", told, folder, records, evaluation.minutes, after=training.name)
 
 
-def require_commands(jobs: Sequence[Job]) -> None:
-    """Composes one command of each row, as it would be. Raises InputError naming the first that would be refused."""
+def require_commands(jobs: Sequence[Job]) -> dict[str, DictConfig]:
+    """Composes one command of each row, as it would be. Returns the configs of trainings by the name of their job.
+
+    Raises InputError naming the first that would be refused.
+    """
+    configs: dict[str, DictConfig] = {}
     rows = {(job.command, job.folder.name if job.after else job.folder.parent): job for job in reversed(jobs)}
     for job in reversed(rows.values()):
         told = [one.replace("hydra.run.dir=", "paths.run=", 1) for one in job.arguments]  # which Hydra would set
         try:
-            check(composed(job.command, told), job.command)
+            cfg = composed(job.command, told)
+            check(cfg, job.command)
         except (HydraException, OmegaConfBaseException, InputError) as error:
             hint = "" if isinstance(error, InputError) else hint_for_overrides(told, job.command)
             raise InputError("\n".join([f"{job.name}: {str(error).splitlines()[0]}", *hint.splitlines()])) from error
+        if job.after is None:
+            configs[job.name] = cfg
+    return configs
+
+
+def prepare_data(configs: Mapping[str, DictConfig]) -> None:
+    """Makes the data of each training exist, before any begins. Raises MissingFileError saying how to get them."""
+    ready: list[tuple[DictConfig, str]] = []
+    for name, cfg in configs.items():
+        if (described := (cfg.data.source, cfg.data.root)) not in ready:
+            try:
+                instantiate(cfg.data).prepare_data()
+            except MissingFileError as error:
+                raise MissingFileError(f"{name}: {error}\nIn a study data_root=PATH says data.root for all") from error
+            ready.append(described)
 
 
 def _path(key: str, path: Path) -> str:
@@ -271,10 +292,8 @@ def study(cfg: DictConfig) -> None:
 
     Raises IncompleteStudyError at the end, naming what failed; a job that needs its result is left out.
     """
-    if cfg.data_root is not None and not Path(cfg.data_root).is_dir():
-        raise MissingFileError(f"data_root={cfg.data_root}: no such folder; expected that of the data, for data.root")
     jobs = jobs_of(cfg)
-    require_commands(jobs)
+    configs = require_commands(jobs)
     missing = [job for job in jobs if not job.is_done]
     workers = Workers(cfg.side_by_side)
     print(f"{cfg.study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} of them done; {workers.number} at a time")
@@ -286,6 +305,7 @@ def study(cfg: DictConfig) -> None:
         for job in missing:
             print(f"  {job.minutes:5.0f} min  {job.name}: {job.command} {shlex.join(job.arguments)}")
         return
+    prepare_data(configs)
     place = home(cfg)
     place.mkdir(parents=True, exist_ok=True)
     try:
