@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,10 +25,11 @@ from robustdet.attacks import (
     Noise,
     PixelRange,
 )
-from robustdet.attacks.base import BaseAttack, require_attack, require_stepwise
+from robustdet.attacks.base import BaseAttack, require_attack, require_count, require_stepwise
 from robustdet.attacks.objectives import total
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.schedules import Replay
+from robustdet.errors import InputError
 from robustdet.types import Attack, StepwiseAttack
 from tests.attacks import fakes
 
@@ -46,6 +48,17 @@ def test_the_defaults_are_those_of_a_white_box_without_a_known_objective():
     assert isinstance(attack, Attack)
     assert (attack.knowledge, attack.objective, attack.objective_bound) == ("gradients", None, None)
     assert attack.threat.epsilon is None
+
+
+@pytest.mark.parametrize("value", [-1, 2.0, "3", True, None])
+def test_a_count_is_a_whole_number(value: Any):
+    with pytest.raises(InputError, match=rf"expected a whole number of 0 or more, got steps={value!r}$"):
+        require_count("steps", value)
+
+
+def test_a_count_may_be_of_numpy():
+    count = require_count("steps", np.int64(3))
+    assert (count, type(count)) == (3, int)
 
 
 DOORS = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from robustdet.attacks import DetectorVictim, image_generators
@@ -68,8 +69,7 @@ def shorten(config: DictConfig, most_steps: int) -> None:
 
 DECLARED = {name: require_attack(load(name)) for name in NAMES}
 THAT_ASK_THE_MODEL = [name for name in NAMES if DECLARED[name].knowledge != "nothing"]
-
-
+COUNTED = [name for name in NAMES if {"steps", "queries"} & set(composed(name))]
 BOUNDED = [name for name in THAT_ASK_THE_MODEL if DECLARED[name].objective_bound is not None]
 KNOW_NO_DIFFICULT = [  # the others know which objects AP leaves out: tests/attacks/test_outranking.py
     name for name in NAMES if not getattr(DECLARED[name].objective, "passes_over_difficult", False)
@@ -122,6 +122,12 @@ def expected(name: str, request: pytest.FixtureRequest) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_speaks_the_vocabulary(name):
     assert isinstance(load(name), Attack)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_fewer_than_0_steps_are_refused(name):
+    with pytest.raises(InstantiationException, match=r"expected a whole number of 0 or more, got (steps|queries)=-1"):
+        load(name, most_steps=-1)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)

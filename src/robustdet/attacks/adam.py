@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,8 +32,8 @@ class Adam(Ascent):
         rate: float | int = 0.2,
     ) -> None:
         super().__init__(objective, threat, steps, starts)
-        if not rate > 0:
-            raise InputError(f"expected a rate above 0, got rate={rate!r}")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            raise InputError(f"expected a rate above 0, a finite number, got rate={rate!r}")
         self.rate = rate
 
     def climb(self, objective: Objective, model: BorrowedVictim, start: Images, clean: Images) -> Peak:

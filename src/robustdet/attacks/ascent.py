@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack, require_attack
+from robustdet.attacks.base import BaseAttack, require_attack, require_count
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, check_images
 from robustdet.attacks.victim import input_gradient
@@ -41,7 +41,7 @@ class Ascent(BaseAttack):
             raise InputError(f"expected one start or more out of {', '.join(STARTS)} or an attack, got {list(starts)}")
         self.objective = objective
         self.threat = threat
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.starts = tuple(start if isinstance(start, str) else require_attack(start) for start in starts)
 
     @property

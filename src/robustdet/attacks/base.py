@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, cast, get_args
 
 import torch
 
 from robustdet.attacks.objectives import needs_of
-from robustdet.errors import KindError
+from robustdet.errors import InputError, KindError
 from robustdet.types import (
     Attack,
     Images,
@@ -98,3 +99,10 @@ def require_stepwise(attack: Any, user: str) -> StepwiseAttack:
             "has no `step`. Train on it with schedule=full, or take one that steps, such as PGD or MTD"
         )
     return cast(StepwiseAttack, attack)
+
+
+def require_count(name: str, value: Any) -> int:
+    """``value``, a number of steps or queries. Raises InputError where it is not a whole number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise InputError(f"expected a whole number of 0 or more, got {name}={value!r}")
+    return int(value)

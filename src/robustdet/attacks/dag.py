@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack, require_attack
+from robustdet.attacks.base import BaseAttack, require_attack, require_count
 from robustdet.attacks.objectives import needing
 from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_scores
@@ -36,7 +36,7 @@ class DAG(BaseAttack):
     ) -> None:
         self.objective = minus_targets_left
         self.threat = threat
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.gamma = pixel_fraction(gamma)
         self.start = None if start is None else require_attack(start)
 

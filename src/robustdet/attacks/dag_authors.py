@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_count
 from robustdet.attacks.dag import draw_for_boxes, likeliest, margin, scaled_to, wrong_label
 from robustdet.attacks.threat import PixelFraction, PixelRange, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient, require_scores
@@ -25,7 +25,7 @@ class DAGAuthors(BaseAttack):
 
     def __init__(self, steps: int = 150, gamma: PixelFraction = "0.5/255") -> None:
         self.threat = PixelRange()
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.gamma = pixel_fraction(gamma)
 
     def __call__(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_count
 from robustdet.attacks.objectives import total
 from robustdet.attacks.pgd import StepSize, sign_step
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
@@ -53,7 +53,7 @@ class MTD(BaseAttack):
             raise InputError(f"expected a choice per 'image' or per 'batch', got {choice!r}")
         self.objective = total
         self.threat = threat
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.step_size = pixel_fraction(step_size)
         self.random_start = random_start
         self.choice = choice

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_count
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.placement import Placement
 from robustdet.attacks.threat import Patch, PixelFraction, check_images, pixel_fraction
@@ -53,7 +53,7 @@ class PatchAttack(BaseAttack):
         self.objective = placed(objective, placement, threat)
         self.threat = threat
         self.placement = placement
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.step_size = pixel_fraction(step_size)
         self.update: Update = update
         self.random_start = random_start

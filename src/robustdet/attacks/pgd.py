@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack, require_attack
+from robustdet.attacks.base import BaseAttack, require_attack, require_count
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
@@ -53,7 +53,7 @@ class PGD(BaseAttack):
             raise InputError("an attack starts at a random image or at what another attack makes, not at both")
         self.objective = objective
         self.threat = threat
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.step_size = pixel_fraction(step_size)
         self.random_start = random_start
         self.start = None if start is None else require_attack(start)

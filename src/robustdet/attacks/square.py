@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdet.attacks.base import BaseAttack
+from robustdet.attacks.base import BaseAttack, require_count
 from robustdet.attacks.objectives import prepared
 from robustdet.attacks.threat import LInf, check_images
 from robustdet.errors import InputError
@@ -39,7 +39,7 @@ class Square(BaseAttack):
             raise InputError(f"expected a share of the image in (0, 1], got p_init={p_init!r}")
         self.objective = objective
         self.threat = threat
-        self.queries = queries
+        self.queries = require_count("queries", queries)
         self.p_init = p_init
 
     def __call__(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from robustdet.attacks import BaseAttack, DetectorVictim, LInf
+from robustdet.attacks.base import require_count
 from robustdet.attacks.objectives import a_cls, a_loc, total
 from robustdet.attacks.threat import PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import evaluation_mode
@@ -45,7 +46,7 @@ class ArtPGD(BaseAttack):
         self.losses = chosen
         self.objective = CLIMBED[chosen]
         self.threat = threat
-        self.steps = steps
+        self.steps = require_count("steps", steps)
         self.step_size = pixel_fraction(step_size)
 
     def __call__(
