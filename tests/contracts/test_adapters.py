@@ -88,7 +88,8 @@ def analysing(name: str) -> Do:
     analysis = instantiate(cfg.analysis)
 
     def do(model: Any, batch: Batch) -> None:
-        study = Study([Subject("it", model)], [batch], len(batch), "a test", ["a", "b", "c"], VocMetric(CLASSES))
+        subjects = [Subject(label, model) for label in (("it", "itself") if name == "differences" else ("it",))]
+        study = Study(subjects, [batch], len(batch), "a test", ["a", "b", "c"], VocMetric(CLASSES))
         require_detectors(study)
         assert analysis(study).rows
 

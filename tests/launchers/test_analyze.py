@@ -68,7 +68,7 @@ def checkpoint(compose: Compose, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_the_papers_figures_are_there():
-    assert {*PAPER, "epsilon_sweep", "routing", "summary", "universal_patch"} == set(NAMES)
+    assert {*PAPER, "differences", "epsilon_sweep", "routing", "summary", "universal_patch"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +96,8 @@ def test_every_analysis_runs_on_several_detectors(
     with Image.open(written[1]) as picture:
         assert min(picture.size) > 200
     rows = list(csv.DictReader(written[2].read_text(encoding="utf-8").splitlines()))
-    assert {row["detector"] for row in rows} == {file.parents[2].name for file in files}
+    named = {row[column] for row in rows for column in ("detector", "other") if column in row}
+    assert named == {file.parents[2].name for file in files}
 
 
 @pytest.mark.slow
@@ -145,6 +146,12 @@ def test_what_is_missing_is_named(compose: Compose, checkpoint: Callable[..., Pa
     cfg = compose("analyze", "analysis=routing", f"ckpt_path={checkpoint('shapes_std')}")
     with pytest.raises(ValueError, match=r"analysis=routing .* there is none in shapes_std \(SSD\)"):
         analyze(cfg, "routing")
+
+
+def test_one_detector_differs_from_nothing(compose: Compose, checkpoint: Callable[..., Path]):
+    cfg = compose("analyze", f"ckpt_path={checkpoint('shapes_std')}", "analysis=differences")
+    with pytest.raises(ValueError, match=r"shapes_std alone has nothing to differ from: give two checkpoints or more"):
+        analyze(cfg, "differences")
 
 
 def test_detectors_of_other_images_are_refused(compose: Compose, checkpoint: Callable[..., Path]):
