@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -92,7 +94,7 @@ def test_a_ball_without_room_leaves_the_image():
     assert torch.equal(Adam(total, LInf(0), 3)(victim, images, targets, generators()), images)
 
 
-@pytest.mark.parametrize("rate", [0, -0.1, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("rate", [0, -0.1, float("nan"), float("inf"), True, 1e300, 10**400])
 def test_a_rate_that_climbs_nowhere_is_refused(rate):
-    with pytest.raises(InputError, match=rf"expected a rate above 0, a finite number, got rate={rate}"):
+    with pytest.raises(InputError, match=re.escape(f"expected a rate above 0 and up to 100, got rate={rate}")):
         Adam(total, BALL, 3, rate=rate)

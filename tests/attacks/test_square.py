@@ -105,3 +105,15 @@ def test_sides_shrink_on_the_papers_schedule():
 def test_a_share_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"expected a share of the image in \(0, 1\], got p_init=0"):
         Square(total, THREAT, p_init=0.0)
+
+
+def test_a_clean_image_of_no_number_is_left_for_the_first_that_has_one():
+    images, targets = fakes.batch()
+    victim, calls = DetectorVictim(fakes.detector()), []
+
+    def objective(model, x):
+        calls.append(x)
+        return total(model, x) * (float("nan") if len(calls) == 1 else 1.0)
+
+    made = Square(objective, THREAT, 20)(victim, images, targets, generators())
+    assert (made != images).flatten(1).any(dim=1).all()

@@ -13,6 +13,7 @@ from robustdet.data.coco import COCO
 from robustdet.data.pixels import read_pixels
 from robustdet.data.shapes import draw_scene
 from robustdet.data.shapes_set import MANIFEST, Shapes
+from robustdet.errors import InputError
 
 FEW = {"size": 48, "train": 3, "val": 1, "test": 2}
 
@@ -112,3 +113,11 @@ def test_of_two_processes_the_second_keeps_what_the_first_drew(tmp_path: Path, m
 def test_the_test_split_says_which_drawing_it_is(shapes: Shapes) -> None:
     assert shapes.test_split.startswith("shapes: test (48px-seed3-")
     assert (shapes.name, shapes.metric) == ("shapes", "area")
+
+
+@pytest.mark.parametrize("below", [(), ("deeper",)])
+def test_nothing_is_drawn_into_a_file(tmp_path: Path, below: tuple[str, ...]) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    root = (tmp_path / "notes.txt").joinpath(*below)
+    with pytest.raises(InputError, match=r"notes\.txt.* is no folder, or below a file: shapes cannot be drawn there"):
+        Shapes(root, **FEW).prepare()

@@ -349,12 +349,36 @@ def test_such_a_round_is_made_again_as_it_was_after_an_interruption(tmp_path):
             assert torch.equal(outcome.detections.scores, other[key].detections.scores)
 
 
-def test_pictures_that_an_ended_evaluation_discarded_are_made_again(tmp_path):
-    all_rounds(tmp_path, {"weak": Counting(0.1), "first": GoingOn()})
-    weak, more = Counting(0.1), GoingOn()
-    again, _, evaluated = all_rounds(tmp_path, {"weak": weak, "first": GoingOn(), "more": more})
+def test_an_evaluation_that_ends_leaves_the_pictures_that_one_of_more_images_goes_on_from(tmp_path):
+    part = {"weak": Counting(0.1), "first": GoingOn()}
+    suite = Cascade({"clean": None, **part}, {name: {"name": name} for name in part}, tmp_path, {})
+    for batch in quadrant_batches(12, 4):  # killed before the second round
+        suite.evaluate_batch(QuadrantDetector().eval(), batch)
+    kept = sorted(file.relative_to(tmp_path) for file in (tmp_path / "pictures").glob("*/*.npz"))
+    few = Cascade({"clean": None, **part}, {name: {"name": name} for name in part}, tmp_path, {})
+    while True:
+        for batch in quadrant_batches(4, 4):
+            few.evaluate_batch(QuadrantDetector().eval(), batch)
+        few.merge([few.seen])
+        if not few.next_round(VocMetric(3)):
+            break
+    assert sorted(file.relative_to(tmp_path) for file in (tmp_path / "pictures").glob("*/*.npz")) == kept
+    weak = Counting(0.1)
+    all_rounds(tmp_path, {"weak": weak, "first": GoingOn()})
+    assert weak.asked == []
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_pictures_that_an_ended_evaluation_discarded_are_made_again(tmp_path, caplog):
+    strong = PGD(total, LInf("16/255"), 2, "8/255")
+    all_rounds(tmp_path, {"strong": strong, "first": GoingOn()})
+    more = GoingOn()
+    again, _, evaluated = all_rounds(tmp_path, {"strong": strong, "first": GoingOn(), "more": more})
     assert evaluated[:2] == [0, 0] < evaluated[2:]
-    straight, _, _ = all_rounds(tmp_path / "straight", {"weak": Counting(0.1), "first": GoingOn(), "more": GoingOn()})
+    told = [message for message in caplog.messages if "pictures that later attacks go on from" in message]
+    assert told[0].startswith("strong: ")
+    assert len(told) == len({message.split(":")[0] for message in told})  # once an attack
+    straight, _, _ = all_rounds(tmp_path / "straight", {"strong": strong, "first": GoingOn(), "more": GoingOn()})
     one, other = (suite.attacks["more"].read(suite.seen.contents) for suite in (straight, again))
     for key, outcome in one.items():
         assert torch.equal(outcome.detections.scores, other[key].detections.scores)

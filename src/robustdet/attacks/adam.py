@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from robustdet.errors import InputError
 from robustdet.types import Attack, BorrowedVictim, Images, Objective, PreparedObjective
 
 INSIDE = 0.999  # of the way from the middle of a pixel's range to its end: a tanh reaches the end at infinity alone
+HIGHEST = 100  # a rate that carries a tanh from one end to the other in a step, many times over
 
 
 class Adam(Ascent):
@@ -32,8 +32,8 @@ class Adam(Ascent):
         rate: float | int = 0.2,
     ) -> None:
         super().__init__(objective, threat, steps, starts)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-            raise InputError(f"expected a rate above 0, a finite number, got rate={rate!r}")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= HIGHEST:
+            raise InputError(f"expected a rate above 0 and up to {HIGHEST}, got rate={rate!r}")
         self.rate = rate
 
     def climb(self, objective: Objective, model: BorrowedVictim, start: Images, clean: Images) -> Peak:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack, require_attack, require_count
-from robustdet.attacks.objectives import prepared
+from robustdet.attacks.objectives import comparable, prepared
 from robustdet.attacks.threat import LInf, check_images
 from robustdet.attacks.victim import input_gradient
 from robustdet.errors import InputError
@@ -57,7 +57,7 @@ class Ascent(BaseAttack):
             best = images.clone()
             objective = prepared(self.objective, model, images)
             with torch.no_grad():
-                value = _number(objective(model, best))
+                value = comparable(objective(model, best))
             for kind in self.starts:
                 if isinstance(kind, str):
                     start = {"clean": images, "best": best}.get(kind)
@@ -93,12 +93,7 @@ def value_and_gradient(
     """Each image's value, and its gradient to the image, without a graph; where it is no number, -inf and 0."""
     images = images.detach().requires_grad_()
     value = objective(model, images)
-    return _number(value.detach()), input_gradient(value, images).nan_to_num(nan=0.0)
-
-
-def _number(value: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """NaN is higher than nothing, and nothing higher than NaN: an image would keep the first that it meets."""
-    return value.where(~value.isnan(), -torch.inf)
+    return comparable(value.detach()), input_gradient(value, images).nan_to_num(nan=0.0)
 
 
 def per_image(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 
 from robustdet.attacks.base import BaseAttack, require_attack
-from robustdet.attacks.objectives import needs_of, prepared, total
+from robustdet.attacks.objectives import comparable, needs_of, prepared, total
 from robustdet.attacks.threat import check_images
 from robustdet.errors import InputError
 from robustdet.types import (
@@ -52,7 +52,7 @@ class HighestLoss(BaseAttack):
         with victim.borrow(targets) as model, torch.no_grad():
             objective = prepared(self.objective, model, images)
             values = torch.stack([objective(model, candidate) for candidate in candidates])
-        highest = values.nan_to_num(nan=-torch.inf).argmax(dim=0)  # of equal ones the first: the clean image
+        highest = comparable(values).argmax(dim=0)  # of equal ones the first: the clean image
         return torch.stack(candidates)[highest, torch.arange(len(images), device=images.device)]
 
 

@@ -54,3 +54,8 @@ def prepared(objective: Objective | PreparedObjective, model: BorrowedVictim, cl
         with torch.no_grad():
             return objective.prepare(model, clean)
     return objective
+
+
+def comparable(value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """NaN as -inf: no number is higher than NaN, so that an image would keep the first that it meets."""
+    return value.where(~value.isnan(), -torch.inf)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustdet.attacks.base import BaseAttack, require_count
-from robustdet.attacks.objectives import prepared
+from robustdet.attacks.objectives import comparable, prepared
 from robustdet.attacks.threat import LInf, check_images
 from robustdet.errors import InputError
 from robustdet.types import Images, Knowledge, Objective, PreparedObjective, Targets, Victim
@@ -49,13 +49,13 @@ class Square(BaseAttack):
         best = images.clone()
         with victim.borrow(targets) as model, torch.no_grad():
             objective = prepared(self.objective, model, images)
-            value = objective(model, best)
+            value = comparable(objective(model, best))
             drawn = draws(images, generators, self.queries - 1)
             for query in range(self.queries):
                 shift = drawn[0] if query == 0 else squares(images, drawn[1][:, query - 1], self.side(query, images))
                 # 2 ε leads from anywhere in the ball to its far side; where there is no square nothing moves
                 proposal = self.threat.project(best + 2 * self.threat.epsilon * shift, images)
-                proposed = objective(model, proposal)
+                proposed = comparable(objective(model, proposal))
                 better = proposed > value
                 best = torch.where(better.view(-1, 1, 1, 1), proposal, best)
                 value = torch.where(better, proposed, value)

@@ -190,8 +190,10 @@ def require_commands(jobs: Sequence[Job]) -> dict[str, DictConfig]:
     Raises InputError naming the first that would be refused.
     """
     configs: dict[str, DictConfig] = {}
-    rows = {(job.command, job.folder.name if job.after else job.folder.parent): job for job in reversed(jobs)}
-    for job in reversed(rows.values()):
+    rows: dict[tuple[str, object], Job] = {}
+    for job in jobs:
+        rows.setdefault((job.command, job.folder.name if job.after else job.folder.parent), job)
+    for job in rows.values():
         told = [one.replace("hydra.run.dir=", "paths.run=", 1) for one in job.arguments]  # which Hydra would set
         try:
             cfg = composed(job.command, told)
@@ -305,7 +307,8 @@ def study(cfg: DictConfig) -> None:
         for job in missing:
             print(f"  {job.minutes:5.0f} min  {job.name}: {job.command} {shlex.join(job.arguments)}")
         return
-    prepare_data(configs)
+    rows = {job.folder.parent for job in missing if job.after is None}
+    prepare_data({job.name: configs[job.name] for job in jobs if job.name in configs and job.folder.parent in rows})
     place = home(cfg)
     place.mkdir(parents=True, exist_ok=True)
     try:

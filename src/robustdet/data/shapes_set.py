@@ -21,7 +21,7 @@ from robustdet.data.annotation import Annotation, Split
 from robustdet.data.problems import Problems
 from robustdet.data.shapes import FORMS, Scene, draw_scene
 from robustdet.data.voc import VOC
-from robustdet.errors import MissingFileError
+from robustdet.errors import InputError, MissingFileError
 from robustdet.progress import ProgressBar
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,10 @@ def draw_set(settings: ShapesSettings, folder: Path) -> None:
 
     Two processes may do so at once: they draw the same, and the first to finish wins.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{folder.parent} is no folder, or below a file: shapes cannot be drawn there") from error
     for left in folder.parent.glob(f".{folder.name}-*"):
         if time.time() - left.stat().st_mtime > A_DAY:  # a kill leaves its part behind; no drawing takes so long
             shutil.rmtree(left, ignore_errors=True)

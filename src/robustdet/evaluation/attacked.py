@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,11 @@ class AttackedImages:
     def pictures(self) -> dict[str, UInt8[Tensor, "3 H W"]]:
         """Those that were kept, in 8 bits by content."""
         return {} if self._pictures is None else self._pictures.read()
+
+    def discard_pictures(self, contents: Set[str]) -> None:
+        """Those that were kept, where all are of these images."""
+        if self._pictures is not None:
+            self._pictures.discard(contents)
 
     def images(self, detector: Detector, batch: Batch) -> Images:
         """The images of this batch under the attack: the same ones in any batch, at any time.

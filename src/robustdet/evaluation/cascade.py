@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from math import fsum
@@ -29,9 +30,15 @@ from robustdet.evaluation.curves import measured_curves
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.pipeline import CLEAN, About, Seen, SuiteEvaluator
 from robustdet.evaluation.record import Stage
-from robustdet.evaluation.store import Outcome, discard_pictures
+from robustdet.evaluation.store import Outcome
 from robustdet.evaluation.worst_case import WorstCase
 from robustdet.types import Attack, Batch, Images, Targets, Victim
+
+log = logging.getLogger(__name__)
+REMADE = (
+    "%s: pictures that later attacks go on from are no longer there and are made again, in float32's rounding. The "
+    "result may differ a little from that of an evaluation without a stop, and the passes count once more"
+)
 
 
 class Cascade(SuiteEvaluator):
@@ -50,13 +57,15 @@ class Cascade(SuiteEvaluator):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._among: set[str] = set()  # those that aim at the ranking of all images
+        self._remade: set[str] = set()  # attacks of which this was told
         self._pictures: dict[tuple[str, str], UInt8[Tensor, "3 H W"]] = {}  # by attack and content
         self._keep_pictures(self.attacks)
 
     def next_round(self, metric: Metric) -> list[str]:
         """Make the next of the attacks that wait ready. To be called when every process has seen what all have."""
         if not self.waiting:
-            discard_pictures(self._folder)
+            for one in self.attacks.values():
+                one.discard_pictures(set(self.seen.contents.values()))
             return []
         name = next(iter(self.waiting))
         attack = self.waiting.pop(name)
@@ -107,9 +116,9 @@ class Cascade(SuiteEvaluator):
     ) -> Images:
         """These images under the attack ``chosen`` for each (its name, and the image's content), in 8 bits.
 
-        Those that were not kept (their outcomes are of an evaluation that had come to its end) are made again, to
-        float32's rounding: a batch of another size rounds otherwise. An image of which nothing was chosen (it is
-        shown, and was not measured) stays as it is.
+        Those that were not kept (their outcomes are of an evaluation that had come to its end) are made again, with a
+        warning: a batch of another size rounds otherwise, and what is climbed from there can end elsewhere. An image
+        of which nothing was chosen (it is shown, and was not measured) stays as it is.
         """
         begun = images.clone()
         places = {place: chosen[one.image_id] for place, one in enumerate(targets) if one.image_id in chosen}
@@ -118,6 +127,9 @@ class Cascade(SuiteEvaluator):
             if key not in self._pictures:
                 missing.setdefault(key[0], []).append(place)
         for name, again in missing.items():
+            if name not in {CLEAN, *self._remade}:
+                self._remade.add(name)
+                log.warning(REMADE, name)
             made = in_8_bits(self.attacks[name].of_victim(victim, images[again], [targets[place] for place in again]))
             self._pictures |= {places[place]: picture for place, picture in zip(again, made, strict=True)}
         for place, key in places.items():

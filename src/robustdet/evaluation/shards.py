@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -73,8 +74,21 @@ class Shards(Generic[Parsed]):
                 file.unlink(missing_ok=True)
         return dict(sorted(rows.items()))
 
+    def discard(self, keys: Set[str]) -> None:
+        """The folder with all rows, if they are of ``keys`` alone; else it stays as it is."""
+        try:
+            if all(keys >= set(_keys(file)) for file in self._files()):
+                shutil.rmtree(self.folder)
+        except FileNotFoundError:  # another process of this run is at it too
+            pass
+
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.npz"))
+
+
+def _keys(file: Path) -> list[str]:
+    with file.open("rb") as opened, np.load(opened) as shard:
+        return list(shard["keys"].tolist())
 
 
 def _rows(file: Path) -> dict[str, Row]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,11 @@ class PictureStore:
         """All of them by content."""
         return self._shards.read()
 
-
-def discard_pictures(folder: Path) -> None:
-    """All that every `PictureStore` has in ``folder``."""
-    shutil.rmtree(folder / PICTURES, ignore_errors=True)  # another process of this run may be at it too
+    def discard(self, contents: Set[str]) -> None:
+        """All, unless there are some of other images than these: an evaluation of more of them may go on from those."""
+        self._shards.discard(contents)
+        with suppress(OSError):  # there are others
+            self._shards.folder.parent.rmdir()
 
 
 def _picture(row: Row) -> UInt8[Tensor, "3 H W"]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from robustdet.analysis.figures.differences import Difference, Differences, differences, sentence
+from robustdet.errors import InputError
 from robustdet.evaluation.average_precision import voc_average_precision
 from robustdet.evaluation.chance import RESAMPLES
 from robustdet.types import Detections, Target
@@ -83,3 +84,22 @@ def test_a_difference_that_may_be_none_is_said_to_be_so(low, high, end):
     said = sentence(Difference("a", "b", "A_cls", 0.5, low, high))
     assert said.startswith("a - b, A_cls: +0.5 points ")
     assert said.endswith(end)
+
+
+def test_few_images_and_draws_without_objects_are_told_or_left_out(build_study, pgd):
+    notes = Differences({}, 4)(build_study("tiny_ssd", "tiny_robust_ssd")).notes
+    assert notes[-1] == "4 images are too few: these intervals are too narrow, look at 50 images or more"
+    found, other, targets = pair_of_scenes()
+    names = list(targets)[:3]
+    empty = {name: scenes.target(name, [], []) for name in names[1:]}  # two of three: some draws have no object
+    rows = differences(
+        seen(name, detector=label, target=empty.get(name, targets[name]), detections=of[name])
+        for label, of in (("one", found), ("two", other))
+        for name in names
+    )
+    assert np.isfinite([rows[0].difference, rows[0].low, rows[0].high]).all()
+
+
+def test_images_without_an_attack_have_their_name_for_themselves(build_study, pgd):
+    with pytest.raises(InputError, match=r"analysis\.attacks\.clean: images without an attack are called so"):
+        Differences({"clean": pgd}, 4)(build_study("tiny_ssd", "tiny_robust_ssd"))

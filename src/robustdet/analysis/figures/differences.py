@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from robustdet.analysis.figures.observation import Grouped, Observation, distinct, observe
@@ -16,6 +17,7 @@ from robustdet.evaluation.average_precision import match_detections
 from robustdet.evaluation.chance import resampled_map
 from robustdet.types import Attack
 
+ENOUGH = 50  # images; of 20 drawn shapes 90 % of the intervals held the truth, of 5 two thirds
 NORMAL = 1.96  # standard deviations on each side hold 95 % of a normal variable
 
 
@@ -51,7 +53,10 @@ class Differences:
                 "'ckpt_path=[A.ckpt,B.ckpt]'"
             )
         rows = differences(observe(study, self.attacks, self.num_images, "differences"))
-        return Findings(draw(rows, study.caption(self.num_images)), Difference, rows, [sentence(row) for row in rows])
+        notes = [sentence(row) for row in rows]
+        if (count := study.count(self.num_images)) < ENOUGH:
+            notes.append(f"{count} images are too few: these intervals are too narrow, look at {ENOUGH} images or more")
+        return Findings(draw(rows, study.caption(self.num_images)), Difference, rows, notes)
 
 
 def differences(observations: Iterable[Observation]) -> list[Difference]:
@@ -64,7 +69,7 @@ def differences(observations: Iterable[Observation]) -> list[Difference]:
     for first, second in combinations(distinct(detector for detector, _ in maps), 2):
         for attack in distinct(attack for _, attack in maps):
             by_draw = maps[first, attack] - maps[second, attack]
-            spread = NORMAL * float(by_draw[1:].std(ddof=1))
+            spread = NORMAL * float(np.nanstd(by_draw[1:], ddof=1))  # NaN: a draw of images without objects
             whole = float(by_draw[0])
             rows.append(Difference(first, second, attack, whole, whole - spread, whole + spread))
     return rows

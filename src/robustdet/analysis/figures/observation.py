@@ -13,6 +13,7 @@ from torch import Tensor
 from robustdet.analysis.figures.study import Study, Subject, require_losses
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
+from robustdet.errors import InputError
 from robustdet.evaluation.metric import Metric, Scores
 from robustdet.progress import ProgressBar
 from robustdet.types import Attack, Batch, Detections, Images, Target
@@ -46,6 +47,8 @@ def observe(
     A white-box attack is made on the detector that it is shown to.
     """
     require_losses(study)
+    if CLEAN in attacks:
+        raise InputError(f"analysis.attacks.{CLEAN}: images without an attack are called so, give it another name")
     views = {**({CLEAN: None} if clean else {}), **attacks}
     found: list[Observation] = []
     with ProgressBar(title, study.count(count) * len(views) * len(study.subjects)) as bar:
