@@ -148,6 +148,25 @@ def test_what_is_missing_is_named(compose: Compose, checkpoint: Callable[..., Pa
         analyze(cfg, "routing")
 
 
+def test_a_run_whose_data_have_moved_is_told_where_they_are(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path
+):
+    path = checkpoint("shapes_std")
+    there = OmegaConf.load(path.parents[1] / "config.yaml").data.root
+    move_data(path, tmp_path / "elsewhere")
+    overrides = ["analysis=confidence", f"ckpt_path={path}"]
+    cfg = compose("analyze", *overrides)
+    quick(cfg.analysis)
+    with pytest.raises(FileNotFoundError, match=r"elsewhere.* is not there.*data\.root=… says where these images are"):
+        analyze(cfg, "confidence", overrides)
+    overrides.append(f"data.root={there}")
+    cfg = compose("analyze", *overrides)
+    quick(cfg.analysis)
+    assert analyze(cfg, "confidence", overrides)
+    with pytest.raises(ValueError, match=r"data=… needs experiment=… too"):
+        analyze(cfg, "confidence", [*overrides, "data=voc"])
+
+
 def test_one_detector_differs_from_nothing(compose: Compose, checkpoint: Callable[..., Path]):
     cfg = compose("analyze", f"ckpt_path={checkpoint('shapes_std')}", "analysis=differences")
     with pytest.raises(ValueError, match=r"shapes_std alone has nothing to differ from: give two checkpoints or more"):

@@ -15,7 +15,7 @@ from robustdet.cli.data_check import check_data
 from robustdet.cli.foreign import is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
-from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, subject
+from robustdet.cli.subjects import NO_EXPERIMENT, Trained, checkpoints, data_of, keys_of, subject
 from robustdet.errors import InputError
 from robustdet.types import Batch
 
@@ -30,9 +30,9 @@ def analysis_folder(cfg: DictConfig, found: Mapping[str, Trained]) -> Path:
     return Path(cfg.paths.outputs) / "analysis" / "+".join(label.replace(" ", "_") for label in found)
 
 
-def build_study(cfg: DictConfig, found: Mapping[str, Trained]) -> Study:
-    """The detectors on the device of `cfg.trainer`, and the test split."""
-    data = data_of(cfg, found)
+def build_study(cfg: DictConfig, found: Mapping[str, Trained], given: frozenset[str] = frozenset()) -> Study:
+    """The detectors on the device of `cfg.trainer`, and the test split; ``given`` are the command line's keys."""
+    data = data_of(cfg, found, given)
     data.setup("test")
     batches = data.test_dataloader()
 
@@ -55,12 +55,19 @@ def build_study(cfg: DictConfig, found: Mapping[str, Trained]) -> Study:
     )
 
 
-def analyze(cfg: DictConfig, name: str) -> list[Path]:
-    """Writes the figure of `cfg.analysis` under this name; returns the files."""
+def analyze(cfg: DictConfig, name: str, overrides: Iterable[str] = ()) -> list[Path]:
+    """Writes the figure of `cfg.analysis` under this name; returns the files.
+
+    ``overrides`` are the command-line arguments that ``cfg`` comes from. Raises InputError where these name other data
+    and no experiment.
+    """
+    given = keys_of(overrides)
+    if cfg.name == NO_EXPERIMENT and not is_foreign(cfg) and "data" in given:
+        raise InputError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
     prepare(cfg)
     found = checkpoints(cfg)
     check_data(cfg, analysis_folder(cfg, found))
-    study = build_study(cfg, found)
+    study = build_study(cfg, found, given)
     require_detectors(study)
     findings = instantiate(cfg.analysis)(study)
     files = save(findings, analysis_folder(cfg, found), name)
@@ -72,7 +79,5 @@ def analyze(cfg: DictConfig, name: str) -> list[Path]:
 
 @launcher("analyze")
 def main(cfg: DictConfig) -> None:
-    overrides = HydraConfig.get().overrides.task
-    if cfg.name == NO_EXPERIMENT and not is_foreign(cfg) and any(override.startswith("data") for override in overrides):
-        raise InputError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
-    analyze(cfg, HydraConfig.get().runtime.choices["analysis"])
+    hydra = HydraConfig.get()
+    analyze(cfg, hydra.runtime.choices["analysis"], hydra.overrides.task)

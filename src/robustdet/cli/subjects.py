@@ -6,7 +6,7 @@ A checkpoint that lies in no run (somebody else's, say) is what the command's ex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
         return named_cfg
     if not one.own:
         return cfg
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    given = keys_of(overrides)
     named = {key for key in given if key.partition(".")[0] in LEARNT}
     named |= {"name"} if cfg.name != NO_EXPERIMENT else set()
     named |= {"protocol.name"} if "protocol" in given else set()
@@ -147,15 +147,7 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
         if cfg.protocol.name != one.cfg.protocol.name:
             own.protocol = one.cfg.protocol
         if cfg.name == NO_EXPERIMENT and "data" not in given:
-            own.data = one.cfg.data
-            own.data.check = False  # that was for the training
-            if "paths.data" in given and Path(own.data.root).is_relative_to(one.cfg.paths.data):
-                own.data.root = str(Path(cfg.paths.data) / Path(own.data.root).relative_to(one.cfg.paths.data))
-            if "data.root" not in given:
-                _draw_nowhere_else(own.data, cfg)
-            for key in given:
-                if key.startswith("data."):
-                    OmegaConf.update(own, key, OmegaConf.select(cfg, key))
+            own.data = _data_of_run(cfg, one.cfg, given)
     return own
 
 
@@ -164,13 +156,32 @@ def _value(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def data_of(cfg: DictConfig, found: Mapping[str, Trained]) -> DetectionDataModule:
-    """The data of this command's experiment; without one, that which the first detector was trained on."""
+def keys_of(overrides: Iterable[str]) -> frozenset[str]:
+    """What a command line speaks of, such as ``data`` and ``data.root``."""
+    return frozenset(override.lstrip("+~").partition("=")[0] for override in overrides)
+
+
+def data_of(cfg: DictConfig, found: Mapping[str, Trained], given: frozenset[str] = frozenset()) -> DetectionDataModule:
+    """The data of this command's experiment; without one, that which the first detector was trained on, but for what
+    the command line, whose keys are ``given``, says of them.
+    """
     if cfg.name != NO_EXPERIMENT:
         return instantiate(cfg.data)
-    data = next(iter(found.values())).cfg.data.copy()
-    _draw_nowhere_else(data, cfg)
-    return instantiate(data)
+    return instantiate(_data_of_run(cfg, next(iter(found.values())).cfg, given))
+
+
+def _data_of_run(cfg: DictConfig, run: DictConfig, given: frozenset[str]) -> DictConfig:
+    data = run.data.copy()
+    with open_dict(data):
+        data.check = False  # that was for the training
+        if "paths.data" in given and Path(data.root).is_relative_to(run.paths.data):
+            data.root = str(Path(cfg.paths.data) / Path(data.root).relative_to(run.paths.data))
+        if "data.root" not in given:
+            _draw_nowhere_else(data, cfg)
+        for key in sorted(given):
+            if key.startswith("data."):
+                OmegaConf.update(data, key.removeprefix("data."), OmegaConf.select(cfg, key))
+    return data
 
 
 def _draw_nowhere_else(data: DictConfig, cfg: DictConfig) -> None:
