@@ -22,13 +22,13 @@ from typing import Annotated
 
 from filelock import FileLock, Timeout
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from robustdet.cli.composition import check, composed, quoted
 from robustdet.cli.hints import hint_for_overrides
+from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.stopping import stop_when_told
 from robustdet.errors import InputError, MissingFileError, StateError
