@@ -32,6 +32,9 @@ class Attacked:
     def __init__(self, during: Callable[[], None]) -> None:
         self.during = during
 
+    def missing(self, contents: Sequence[str]) -> list[int]:
+        return list(range(len(contents)))
+
     def evaluate(self, detector: Any, batch: Batch, contents: Sequence[str]) -> int:
         self.during()
         return len(batch)

@@ -52,7 +52,8 @@ class Ascent(BaseAttack):
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
     ) -> Images:
         check_images(images, targets)
-        images = images.detach()
+        if images.requires_grad:  # else the same tensor, which has been looked at
+            images = images.detach()
         with victim.borrow(targets) as model:
             best = images.clone()
             objective = prepared(self.objective, model, images)
