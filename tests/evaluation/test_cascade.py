@@ -349,6 +349,22 @@ def test_such_a_round_is_made_again_as_it_was_after_an_interruption(tmp_path):
             assert torch.equal(outcome.detections.scores, other[key].detections.scores)
 
 
+def test_what_is_kept_is_what_was_measured(tmp_path):
+    """Images that are handed on must give the numbers that are told of them (fra31/auto-attack, issue 74)."""
+    part = {"strong": PGD(total, LInf("16/255"), 2, "8/255"), "first": GoingOn()}
+    suite = Cascade({"clean": None, **part}, {name: {"name": name} for name in part}, tmp_path, {})
+    detector = QuadrantDetector().eval()
+    for batch in quadrant_batches(12, 4):
+        suite.evaluate_batch(detector, batch)
+    kept = suite.attacks["strong"].pictures()
+    for content, picture in kept.items():
+        (found,) = detector.detect(detector(picture[None] / 255))
+        (outcome,) = suite.attacks["strong"].recall([content])
+        assert torch.equal(found.scores, outcome.detections_8bit.scores)
+        assert torch.equal(found.boxes, outcome.detections_8bit.boxes)
+    assert len(kept) == 12
+
+
 def test_an_evaluation_that_ends_leaves_the_pictures_that_one_of_more_images_goes_on_from(tmp_path):
     part = {"weak": Counting(0.1), "first": GoingOn()}
     suite = Cascade({"clean": None, **part}, {name: {"name": name} for name in part}, tmp_path, {})
