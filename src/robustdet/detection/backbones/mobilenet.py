@@ -44,10 +44,19 @@ class MobileNetV2(Classifier):
 
 def _blocks(network: Any) -> list[list[nn.Module]]:
     stem, *blocks = network.features[:18]  # the 19th widens the last map for the classifier
-    chains = [folded(stem)]
+    chains = [_apart(folded(stem))]
     for block in blocks:
-        chain = folded(block.conv)
+        chain = _apart(folded(block.conv))
         if block.use_res_connect:
             chain = [Residual(nn.Sequential(*chain), nn.Identity(), nn.Identity())]
         chains.append(chain)
     return chains
+
+
+def _apart(chain: list[nn.Module]) -> list[nn.Module]:
+    """With activations that write beside their inputs: in place, autograd copies what a ReLU6 is about to overwrite
+    (an update of RobustDet took 1.16 times as long)."""
+    for layer in chain:
+        if isinstance(layer, nn.ReLU6):
+            layer.inplace = False
+    return chain
