@@ -10,16 +10,20 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from robustdet.processor import fast_processor
+from tests.annotations import begin_test, execute_annotations
 from tests.composing import composing_in, parse_once
 
+execute_annotations()
 parse_once()
+
+from robustdet.processor import fast_processor  # noqa: E402  # nothing of robustdet before this
 
 
 @pytest.fixture(autouse=True)
 def deterministic() -> None:
     torch.manual_seed(0)
     fast_processor()
+    begin_test()
 
 
 @pytest.fixture

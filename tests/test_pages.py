@@ -122,8 +122,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     folder = copied(tmp_path_factory.mktemp("pages"))
     commands = {page: written(page, folder) for page in FOLLOWED}
     once = [command for page in FOLLOWED for command in commands[page]]
-    for command in [command for command in once if command[0] == "pytest"][1:]:
-        command.append("--jaxtyping-packages=")  # what is imported is checked already
     said = re.split(r"^python -m .*$", run(once, folder), flags=re.MULTILINE)[1:]
     parts = iter(said)
     return folder, {page: "".join(next(parts) for _ in commands[page]) for page in FOLLOWED}

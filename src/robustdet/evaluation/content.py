@@ -23,14 +23,13 @@ def contents(batch: Batch) -> list[str]:
 def _content(image: Float[Tensor, "3 H W"], target: Target) -> str:
     digest = hashlib.sha256(f"{target.image_id}\n{tuple(target.original_size)}".encode())
     for name in ("boxes", "labels", "difficult", "crowd"):
-        _add(digest, getattr(target, name))
-    _add(digest, image)
+        digest.update(_written(getattr(target, name)))
+    digest.update(_written(image))
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, values: Tensor) -> None:
-    """In 64 bits, which hold the values of every type exactly: NumPy has no bfloat16."""
+def _written(values: Tensor) -> bytes:
+    """Shape and values; in 64 bits, which hold the values of every type exactly: NumPy has no bfloat16."""
     array = values.detach().cpu()
     array = array.double() if array.is_floating_point() else array.long()
-    digest.update(str(tuple(array.shape)).encode())
-    digest.update(np.ascontiguousarray(array.numpy()).tobytes())
+    return str(tuple(array.shape)).encode() + np.ascontiguousarray(array.numpy()).tobytes()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import (
     MobileNet_V2_Weights,
     ResNet18_Weights,
@@ -192,3 +194,19 @@ def test_from_random_weights_maps_stay_of_unit_size(name: str) -> None:
     with torch.no_grad():
         for source in detector.features(detector.normalisation(torch.rand(2, 3, 128, 128))):
             assert 0.05 < source.std() < 20
+
+
+@pytest.mark.parametrize("make", [case[0] for case in CASES], ids=["mobilenet", "resnet18", "resnet50"])
+def test_no_activation_copies_what_it_overwrites(make: Callable[[], Classifier]):
+    """As autograd does for one in place whose gradient needs its input."""
+    backbone, seen = make(), set()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    with Seen():
+        backbone(torch.rand(1, 3, *[max(96, min(backbone.input_sizes))] * 2))
+    assert torch.ops.aten.convolution in seen
+    assert not seen & {torch.ops.aten.clone, torch.ops.aten.copy_}
