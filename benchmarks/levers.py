@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import speed
 from benchmarks.memory import resident
 from benchmarks.rows import Row
 from benchmarks.setting import Setting
@@ -44,6 +45,7 @@ def compiled(setting: Setting) -> Iterator[Row]:
         yield effect(setting, setting.robust_model, {"compile": "reduce-overhead"})
     else:
         yield Row("lever", "compile=reduce-overhead / without", None, note="a GPU's: CUDA graphs")
+    yield from speed.compiled(setting)
 
 
 def update(model: Any, images: torch.Tensor) -> None:

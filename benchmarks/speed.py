@@ -47,14 +47,26 @@ class Update:
 
 
 def measure(setting: Setting) -> Iterator[Row]:
-    """The profile, then each of its levers alone; two networks at a time, for each may be a gigabyte."""
+    """The profile, then each of its levers alone."""
     exact, name = profile("exact"), FAST.get(setting.device.type, "fast_gpu")
     fast = profile(name)
-    images = 2 * setting.batch
     kinds = {f"speed={name}": fast}
     kinds |= {f"{key}={value} alone": {**exact, key: value} for key, value in fast.items() if value != exact[key]}
     del kinds[f"name={name} alone"]
-    plainly = Update(setting, images, exact)
+    yield from compared(setting, kinds, bounds={f"speed={name}": AIM})
+
+
+def compiled(setting: Setting) -> Iterator[Row]:
+    """Minutes, as it is compiled before it is timed."""
+    yield from compared(setting, {"compile=default": {**profile("exact"), "compile": "default"}})
+
+
+def compared(
+    setting: Setting, kinds: Mapping[str, Mapping[str, Any]], bounds: Mapping[str, float] | None = None
+) -> Iterator[Row]:
+    """An update by each of ``kinds`` beside one by `exact`; two networks at a time, for each may be a gigabyte."""
+    images = 2 * setting.batch
+    plainly = Update(setting, images, profile("exact"))
     for kind, speed in kinds.items():
         works = {"exact": plainly, kind: Update(setting, images, speed)}
         seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)
@@ -62,7 +74,7 @@ def measure(setting: Setting) -> Iterator[Row]:
             "speed",
             f"an update of RobustDet* by {kind} / by speed=exact",
             seconds[kind] / seconds["exact"],
-            bound=AIM if speed is fast else None,
+            bound=(bounds or {}).get(kind),
             note=f"{setting.cfr_model}, {images} images, replay, crossed branch",
             seconds=seconds,
         )
