@@ -19,6 +19,7 @@ from robustdet.analysis.table import TableSpec
 from robustdet.cli.building import table_specs
 from robustdet.cli.composition import CONF, check
 from robustdet.cli.report import report
+from robustdet.errors import InputError
 from tests.analysis.evaluations import write, write_everything
 from tests.evaluation import scenes
 
@@ -44,6 +45,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write_everything(folder / "outputs")
     return report(configuration(f"folders=[{folder / 'outputs'}]", f"output={folder / 'written'}"))
+
+
+def test_a_page_is_no_folder(tmp_path: Path):
+    write(tmp_path / "outputs")
+    with pytest.raises(InputError, match=r"output=.*mine\.html: expected a folder\. The page in it is called report"):
+        report(configuration(f"folders=[{tmp_path / 'outputs'}]", f"output={tmp_path / 'mine.html'}"))
+    assert not (tmp_path / "mine.html").exists()
 
 
 def browse(content: str, folder: Path, *options: str) -> tuple[str, list[str]]:

@@ -13,9 +13,11 @@ from robustdet.analysis.report.page import render
 from robustdet.cli.building import suites_of, table_specs
 from robustdet.cli.composition import HOME
 from robustdet.cli.launcher import launcher
+from robustdet.errors import InputError
 from robustdet.files import write_text
 
 FLAGS = HOME / "docs" / "flags.md"
+PAGES = (".html", ".htm")
 
 
 def report(cfg: DictConfig) -> Path:
@@ -27,7 +29,9 @@ def report(cfg: DictConfig) -> Path:
 
 
 def written(findings: Findings, output: Path, title: str) -> Path:
-    """The page of what was found."""
+    """The page of what was found. Raises InputError where ``output``, a folder, is called like a page."""
+    if output.suffix in PAGES:
+        raise InputError(f"output={output}: expected a folder. The page in it is called report.html")
     suites = suites_of(found.record for found in findings.evaluated)
     made = Report(with_suites(findings, suites), table_specs())
     tables = write_tables(made, output / "tables")
