@@ -11,9 +11,10 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, get_type_hints
 
 import jaxtyping
 import torch
@@ -49,6 +50,10 @@ def checked(fn: Any = None, *, typechecker: Any = beartype) -> Any:
         except BeartypeDecorHintException:  # an annotation for readers: typeshed knows more of a type than Python does
             return fn
     if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
+        with suppress(NameError):  # a class of later on; those of its own module are found when it is called
+            hints = get_type_hints(fn, include_extras=True)  # an inherited field's are of another module
+            annotations = fn.__init__.__annotations__
+            annotations.update({name: hints[name] for name in annotations.keys() & hints.keys()})
         fn.__init__ = checked(fn.__init__)
     return fn
 
