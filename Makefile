@@ -25,10 +25,10 @@ demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes 
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test: setup ## run the tests but the slow ones, a process per core (no network needed): 13 minutes on two CPU cores
+test: setup ## run the tests but the slow ones, a process per core (no network needed): 7 minutes on two CPU cores
 	@$(PYTEST) -m "not slow"
 
-test-all: setup ## run all tests, as CI does: 25 minutes on two CPU cores
+test-all: setup ## run all tests, as CI does: 16 minutes on two CPU cores
 	@$(PYTEST)
 
 study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes|photos, DATA=VOC

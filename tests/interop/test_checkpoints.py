@@ -61,6 +61,7 @@ def test_our_own_files(tiny, wrap: bool, tmp_path: Path) -> None:
     assert loaded.description == ("a training checkpoint after 600 updates" if wrap else "a state dict")
 
 
+@pytest.mark.slow
 def test_torchvisions_ssd300_computes_the_same_with_our_code(tmp_path: Path) -> None:
     theirs = ssd300_vgg16(weights=None, weights_backbone=None).eval()
     loaded = load_checkpoint(save(theirs.state_dict(), tmp_path / "torchvision.pth"))

@@ -57,6 +57,7 @@ def exit_code(file: Path) -> int:
     raise AssertionError(f"{file} has no end")
 
 
+@pytest.mark.slow
 def test_a_training_and_an_evaluation_are_runs_of_their_own(compose: Callable[..., DictConfig]):
     checkpoint = train(compose("train", *RUN, "logger.wandb.log_model=true"))
     assert wandb.run is None
