@@ -46,7 +46,7 @@ def measure(setting: Setting, folder: Path) -> Iterator[Row]:
     note = f"{setting.robust_model}, batch {setting.aa_batch}: the sum over {len(seconds)} different layers"
     title = "AA-convolutions by auto / each by its fastest execution"
     yield Row("layers", title, auto / best, note=note, seconds={"auto": auto, "best": best})
-    for execution in EXECUTIONS:
+    for execution in executions(setting):
         alone = sum(each[execution] for each in seconds.values())
         wins = sum(min(each, key=each.__getitem__) == execution for each in seconds.values())
         title, sides = f"AA-convolutions all by {execution} / each by its fastest", {execution: alone, "best": best}
@@ -80,7 +80,12 @@ def taken(setting: Setting, met: Met) -> dict[str, float]:
     def work(execution: str) -> None:
         torch.autograd.grad(EXECUTIONS[execution](met.layer, x, vectors).sum(), (x, vectors))
 
-    return interleaved({name: partial(work, name) for name in EXECUTIONS}, setting.repeats, setting.device)
+    return interleaved({name: partial(work, name) for name in executions(setting)}, setting.repeats, setting.device)
+
+
+def executions(setting: Setting) -> list[str]:
+    """Those that differ on the device: on a CPU `grouped_channels_last` is `grouped`, and one of equals would win."""
+    return [name for name in EXECUTIONS if setting.device.type != "cpu" or name != "grouped_channels_last"]
 
 
 def write(setting: Setting, seconds: Mapping[str, Mapping[str, float]], folder: Path) -> None:
