@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustdet.cli.train import train
 from robustdet.training.module import DetectionModule
-from tests.golden.test_curves import FOLDER, STEPS, losses, read
+from tests.golden.test_curves import FOLDER, TOLD, losses, read
 from tests.gpu.comparing import Comparisons, difference
 from tests.launchers.commands import FEW, finish, start
 from tests.launchers.test_composition import ROWS
@@ -42,9 +42,7 @@ def test_ten_updates_follow_the_golden_curve(
 ):
     """Every method and loss: the numbers on file are the CPU's, in double precision."""
     monkeypatch.setattr("robustdet.defences.robust_ssd.draw_noise", drawn_on_the_cpu)
-    golden = [f"experiment=shapes_{row}", "warm_start.experiment=null", f"trainer.max_steps={STEPS}"]
-    golden += ["trainer.precision=64-true", "trainer.limit_val_batches=0", "schedule.updates_per_source=4"]
-    found = losses(compose("train", *golden, "logger=none", "callbacks=none", trainer_on(device)))
+    found = losses(compose("train", f"experiment=shapes_{row}", *TOLD, trainer_on(device)))
     expected = read(FOLDER / f"shapes_{row}.txt")
     reference, value = ({name: torch.tensor(curve) for name, curve in of.items()} for of in (expected, found))
     wrong = {name: curve.roll(1) for name, curve in value.items()}  # one update late
