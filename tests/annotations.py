@@ -22,6 +22,7 @@ from beartype import beartype
 from beartype.roar import BeartypeDecorHintException
 
 CALLS = 4  # of a function that are checked, by test
+unchecked: set[str] = set()  # functions with annotations for readers: typeshed knows more of a type than Python does
 _tests = count(1)
 _test = 0
 
@@ -47,7 +48,8 @@ def checked(fn: Any = None, *, typechecker: Any = beartype) -> Any:
     if not inspect.isclass(fn):
         try:
             return first_calls(beartype(fn), fn)
-        except BeartypeDecorHintException:  # an annotation for readers: typeshed knows more of a type than Python does
+        except BeartypeDecorHintException:
+            unchecked.add(f"{fn.__module__}.{fn.__qualname__}")
             return fn
     if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
         with suppress(NameError):  # a class of later on; those of its own module are found when it is called

@@ -54,8 +54,10 @@ def _blocks(network: Any) -> list[list[nn.Module]]:
 
 
 def _apart(chain: list[nn.Module]) -> list[nn.Module]:
-    """With activations that write beside their inputs: in place, autograd copies what a ReLU6 is about to overwrite
-    (an update of RobustDet took 1.16 times as long)."""
+    """With activations that write beside their inputs.
+
+    In place, autograd copies what a ReLU6 is about to overwrite: an update of RobustDet took 1.16 times as long.
+    """
     for layer in chain:
         if isinstance(layer, nn.ReLU6):
             layer.inplace = False
