@@ -49,6 +49,12 @@ def test_what_stands_between_the_marks_comes_from_records(tmp_path: Path):
     assert "| A row | 50.0 | 12.5 |" in asked(tmp_path, "mine columns=clean,outrank of results")
 
 
+def test_records_come_from_several_folders(tmp_path: Path):
+    write(tmp_path / "one", clean=0.5)
+    write(tmp_path / "other", cwa=0.25)
+    assert "| A row | 50.0 | 25.0 |" in asked(tmp_path, "mine of one/results,other/results")
+
+
 @pytest.mark.parametrize(
     ("mark", "end", "said"),
     [

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms.functional import normalize
 
-from robustdet.defences.aid import AdversarialImageDiscriminator, HighPass, SmallTrunk, resnet18_trunk
+from robustdet.defences.aid import AdversarialImageDiscriminator, ConstantTrunk, HighPass, SmallTrunk, resnet18_trunk
 from robustdet.errors import InputError, MissingFileError
 
 
@@ -41,6 +41,14 @@ def test_high_pass_is_the_pixel_minus_the_mean_of_its_neighbourhood(images: torc
     for row, column in [(0, 0), (0, 5), (17, 9), (39, 31), (12, 31)]:
         window = images[:, :, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].mean(dim=(2, 3))
         torch.testing.assert_close(seen[:, :, row, column], (images[:, :, row, column] - window) / 0.03)
+
+
+def test_constant_routing_is_learnt_and_of_no_image(images: torch.Tensor) -> None:
+    aid = AdversarialImageDiscriminator(ConstantTrunk(4))
+    assert torch.equal(aid(images), torch.full((2, 4), 0.25))
+    aid(images)[0, 1].backward()
+    assert aid.trunk.logits.grad.any()
+    assert torch.equal(aid(torch.zeros_like(images)), aid(images))
 
 
 def test_resnet_weights_come_from_a_file_but_for_the_head(tmp_path: Path) -> None:

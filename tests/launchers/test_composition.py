@@ -29,8 +29,11 @@ def test_every_row_has_its_experiment(data: str):
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda file: file.stem)
-def test_every_row_of_a_table_has_its_experiment(table: Path):
-    assert {row["experiment"] for row in yaml.safe_load(table.read_text(encoding="utf-8"))["rows"]} <= set(EXPERIMENTS)
+def test_every_row_of_a_table_has_its_experiment_or_is_of_a_study(table: Path):
+    named = re.compile(r"\bname=(\w+)")
+    of_studies = {name for file in (CONF / "study").glob("*.yaml") for name in named.findall(file.read_text("utf-8"))}
+    rows = {row["experiment"] for row in yaml.safe_load(table.read_text(encoding="utf-8"))["rows"]}
+    assert rows <= {*EXPERIMENTS, *of_studies}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -254,6 +257,12 @@ def test_home_is_found_wherever_a_path_stands(monkeypatch: pytest.MonkeyPatch):
     assert cfg.paths.outputs == "/home/ada/runs"
     assert cfg.model.weights == "/home/ada/vgg.pth"
     assert OmegaConf.is_interpolation(cfg.data, "root")
+
+
+def test_an_override_that_takes_a_key_out_is_no_home():
+    cfg = composed("study", ["trainings=['~model.weights']", "study.trainings.std.overrides=['~model.weights']"])
+    expand_homes(cfg)
+    assert [*cfg.trainings, *cfg.study.trainings.std.overrides] == 2 * ["~model.weights"]
 
 
 @pytest.mark.parametrize(

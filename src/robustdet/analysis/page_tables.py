@@ -7,6 +7,7 @@ A page says where a table stands and what it is of:
     <!-- end of table -->
 
 ``shapes`` is a table of `conf/table`. ``suite=…`` and ``columns=…`` replace its own: the same rows, measured otherwise.
+Several folders have a comma between them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def rewritten(page: Path, root: Path, specs: Sequence[TableSpec], suites: Suites
     def table(mark: re.Match[str]) -> str:
         where = f"{page}: table {mark['name']}"
         spec = _spec(mark["name"], mark["options"].split(), specs, where)
-        found = find([root / mark["folder"]])
+        found = find([root / folder for folder in mark["folder"].split(",")])
         if found.damaged:
             raise InputError(f"{where}: {found.damaged[0].file} cannot be read: {found.damaged[0].reason}")
         records = [one.record for one in found.evaluated]

@@ -55,6 +55,7 @@ def onnx_side(*, _parent_: DictConfig) -> int:
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("onnx_side", onnx_side, replace=True)
+OVERRIDES = {"overrides", "trainings"}  # keys of lists of overrides for other commands
 HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.
@@ -225,10 +226,13 @@ def all_keys(node: Any, path: str = "") -> list[str]:
 
 
 def expand_homes(node: Any) -> None:
-    """Makes the home folder of every ``~`` that a text below ``node`` begins with, in place."""
+    """Makes the home folder of every ``~`` that a text below ``node`` begins with, in place.
+
+    Not in lists of overrides, where ``~key`` takes a key out.
+    """
     keys: Iterable[Any] = range(len(node)) if isinstance(node, ListConfig) else list(_keys(node))
     for key in keys:
-        if OmegaConf.is_interpolation(node, key) or node[key] is None or key == "hydra":
+        if key in OVERRIDES or OmegaConf.is_interpolation(node, key) or node[key] is None or key == "hydra":
             continue
         if OmegaConf.is_config(node[key]):
             expand_homes(node[key])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -88,3 +89,18 @@ class SmallTrunk(nn.Sequential):
             for i, o in pairwise(widths)
         ]
         super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_kernels))
+
+
+class ConstantTrunk(nn.Module):
+    """The same K logits for every image; they are learnt, from 0. No routing, and all of RobustDet's parameters.
+
+    The control for the question whether a defence lives on its routing or on its capacity. Without L_aid, that is with
+    ``loss.a=0``: its triplets are all alike.
+    """
+
+    def __init__(self, num_kernels: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_kernels))
+
+    def forward(self, filtered: Images) -> Float[Tensor, "B K"]:
+        return self.logits.expand(len(filtered), -1)
