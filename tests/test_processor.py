@@ -25,6 +25,7 @@ print([page_faults() for _ in range(10)][-1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_freed_memory_is_used_again_without_asking_the_system():
     kept, fetched = (

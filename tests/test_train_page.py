@@ -10,6 +10,7 @@ import pytest
 PAGE = Path(__file__).parent.parent / "docs" / "train_any_detector.md"
 
 
+@pytest.mark.slow
 def test_what_the_page_does_in_python_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 2

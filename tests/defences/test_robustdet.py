@@ -15,6 +15,7 @@ from robustdet.types import Batch
 from tests.defences import slowly
 from tests.defences.test_adversarial import agree
 from tests.defences.test_schedules import ATTACKS
+from tests.slowness import quick
 
 PAPER = LossWeights(gamma=0.6, beta=0.75, a=3, b=0.16, c=5)
 OTHERS = LossWeights(gamma=0.01, beta=0.3, a=0.7, b=2.0, c=11.0)  # with this margin some triplets cost nothing
@@ -96,7 +97,7 @@ def model_with_opinions(name: str, aware: str = "all") -> Any:
     return model
 
 
-@pytest.mark.parametrize("crossed", ["none", "clean", "both"])
+@pytest.mark.parametrize("crossed", quick(["none", "clean", "both"], lambda crossed: crossed != "none"))
 @pytest.mark.parametrize(
     ("name", "weights", "aware"),
     [

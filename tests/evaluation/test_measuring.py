@@ -51,7 +51,7 @@ def test_one_image_that_is_not_finite_does_not_spoil_its_neighbours(name):
         assert measures[row] == pytest.approx(sound[1][row], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_broken_detector_is_evaluated_and_flagged(name, value, tmp_path):
     detector = build_detector(name).eval()

@@ -89,6 +89,7 @@ def test_torchvisions_ssd300_computes_the_same_with_our_code(tmp_path: Path) -> 
     torch.testing.assert_close(raw.default_boxes, boxes, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_torchvisions_networks_of_other_data_keep_all_outputs(tmp_path: Path) -> None:
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=21)
     loaded = load_checkpoint(save(theirs.state_dict(), tmp_path / "torchvision.pth"))

@@ -180,6 +180,7 @@ def test_what_does_not_fit_is_named(routed: RobustTorchvision):
         robust(cfr=CFR(tap=7))
 
 
+@pytest.mark.slow
 def test_it_learns_other_classes_than_it_came_with():
     model = robust(classes=["cat", "dog", "bird"], weights=None)
     model.learn(["dog", "fish"])

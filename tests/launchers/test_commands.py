@@ -70,6 +70,7 @@ def test_an_experiment_trains_its_clean_stage_once_and_is_evaluated(
     assert "Average precision under attack" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_other_settings_is_no_clean_stage(compose: Callable[..., DictConfig], capsys):
     plain = compose("train", "experiment=shapes_std", *FEW)
     train(plain)
