@@ -2,10 +2,12 @@ import pytest
 import torch
 
 from robustdet.analysis.figures.gradient_entanglement import (
+    Entanglement,
     GradientEntanglement,
     compare,
     convolutions,
     depth,
+    draw,
     entanglement,
     gradients,
     short,
@@ -81,3 +83,10 @@ def test_short_names_of_layers():
     assert short("backbone.layers.12") == "backbone 12"
     assert short("classification_head.layers.0") == "cls 0"
     assert short("backbone.layers.21.conv_mean") == "backbone 21"
+
+
+def test_cfrs_mean_stands_below_the_layer_that_it_takes_the_place_of():
+    layers = {"SSD": "backbone.layers.11", "RobustDet*": "backbone.layers.11.conv_mean"}
+    rows = [Entanglement(detector, layer, "a", 0.5, 0.5) for detector, layer in layers.items()]
+    figure = draw(rows, "two images")
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["backbone 11"]

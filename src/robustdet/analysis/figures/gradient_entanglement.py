@@ -128,10 +128,10 @@ def notes(rows: Sequence[Entanglement]) -> list[str]:
 def draw(rows: Sequence[Entanglement], text: str) -> Figure:
     """A row for each detector: the distribution over images, layer by layer."""
     labels = looks(distinct(row.detector for row in rows))
-    layers = sorted(distinct(row.layer for row in rows), key=depth)
+    layers = distinct(short(layer) for layer in sorted(distinct(row.layer for row in rows), key=depth))
     wide = max(6.5, 0.33 * len(layers) + 1)
     figure, axes = panels(len(labels), 1, (wide, 1.9), sharex=True, sharey=True)
-    by_place = Grouped(rows, lambda row: (row.detector, row.layer))
+    by_place = Grouped(rows, lambda row: (row.detector, short(row.layer)))
     for panel, (label, look) in zip(axes[:, 0], labels.items(), strict=True):
         for place, layer in enumerate(layers):
             values = np.array([row.entanglement for row in by_place.get((label, layer), [])])
@@ -143,7 +143,7 @@ def draw(rows: Sequence[Entanglement], text: str) -> Figure:
         panel.grid(axis="x", visible=False)
     low, high = whiskers(list(by_place.values()))
     axes[-1, 0].set_ylim(min(low, -0.1) * 1.05, max(high, 1.05) * 1.05)
-    axes[-1, 0].set_xticks(range(len(layers)), [short(layer) for layer in layers], rotation=90)
+    axes[-1, 0].set_xticks(range(len(layers)), layers, rotation=90)
     axes[-1, 0].set_xlim(-0.7, len(layers) - 0.3)
     caption(figure, f"clean against attacked images; 0: apart, 1 (dashed): shared; {text}")
     return figure
@@ -162,6 +162,8 @@ def depth(layer: str) -> tuple[int, list[int]]:
 
 
 def short(layer: str) -> str:
-    """``backbone.layers.12`` as ``backbone 12``, ``classification_head.layers.0`` as ``cls 0``."""
+    """``backbone.layers.12`` as ``backbone 12``, ``classification_head.layers.0`` as ``cls 0``; CFR's mean as the layer
+    that it takes the place of.
+    """
     words = layer.replace("classification_head", "cls").replace("regression_head", "loc").split(".")
     return " ".join(word for word in words if word not in ("layers", "conv_mean"))
