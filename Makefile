@@ -31,7 +31,7 @@ test: setup ## run the tests but the slow ones, a process per core (no network n
 test-all: setup ## run all tests, as CI does: 16 minutes on two CPU cores
 	@$(PYTEST)
 
-study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes|photos, DATA=VOC
+study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes (or another of conf/study), DATA=VOC
 	@$(BIN)/python -m src.study study=$(or $(STUDY),shapes) $(if $(DATA),data_root=$(DATA))
 
 tables: setup ## write the tables in README and docs again from the records in results/

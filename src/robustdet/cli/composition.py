@@ -55,7 +55,7 @@ def onnx_side(*, _parent_: DictConfig) -> int:
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("onnx_side", onnx_side, replace=True)
-OVERRIDES = {"overrides", "trainings"}  # keys of lists of overrides for other commands
+OVERRIDES = {"overrides", "trainings"}  # keys that hold overrides of other commands
 HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 # The nodes that are no object's arguments, and the keys they may have; "*" = names that the user chooses.

@@ -92,10 +92,10 @@ class SmallTrunk(nn.Sequential):
 
 
 class ConstantTrunk(nn.Module):
-    """The same K logits for every image; they are learnt, from 0. No routing, and all of RobustDet's parameters.
+    """The same K logits for every image; they are learnt, from 0.
 
-    The control for the question whether a defence lives on its routing or on its capacity. Without L_aid, that is with
-    ``loss.a=0``: its triplets are all alike.
+    RobustDet without its routing, as a control: K kernels that are mixed alike for all images are one plain kernel.
+    Use it without L_aid (``loss.a=0``), whose triplets would all be alike.
     """
 
     def __init__(self, num_kernels: int) -> None:
