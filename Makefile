@@ -25,7 +25,7 @@ demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes 
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test: setup ## run the tests but the slow ones, a process per core (no network needed): 7 minutes on two CPU cores
+test: setup ## run the tests but the slow ones, a process per core (no network needed): 6 minutes on two CPU cores
 	@$(PYTEST) -m "not slow"
 
 test-all: setup ## run all tests, as CI does: 16 minutes on two CPU cores

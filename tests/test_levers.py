@@ -122,8 +122,9 @@ def held(model: Any) -> int:
     return sum(size for pointer, size in storages.items() if pointer not in own)
 
 
-@pytest.mark.parametrize("execution", ["grouped", pytest.param("per_image", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", ["grouped", "per_image"])
+@pytest.mark.parametrize("channels_last", [False, True])
 def test_recomputing_keeps_no_mixed_kernel_and_fewer_activations(execution: str, channels_last: bool):
     learning = build_detector("tiny_robust_ssd", [f"execution={execution}"]).requires_grad_(True)
     lighter = with_levers(learning, recompute=True, channels_last=channels_last)

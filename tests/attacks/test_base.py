@@ -97,6 +97,7 @@ LACKS = (
 )
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_at_every_door():
     """In a process of its own: the checker of annotations that tests run under would be the first to complain."""
     run = subprocess.run([sys.executable, "-c", DOORS], capture_output=True, encoding="utf-8", check=True)

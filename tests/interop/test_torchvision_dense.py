@@ -20,6 +20,7 @@ from robustdet.errors import KindError
 from robustdet.interop.torchvision_dense import DenseDetector
 from tests.interop.networks import ONE_STAGE, SIZE, torchvision_model
 from tests.interop.test_torchvision import TARGETS, images
+from tests.slowness import quick
 
 RETINANET, _, SSDLITE = ONE_STAGE
 every = pytest.mark.parametrize("name", ONE_STAGE)
@@ -80,7 +81,7 @@ def test_the_losses_of_places_add_up_to_torchvisions(name: str):
     assert torch.equal(each.cross_entropy, -said)
 
 
-@every
+@pytest.mark.parametrize("name", quick(ONE_STAGE, lambda name: "mobilenet" not in name))
 def test_objectives_on_scores_rise_along_their_gradients(name: str):
     model, pixels = dense(name), images(1).double()
     with DetectorVictim(model).borrow(TARGETS[:1]) as victim:

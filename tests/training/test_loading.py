@@ -17,6 +17,7 @@ from robustdet.training.rebuilding import rebuilt
 from tests.launchers.commands import FEW
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped")
 def test_a_module_is_built_from_its_checkpoint(compose: Callable[..., DictConfig]):
     settings = ["experiment=shapes_cfr", "trainer.max_steps=1", "trainer.val_check_interval=1", "logger=none"]
