@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from tests.annotations import begin_test, execute_annotations
 from tests.composing import composing_in, parse_once
 
+gc.disable()  # while everything is imported; see pytest_runtestloop
 execute_annotations()
 parse_once()
 
@@ -55,6 +57,18 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compose(tmp_path: Path, data_folder: Path) -> Callable[..., DictConfig]:
     """``compose("train", "experiment=shapes_std", …)``: a config that runs in seconds, in ``tmp_path``."""
     return composing_in(tmp_path, data_folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """To look for garbage among a million imported objects, which stay, took a tenth of the suite's time."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
