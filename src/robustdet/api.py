@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from omegaconf import open_dict
 from torch import Tensor
 
 from robustdet.analysis.prediction import as_target, in_pixels, look
@@ -25,7 +26,7 @@ from robustdet.cli.evaluate import evaluate as run_evaluation
 from robustdet.cli.named_attack import named_attack
 from robustdet.cli.objects import evaluate_objects
 from robustdet.cli.report import written
-from robustdet.cli.subjects import Trained, checkpoints, require_size, trained, without_data
+from robustdet.cli.subjects import Trained, checkpoints, keys_of, require_size, without_data
 from robustdet.cli.train_objects import train_objects
 from robustdet.data.datamodule import DetectionDataModule
 from robustdet.data.photo import as_input, read_photo
@@ -69,7 +70,10 @@ def load_detector(path: str | Path | None, *overrides: str, device: str | torch.
     Raises FileNotFoundError or ValueError, which name the file and what is wrong with it.
     """
     cfg = composed("predict", overrides)
-    one = next(iter(checkpoints(cfg).values())) if path is None else trained(Path(path), cfg)
+    if path is not None:
+        with open_dict(cfg):
+            cfg.ckpt_path = str(path)
+    (one,) = checkpoints(cfg, keys_of(overrides)).values()
     model, classes = without_data(one, cfg)
     return LoadedDetector(model.to(device), tuple(classes), one.name, one)
 

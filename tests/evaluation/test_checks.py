@@ -18,6 +18,7 @@ FINE = {
     "gradient_zero": 0.1,
     "gradient_not_finite": 0.0,
     "finite_difference_error": 0.01,
+    "finite_difference_error_coarse": 0.01,
 }
 
 
@@ -81,6 +82,18 @@ def test_a_gradient_that_is_not_the_slope_in_more_images_than_chance_allows():
     ]
     without_objects = wrong | {"positives": 0.0}
     assert flags(*[without_objects] * 4) == []
+
+
+def test_a_loss_that_curves_in_more_images_than_chance_allows():
+    curved = {"finite_difference_error_coarse": 0.9}
+    assert flags(curved, {}, {}, {}) == []
+    assert flags(*[curved | {"finite_difference_error": 0.8}] * 3, {})[0].startswith("gradient_wrong")
+    some = {**curved, "finite_difference_error": 0.8}
+    assert [one.partition(":")[0] for one in flags(curved, curved, curved, some)] == ["curved_loss"]  # and in one wrong
+    assert flags(*[curved] * 3, {}) == [
+        "curved_loss: the loss curves so sharply that its gradient does not hold for a step of 0.02/255 "
+        "(in 3 of 4 images, such as image0)"
+    ]
 
 
 def test_an_attack_without_a_promise_is_not_held_to_one():

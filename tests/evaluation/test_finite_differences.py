@@ -3,13 +3,17 @@
 import pytest
 import torch
 
-from robustdet.evaluation.finite_differences import AGREEMENT, finite_difference_error
+from robustdet.evaluation.finite_differences import AGREEMENT, finite_difference_errors, is_curved, is_wrong
 
 WEIGHT = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def images(low=0.2, high=0.8):
     return low + (high - low) * torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def finite_difference_error(loss, images, gradient):
+    return finite_difference_errors(loss, images, gradient)[0]
 
 
 def wavy(x):
@@ -98,3 +102,65 @@ def test_where_nothing_is_finite_or_nothing_moves_there_is_nothing_to_compare():
     assert finite_difference_error(lambda x: wavy(x) * 0, images(), torch.zeros(4, 3, 8, 8)).tolist() == [0] * 4
     assert finite_difference_error(lambda x: wavy(x) * torch.nan, images(), slope(images())).tolist() == [0] * 4
     assert finite_difference_error(wavy, images(), slope(images()) * torch.nan).tolist() == [0] * 4
+
+
+def rippled(amplitude):
+    """A slope of ``WEIGHT``, and of every pixel a ripple of wavelength 0.01/255 that goes by the pixel's own place."""
+
+    def loss(x):
+        turns = (x.double() - images().double()) * 255 / 0.01 * 2 * torch.pi + 1
+        ripple = (WEIGHT.sign() * turns.sin()).sum(dim=(1, 2, 3)) * 0.01 / 255 / (2 * torch.pi)
+        return 0.001 + (x.double() * WEIGHT).sum(dim=(1, 2, 3)) * 0.001 + amplitude * ripple
+
+    return loss
+
+
+def verdicts(loss, gradient):
+    both = finite_difference_errors(loss, images(), gradient)
+    names = ("finite_difference_error", "finite_difference_error_coarse")
+    rows = [dict(zip(names, values, strict=True)) for values in torch.stack(both, dim=1).tolist()]
+    return {("wrong" if is_wrong(row) else "curved" if is_curved(row) else "sound") for row in rows}
+
+
+def gradient_of(loss):
+    x = images().requires_grad_()
+    return torch.autograd.grad(loss(x).sum(), x)[0]
+
+
+@pytest.mark.parametrize(
+    ("amplitude", "factor", "verdict"),
+    [
+        (0.0, 1, "sound"),
+        (1.0, 1, "curved"),
+        (1.0, 2, "wrong"),  # not at any scale
+        (1.0, -1, "wrong"),
+        (0.0, 2, "wrong"),
+    ],
+)
+def test_a_loss_that_curves_is_told_from_a_gradient_that_is_wrong(amplitude, factor, verdict):
+    """A thousand times steeper than what it leads to, the ripple's slope turns within less than any step."""
+    loss = rippled(amplitude)
+    assert verdicts(loss, factor * gradient_of(loss)) == {verdict}
+
+
+def test_a_fine_step_that_drowns_in_rounding_acquits_nobody():
+    def loss(x):
+        return 100 + (WEIGHT * x).sum(dim=(1, 2, 3))  # what a fine step changes is below what float32 makes of 100
+
+    assert verdicts(loss, 2 * WEIGHT.expand(4, -1, -1, -1)) == {"wrong"}
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.3])
+def test_a_gradient_that_is_a_little_wrong_is_not_taken_for_a_curve(factor):
+    weight = torch.linspace(-1, 1, 192).view(3, 8, 8)  # what rounding may be forgives as much as a fine step changes
+
+    def loss(x):
+        return 5 + (weight * x).sum(dim=(1, 2, 3))
+
+    assert verdicts(loss, factor * weight.expand(4, -1, -1, -1)) == {"wrong"}
+
+
+def test_a_sound_gradient_is_looked_at_once():
+    asked = []
+    finite_difference_errors(lambda x: asked.append(1) or wavy(x), images(), slope(images()))
+    assert len(asked) == 2

@@ -12,10 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
+from robustdet import load_detector
 from robustdet.analysis.figures.study import Analysis
 from robustdet.cli.analyze import analyze
 from robustdet.cli.building import build
 from robustdet.cli.composition import CONF, check
+from robustdet.cli.export import run as export
 from robustdet.cli.predict import run as predict
 from robustdet.cli.subjects import checkpoints
 from robustdet.runs.run import Run
@@ -68,7 +70,7 @@ def checkpoint(compose: Compose, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_the_papers_figures_are_there():
-    assert {*PAPER, "differences", "epsilon_sweep", "routing", "summary", "universal_patch"} == set(NAMES)
+    assert {*PAPER, "differences", "epsilon_sweep", "linearity", "routing", "summary", "universal_patch"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -263,3 +265,32 @@ def test_photographs_of_one_name_are_refused_before_any_work(
     cfg = compose("predict", f"ckpt_path={checkpoint('shapes_std')}", f"image=[{one},{other}]")
     with pytest.raises(ValueError, match=rf"image: what is found in {one} and {other} would be written to the same"):
         predict(cfg, "pgd_cls")
+
+
+@pytest.mark.parametrize("command", ["analyze", "predict", "export", "load_detector"])
+@pytest.mark.parametrize(
+    ("says", "named"),
+    [
+        (["model=tiny_robust_ssd"], "model="),
+        (
+            ["model.head_std=0.3"],
+            "model.head_std=0.01, as .* this command says model.head_std=0.3",
+        ),
+    ],
+)
+def test_what_the_command_says_of_a_detector_and_its_run_says_otherwise_is_refused(
+    compose: Compose, checkpoint: Callable[..., Path], tmp_path: Path, command: str, says: list[str], named: str
+):
+    """It used to be ignored without a word: the figure would be of another detector than the one that was named."""
+    path = checkpoint("shapes_std")
+    given = [f"ckpt_path={path}", *says]
+    does = {
+        "analyze": lambda: analyze(compose("analyze", "analysis=confidence", *given), "confidence", given),
+        "predict": lambda: predict(compose("predict", *given, f"image={tmp_path / 'a.jpg'}"), None, given),
+        "export": lambda: export(compose("export", *given, f"output={tmp_path / 'a.onnx'}"), given),
+        "load_detector": lambda: load_detector(path, *says),
+    }
+    with pytest.raises(ValueError, match=f"{path} was trained with {named}"):
+        does[command]()
+    same = "model.head_std=0.01"
+    assert load_detector(path, same).name == "shapes_std"

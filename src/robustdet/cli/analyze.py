@@ -65,7 +65,7 @@ def analyze(cfg: DictConfig, name: str, overrides: Iterable[str] = ()) -> list[P
     if cfg.name == NO_EXPERIMENT and not is_foreign(cfg) and "data" in given:
         raise InputError("data=… needs experiment=… too: without one, the data are those of the first checkpoint's run")
     prepare(cfg)
-    found = checkpoints(cfg)
+    found = checkpoints(cfg, given)
     check_data(cfg, analysis_folder(cfg, found))
     study = build_study(cfg, found, given)
     require_detectors(study)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from robustdet.cli.building import prepare
 from robustdet.cli.launcher import launcher
-from robustdet.cli.subjects import checkpoints, without_data
+from robustdet.cli.subjects import checkpoints, keys_of, without_data
 from robustdet.errors import InputError
 from robustdet.interop.export import Format, export
 from robustdet.interop.exported import Agreement, agreement, reader
@@ -18,10 +20,13 @@ from robustdet.interop.exported import Agreement, agreement, reader
 IMAGES = 3  # of noise, on which the file is compared with the detector
 
 
-def run(cfg: DictConfig) -> Path:
-    """Writes the file, asks it and the detector about the same images, and says how far apart they are."""
+def run(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:
+    """Writes the file, asks it and the detector about the same images, and says how far apart they are.
+
+    ``overrides`` are the command-line arguments that ``cfg`` comes from.
+    """
     prepare(cfg)
-    found = checkpoints(cfg)
+    found = checkpoints(cfg, keys_of(overrides))
     if len(found) != 1:
         raise InputError(f"src.export writes one detector, got {len(found)}: {', '.join(found)}")
     ((label, one),) = found.items()
@@ -46,4 +51,4 @@ def compared(detector: Any, file: Path, kind: Format, seed: int) -> str:
 
 @launcher("export")
 def main(cfg: DictConfig) -> None:
-    run(cfg)
+    run(cfg, HydraConfig.get().overrides.task)

@@ -5,7 +5,7 @@ A checkpoint of a run and a picture are all it needs: no data set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,15 +17,18 @@ from robustdet.analysis.prediction import PredictedBox, boxes_of, draw, predict
 from robustdet.cli.building import build_trainer, prepare
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
-from robustdet.cli.subjects import checkpoints, without_data
+from robustdet.cli.subjects import checkpoints, keys_of, without_data
 from robustdet.data.photo import read_photo
 from robustdet.errors import InputError
 
 
-def run(cfg: DictConfig, attack_name: str | None) -> list[Path]:
-    """Writes a picture (pdf, png) and the boxes (csv) of each photograph; returns the files."""
+def run(cfg: DictConfig, attack_name: str | None, overrides: Iterable[str] = ()) -> list[Path]:
+    """Writes a picture (pdf, png) and the boxes (csv) of each photograph; returns the files.
+
+    ``overrides`` are the command-line arguments that ``cfg`` comes from.
+    """
     prepare(cfg)
-    found = checkpoints(cfg)
+    found = checkpoints(cfg, keys_of(overrides))
     if len(found) != 1:
         raise InputError(f"src.predict looks with one detector, got {len(found)}: {', '.join(found)}")
     ((label, one),) = found.items()
@@ -64,4 +67,5 @@ def require_names(photos: Sequence[Path]) -> None:
 
 @launcher("predict")
 def main(cfg: DictConfig) -> None:
-    run(cfg, HydraConfig.get().runtime.choices.get("attack"))
+    hydra = HydraConfig.get()
+    run(cfg, hydra.runtime.choices.get("attack"), hydra.overrides.task)

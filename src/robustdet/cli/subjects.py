@@ -59,12 +59,20 @@ class Trained:
         return str(self.cfg.name) if self.own else self.path.stem
 
 
-def checkpoints(cfg: DictConfig) -> dict[str, Trained]:
+def checkpoints(cfg: DictConfig, given: frozenset[str] = frozenset()) -> dict[str, Trained]:
     """``ckpt_path`` (one file, a list, or files by label) as trained detectors by label.
 
     Labels that are not given are the names of the runs, with their folders where two have the same name. Raises
-    ValueError or FileNotFoundError that names what is missing.
+    ValueError or FileNotFoundError that names what is missing, or what the command line, whose keys are ``given``,
+    says of a detector and its run says otherwise.
     """
+    found = _checkpoints(cfg)
+    for one in found.values():
+        require_own(cfg, one, {key for key in given if key.partition(".")[0] in LEARNT})
+    return found
+
+
+def _checkpoints(cfg: DictConfig) -> dict[str, Trained]:
     given = OmegaConf.to_container(cfg.ckpt_path) if OmegaConf.is_config(cfg.ckpt_path) else cfg.ckpt_path
     if not given and is_foreign(cfg):
         one = Trained(None, cfg, own=False)
@@ -132,14 +140,7 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
     named = {key for key in given if key.partition(".")[0] in LEARNT}
     named |= {"name"} if cfg.name != NO_EXPERIMENT else set()
     named |= {"protocol.name"} if "protocol" in given else set()
-    for key in sorted(named):
-        ours, theirs = _value(cfg, key), _value(one.cfg, key)
-        if ours != theirs:
-            what = {"name": "experiment", "protocol.name": "protocol"}.get(key, key)
-            raise InputError(
-                f"{one.path} was trained with {what}={theirs}, as {one.run}/config.yaml says, and this command says "
-                f"{what}={ours}: leave it out, the run's own counts"
-            )
+    require_own(cfg, one, named)
     own = cfg.copy()
     with open_dict(own):
         for key in LEARNT:
@@ -149,6 +150,18 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
         if cfg.name == NO_EXPERIMENT and "data" not in given:
             own.data = _data_of_run(cfg, one.cfg, given)
     return own
+
+
+def require_own(cfg: DictConfig, one: Trained, keys: Iterable[str]) -> None:
+    """Raises ValueError with both values where a run says another thing of one of the ``keys`` than the command."""
+    for key in sorted(keys) if one.own else ():
+        ours, theirs = _value(cfg, key), _value(one.cfg, key)
+        if ours != theirs:
+            what = {"name": "experiment", "protocol.name": "protocol"}.get(key, key)
+            raise InputError(
+                f"{one.path} was trained with {what}={theirs}, as {one.run}/config.yaml says, and this command says "
+                f"{what}={ours}: leave it out, the run's own counts"
+            )
 
 
 def _value(cfg: DictConfig, key: str) -> Any:

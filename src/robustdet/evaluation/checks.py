@@ -9,13 +9,13 @@ import numpy as np
 
 from robustdet.evaluation.average_precision import Matched
 from robustdet.evaluation.chance import DEVIATIONS, less_than_chance, more_than_chance, resampled_map
-from robustdet.evaluation.finite_differences import AGREEMENT
+from robustdet.evaluation.finite_differences import STEPS, is_curved, is_wrong
 from robustdet.evaluation.perturbation import TOLERANCE, changed_size
 from robustdet.evaluation.store import Outcome
 from robustdet.types import Knowledge
 
 HALF_LEVEL = 0.5  # what rounding to 8 bits may add to an image whose clean pixels are not on the 8-bit grid
-WRONG_SHARE = 0.03  # of the images, in which the gradient and the slope of the loss may differ at a kink
+FEW = 0.03  # of the images, in which the gradient and the slope of the loss may differ at a kink
 LOSSES = ("classification", "localization", "total")
 ROUNDING = 0.005  # of mAP, that saving images in 8 bits may change
 LEAST_RISEN = 0.99  # of the images, in which an attack that works raises what it climbs
@@ -30,6 +30,7 @@ FlagName = Literal[
     "no_gradient",
     "gradient_not_finite",
     "gradient_wrong",
+    "curved_loss",
     "no_routing_gradient",
     "random_forward",
     "differs_at_zero",
@@ -73,6 +74,7 @@ def attack_flags(
         no_gradient(attacked),
         gradient_not_finite(attacked),
         gradient_wrong(attacked),
+        curved_loss(attacked),
         no_routing_gradient(attacked),
     ]
     if epsilon is not None:
@@ -139,15 +141,26 @@ def gradient_not_finite(outcomes: Mapping[str, Outcome]) -> str | None:
 
 
 def gradient_wrong(outcomes: Mapping[str, Outcome]) -> str | None:
-    """More images with objects than `WRONG_SHARE` allows: a few may lie where the loss has no slope."""
-    asked = _with_objects(_measured(outcomes, "finite_difference_error"))
-    wrong = [name for name, outcome in asked.items() if outcome.measures["finite_difference_error"] > AGREEMENT]
-    if not more_than_chance(len(wrong), len(asked), WRONG_SHARE):
-        return None
-    return flag(
+    """More images with objects than `FEW` allows: a few may lie where the loss has no slope."""
+    return _flag(
         "gradient_wrong",
-        "the gradient is not the slope of the loss, by finite differences "
-        f"(in {len(wrong)} of {len(asked)} images, such as {wrong[0]})",
+        "the gradient is not the slope of the loss, by finite differences",
+        _with_objects(_measured(outcomes, "finite_difference_error")),
+        is_wrong,
+        tolerated=FEW,
+    )
+
+
+def curved_loss(outcomes: Mapping[str, Outcome]) -> str | None:
+    """In as many images the gradient does not hold for the smallest of steps, and is wrong in fewer."""
+    if gradient_wrong(outcomes) is not None:
+        return None
+    return _flag(
+        "curved_loss",
+        f"the loss curves so sharply that its gradient does not hold for a step of {255 * min(STEPS):g}/255",
+        _with_objects(_measured(outcomes, "finite_difference_error_coarse")),
+        lambda m: is_wrong(m) or is_curved(m),
+        tolerated=FEW,
     )
 
 
@@ -247,11 +260,18 @@ def _at_its_bound(outcome: Outcome, where: str = "") -> bool:
 
 
 def _flag(
-    name: FlagName, sentence: str, outcomes: Mapping[str, Outcome], wrong: Callable[[dict[str, float]], bool]
+    name: FlagName,
+    sentence: str,
+    outcomes: Mapping[str, Outcome],
+    wrong: Callable[[dict[str, float]], bool],
+    tolerated: float = 0.0,
 ) -> str | None:
-    """The flag with the number of images that are wrong and one of them by name; None when there is none."""
+    """The flag with the number of images that are wrong and one of them by name.
+
+    None when there is none, or no more than chance explains if a share ``tolerated`` of all images is wrong.
+    """
     culprits = [key for key, outcome in outcomes.items() if wrong(outcome.measures)]
-    if not culprits:
+    if not culprits or not more_than_chance(len(culprits), len(outcomes), tolerated):
         return None
     return flag(name, f"{sentence} (in {len(culprits)} of {len(outcomes)} images, such as {culprits[0]})")
 

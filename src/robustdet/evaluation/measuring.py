@@ -13,7 +13,7 @@ from robustdet.attacks.objectives import prepared
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.threat import Patch
 from robustdet.attacks.victim import Alteration, DetectorVictim, Forward
-from robustdet.evaluation.finite_differences import finite_difference_error
+from robustdet.evaluation.finite_differences import finite_difference_errors
 from robustdet.evaluation.perturbation import changed_box, perturbation_measures
 from robustdet.exact import exact
 from robustdet.types import Attack, Batch, Detections, Detector, HasLosses, Images, RawPredictions, in_main_memory
@@ -109,7 +109,8 @@ def gradient_measures(
     - ``gradient_zero``, ``gradient_not_finite``: share of the values that are exactly zero, that are NaN or infinite;
     - ``routing_gradient_zero``: the same as the first for the discriminator's π (its mean kernel number Σ k π_k), where
       the detector routes among two kernels or more;
-    - ``finite_difference_error``: see :func:`~robustdet.evaluation.finite_differences.finite_difference_error`.
+    - ``finite_difference_error``, ``finite_difference_error_coarse``: see
+      :func:`~robustdet.evaluation.finite_differences.finite_difference_errors`.
     """
     with DetectorVictim(detector).borrow(clean.targets, assignment) as model:
         pixels = images.detach().requires_grad_()
@@ -120,9 +121,10 @@ def gradient_measures(
             kernels = torch.arange(routing.shape[1], dtype=routing.dtype, device=routing.device)
             measures["routing_gradient_zero"] = _share(_gradient(routing @ kernels, pixels) == 0)
         gradient = _gradient(model.losses_of(raw).total, pixels)
-        error = finite_difference_error(lambda at: model.losses(at).total, images.detach(), gradient)
+        error, coarse = finite_difference_errors(lambda at: model.losses(at).total, images.detach(), gradient)
     return measures | {
         "finite_difference_error": error,
+        "finite_difference_error_coarse": coarse,
         "gradient_zero": _share(gradient == 0),
         "gradient_not_finite": _share(~gradient.isfinite()),
     }

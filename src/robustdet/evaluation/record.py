@@ -79,8 +79,8 @@ class Record:
     an object or for background. ``gradients`` are of the whole loss to the input, at the images
     that the attack made (at the clean ones for "clean"), over images with objects: mean share of the values that are
     zero ("zero") and not finite ("not_finite"), share of the images where all are zero ("zero_images"), where they are
-    not the slope of the loss ("wrong_images") and, for a detector that routes, where π has none but zeros
-    ("zero_routing_images").
+    not the slope of the loss ("wrong_images"), where they are but not for a step of 0.02/255 ("curved_images") and,
+    for a detector that routes, where π has none but zeros ("zero_routing_images").
 
     ``map_8bit`` is what ``map`` becomes when the images are rounded to 8 bits, as saving them would.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from robustdet.evaluation.average_precision import Matched, match_detections, pooled_average_precision
 from robustdet.evaluation.checks import attack_flags, has_losses, loss_rose, losses, lost_in_rounding
-from robustdet.evaluation.finite_differences import AGREEMENT
+from robustdet.evaluation.finite_differences import is_curved, is_wrong
 from robustdet.evaluation.metric import Metric
 from robustdet.evaluation.objects import count_confusion, count_objects
 from robustdet.evaluation.patches import patch_effect, without_hidden
@@ -136,7 +136,8 @@ def gradient_shares(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
     shares = {
         "zero": finite_mean([row["gradient_zero"] for row in rows]),
         "not_finite": finite_mean([row["gradient_not_finite"] for row in rows]),
-        "wrong_images": finite_mean([float(row["finite_difference_error"] > AGREEMENT) for row in rows]),
+        "wrong_images": finite_mean([float(is_wrong(row)) for row in rows]),
+        "curved_images": finite_mean([float(is_curved(row)) for row in rows]),
         "zero_images": finite_mean([float(row["gradient_zero"] == 1) for row in rows]),
     }
     if "routing_gradient_zero" in rows[0]:

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from robustdet.analysis.figures.routing import KERNEL_COLOURS
-from robustdet.analysis.figures.style import COLOURS, distribution, looks, styled, symbol
+from robustdet.analysis.figures.style import COLOURS, distribution, legend, looks, panels, styled, symbol
 
 # what protanopes and deuteranopes see of linear RGB (Machado, Oliveira and Fernandes, IEEE TVCG 2009, severity 1)
 BLIND = {
@@ -59,3 +59,14 @@ def test_a_distribution_shows_its_quartiles():
     assert len(points) == 101
     distribution(axes, 4, np.array([]), looks(["a"])["a"])
     assert len(axes.patches) == 1
+
+
+@pytest.mark.parametrize("length", [3, 12, 28, 60])
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_a_legend_has_room_for_its_names(length, count):
+    figure, _ = panels(1, 2, (3.4, 2.9))
+    styled(legend)(figure, looks([f"{place}" + "n" * (length - 1) for place in range(count)]), marker=True)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

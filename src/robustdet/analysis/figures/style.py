@@ -89,12 +89,14 @@ def panels(rows: int, columns: int, size: tuple[float, float] = PANEL, **subplot
 
 
 def legend(figure: Any, labels: dict[str, Look], marker: bool = False) -> None:
-    """One entry a detector, above everything."""
+    """One entry a detector, above everything, in as many columns as there is room for."""
     handles = [
         Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker if marker else "", label=label)
         for label, look in labels.items()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), handlelength=2.6)
+    entry = 0.65 + 0.075 * max(map(len, labels))  # inches: line and gap, and letters
+    columns = max(1, min(len(handles), 4, int(figure.bbox.width / figure.dpi / entry)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
 def caption(figure: Any, text: str) -> None:
