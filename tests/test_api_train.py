@@ -97,6 +97,16 @@ def test_what_cannot_be_trained_is_named(change: dict[str, Any], text: str, tmp_
         robustdet.train(detector(), data, *overrides, **given)
 
 
+@pytest.mark.parametrize(("updates", "seen"), [(9, 4), (1, 2)])
+def test_data_without_any_object_are_refused_after_an_epoch_or_at_the_end(updates: int, seen: int, tmp_path: Path):
+    one = robustdet.LoadedDetector(build_detector("tiny_ssd", num_classes=3), CLASSES, "tiny")
+    found = objects(0)
+    crowd = image(0, 40, 32), found | {"iscrowd": torch.ones_like(found["labels"])}
+    text = f"list has nothing to learn: none of the {seen} images that were seen has an object that is neither difficult"
+    with pytest.raises(InputError, match=text):
+        robustdet.train(one, [crowd] * 4, *few(tmp_path)[:2], method="standard", updates=updates, batch_size=2)
+
+
 @pytest.mark.parametrize(
     ("override", "text"),
     [

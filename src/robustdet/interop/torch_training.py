@@ -38,6 +38,7 @@ class TorchTraining(LightningDataModule):
         if len(dataset) < batch_size:
             raise InputError(f"data: {data.name} has {len(dataset)} images, not enough for a batch of {batch_size}")
         self._train = TorchSamples(dataset, self.name, data.classes, image_size)
+        self._seen, self._learnable = 0, False
         self._val = None
         if validation is not None:
             TorchData(validation, data.classes, num_classes, image_size, batch_size, seed)  # refuses what is none
@@ -56,6 +57,25 @@ class TorchTraining(LightningDataModule):
             collate_fn=together,
             drop_last=True,
         )
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Raises InputError once an epoch has shown nothing to learn; `teardown` does so after less than an epoch."""
+        if self.trainer is None or self.trainer.training:
+            self._seen += len(batch.targets)
+            self._learnable |= any(len(target.learnable.labels) for target in batch.targets)
+            if self._seen >= len(self._train):
+                self._require_learnable()
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        self._require_learnable()
+
+    def _require_learnable(self) -> None:
+        if self._seen and not self._learnable:
+            raise InputError(
+                f"data: {self.name} has nothing to learn: none of the {self._seen} images that were seen has an object "
+                "that is neither difficult nor crowd"
+            )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         if self._val is None:
