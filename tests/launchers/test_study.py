@@ -20,9 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustdet.cli import study as module
 from robustdet.cli.composition import CONF, composed
-from robustdet.cli.study import IncompleteStudyError, jobs_of, require_commands, seconds_left, study, study_of
+from robustdet.cli.study import (
+    IncompleteStudyError,
+    copy_records,
+    jobs_of,
+    require_commands,
+    seconds_left,
+    study,
+    study_of,
+)
 from robustdet.errors import InputError, MissingFileError, StateError
-from robustdet.evaluation.record import read_record
+from robustdet.evaluation.record import read_record, write_records
+from robustdet.runs.run import Run
 from tests.launchers.commands import FEW
 from tests.slowness import quick
 
@@ -90,6 +99,30 @@ def test_what_was_told_otherwise_is_not_taken_for_done(tmp_path: Path):
     (tmp_path / "study" / "small" / "good" / "seed0" / "study.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"study\.json does not say what was done there, remove it to have that done"):
         study(config(tmp_path, {"good": {"overrides": []}}))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_training_that_ended_without_its_study_is_done_and_its_evaluations_follow(tmp_path: Path):
+    cfg = config(tmp_path, {"orphan": {"overrides": []}}, paper={"overrides": []})
+    training, evaluation = jobs_of(cfg)
+    training.remember(0.0, done=False)  # and then the study was killed
+    assert not training.is_done
+    Run(training.folder).end({"experiment": "orphan", "checkpoint": "final.ckpt", "incomplete": "stopped"})
+    assert not training.is_done
+    Run(training.folder).end({"experiment": "orphan", "checkpoint": "final.ckpt"})
+    assert training.is_done
+    assert seconds_left([training, evaluation], 1) == 30 * 60  # its time is not known, and no pace is made of it
+    study(cfg)
+    assert calls(tmp_path) == {"orphan/seed0/evaluation/paper": 1}
+
+
+def test_records_of_others_in_the_same_folder_are_not_a_studys(tmp_path: Path):
+    known = sorted((CONF.parent / "results").rglob("clean.json"))[:2]
+    own, another = (read_record(file) for file in known)
+    write_records([own], tmp_path / "paper" / "evaluation" / "paper" / "records")  # as the study's command writes them
+    write_records([another], tmp_path / "paper" / "records")  # as `src.evaluate ckpt_path=… suite=paper` does
+    copy_records(tmp_path / "paper", tmp_path / "results")
+    assert [read_record(file) for file in (tmp_path / "results").rglob("*.json")] == [own]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,9 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        return self.memory.done
+        """A training that went on alone, for the study was killed, is done when its run has ended."""
+        begun = (self.folder / MEMORY).is_file()
+        return self.memory.done or (begun and self.command == "train" and Run(self.folder).is_complete)
 
     @property
     def memory(self) -> Memory:
@@ -226,7 +228,7 @@ def _path(key: str, path: Path) -> str:
 
 def pace(jobs: Sequence[Job]) -> float:
     """How much longer jobs take here than the yaml says, by those that are done; 1 where none is."""
-    done = [job for job in jobs if job.is_done]
+    done = [job for job in jobs if job.memory.done]  # and timed to the end
     planned = sum(job.minutes for job in done)
     return sum(job.memory.seconds for job in done) / 60 / planned if planned else 1.0
 
@@ -284,8 +286,12 @@ class Workers:
 
 
 def copy_records(folder: Path, target: Path) -> None:
-    """All records of an evaluation, but for paths of this machine."""
-    found = [read_record(file) for file in sorted(folder.rglob("records/*.json"))]
+    """All records of a study's evaluation, but for paths of this machine.
+
+    Those of evaluations that somebody else makes of the same checkpoint may lie in ``folder`` too, not below its
+    ``evaluation``.
+    """
+    found = [read_record(file) for file in sorted((folder / "evaluation").rglob("records/*.json"))]
     write_records([replace(one, run=replace(one.run, checkpoint=None)) for one in found], target / "records")
 
 
