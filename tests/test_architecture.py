@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "graphs": set(),
     "modes": set(),
     "detection": {"types", "graphs"},
-    "attacks": {"types", "exact", "modes"},
+    "attacks": {"types", "exact", "modes", "ranks"},
     "data": {"types", "progress"},
     "evaluation": {"types", "exact", "attacks"},
     "defences": {"types", "ranks", "graphs", "detection", "attacks"},

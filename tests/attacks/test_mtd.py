@@ -18,6 +18,10 @@ def candidates(model, images):
 
 @pytest.fixture
 def contested():
+    return contested_batch()
+
+
+def contested_batch():
     """A detector and images of which one loses more by its classification and another by its localisation."""
     detector, (images, targets) = fakes.detector(), fakes.batch()
     victim = DetectorVictim(detector)

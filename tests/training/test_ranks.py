@@ -16,6 +16,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 
 from robustdet import ranks
+from robustdet.attacks.mtd import MTD
 from robustdet.attacks.objectives import a_cls
 from robustdet.attacks.pgd import PGD
 from robustdet.attacks.threat import LInf
@@ -25,6 +26,7 @@ from robustdet.defences.triplet_loss import AllTriplets
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
 from robustdet.types import Batch, DetectionLosses, Detections, Target
+from tests.attacks.test_mtd import contested_batch
 from tests.defences.conftest import golden_targets
 from tests.detection.conftest import build_detector
 
@@ -49,7 +51,12 @@ def in_one_of_two(rank: int, folder: Path) -> None:
     weight = WEIGHT.clone().requires_grad_()
     aid, det = losses_of(ROWS[rank::2], weight, POSITIVES[rank::2])
     (aid + det).backward()
+    victim, images, targets = contested_batch()
+    with victim.borrow(targets[rank : rank + 1]) as model:
+        mine = images[rank : rank + 1]
+        moved = MTD(LInf("8/255"), 1, "8/255", choice="batch").step(model, mine, mine)
     found: dict[str, Any] = {
+        "moved by MTD": moved,
         "aid": aid.detach(),
         "det": ranks.averaged(det.detach()),
         "gradient": ranks.averaged(weight.grad),
@@ -123,6 +130,15 @@ def test_two_halves_give_the_losses_and_the_gradient_of_the_whole(both: list[dic
         torch.testing.assert_close(found["aid"], aid.detach())
         torch.testing.assert_close(found["det"], det.detach())
         torch.testing.assert_close(found["gradient"], weight.grad)
+
+
+def test_a_batchs_task_is_chosen_by_the_images_of_all(both: list[dict[str, Any]]):
+    victim, images, targets = contested_batch()
+    with victim.borrow(targets[:2]) as model:
+        alone = MTD(LInf("8/255"), 1, "8/255", choice="batch").step(model, images[:2], images[:2])
+        each = MTD(LInf("8/255"), 1, "8/255").step(model, images[:2], images[:2])
+    assert not torch.equal(alone, each)  # one image would have the other task
+    torch.testing.assert_close(torch.cat([found["moved by MTD"] for found in both]), alone)
 
 
 def test_they_share_and_gather(both: list[dict[str, Any]]):

@@ -14,6 +14,7 @@ from robustdet.attacks.pgd import StepSize, sign_step
 from robustdet.attacks.threat import LInf, PixelFraction, check_images, pixel_fraction
 from robustdet.attacks.victim import input_gradient
 from robustdet.errors import InputError
+from robustdet.ranks import averaged
 from robustdet.types import BorrowedVictim, DetectionLosses, Images, Targets, Victim
 
 ALONE_PIXELS = 200 * 200  # from this size on, a batch of one keeps a CPU as busy as any other batch
@@ -74,10 +75,14 @@ class MTD(BaseAttack):
     def step(
         self, model: BorrowedVictim, adversarial: Images, clean: Images, step_size: StepSize | None = None
     ) -> Images:
-        """The next iterate; ``step_size`` replaces the attack's own, one for all images or one each."""
+        """The next iterate; ``step_size`` replaces the attack's own, one for all images or one each.
+
+        A training steps in all its processes at once, so a batch's choice is one of all their images.
+        """
         size = self.step_size if step_size is None else step_size
         by_cls, by_loc = self._candidates(model, _candidate(model, adversarial), clean, size, graphs=False)
-        return torch.where(self._prefers_loc(by_cls, by_loc).view(-1, 1, 1, 1), by_loc.images, by_cls.images)
+        prefers_loc = self._prefers_loc(by_cls, by_loc, of_all_processes=True).view(-1, 1, 1, 1)
+        return torch.where(prefers_loc, by_loc.images, by_cls.images)
 
     def _attack(
         self, victim: Victim, images: Images, targets: Targets, generators: Sequence[torch.Generator]
@@ -108,10 +113,12 @@ class MTD(BaseAttack):
         with torch.set_grad_enabled(graphs):
             return _candidate(model, by_cls), _candidate(model, by_loc)
 
-    def _prefers_loc(self, by_cls: _Candidate, by_loc: _Candidate) -> torch.Tensor:
+    def _prefers_loc(
+        self, by_cls: _Candidate, by_loc: _Candidate, of_all_processes: bool = False
+    ) -> torch.Tensor:
         gain = by_loc.losses.total.detach() - by_cls.losses.total.detach()
         if self.choice == "batch":
-            gain = gain.sum().expand(len(gain))
+            gain = (averaged(gain.sum()) if of_all_processes else gain.sum()).expand(len(gain))
         return gain > 0
 
     def _one_by_one(self, images: Images) -> bool:
