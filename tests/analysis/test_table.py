@@ -160,7 +160,7 @@ def test_a_row_is_of_one_training_and_says_when_there_are_more():
         record("voc_std", "clean", 0.10, training_recipe="y", date="2026-02-01"),
         record("voc_std", "cwa", 0.012, training_recipe="x", date="2026-03-01", images=64),
     ]
-    note = "voc_std was trained or evaluated in 2 ways that differ in more than the seed: the newest is shown"
+    note = "voc_std was trained or evaluated in 2 ways that differ in more than the seed: finished ones come before others, whole splits before parts, then the newest"
     for table, title in ((fill(spec("table1"), records), "SSD"), (summary(records), "voc_std")):
         clean, *attacked = row(table, title)
         assert clean.ours == pytest.approx(10)
@@ -217,6 +217,18 @@ def test_runs_that_differ_only_in_their_seed_are_averaged_with_students_interval
     newest = of_seed(0, 0.5, date="2026-04-01", protocol="paper")
     other_attack = replace(newest, attack_settings={"steps": 3})
     assert row(fill(spec("table1"), [*records, other_attack]), "SSD")[0].runs == 1
+
+
+def test_a_look_at_a_training_that_goes_on_stands_in_no_finished_ones_place():
+    seeds = [of_seed(0, 0.70), of_seed(1, 0.74)]
+    why = "after 5 updates: its training has not ended"
+    look = record("voc_std", "clean", 0.2, date="2030-01-01", checkpoint_sha256="9" * 64, unfinished=why)
+    table = fill(spec("table1"), [*seeds, look])
+    assert (row(table, "SSD")[0].ours, row(table, "SSD")[0].runs) == (pytest.approx(72), 2)
+    assert any("in 2 ways" in note for note in table.notes)
+    alone = fill(spec("table1"), [look])
+    assert row(alone, "SSD")[0].ours == pytest.approx(20)
+    assert f"voc_std: the weights are unfinished, {why}" in alone.notes
 
 
 def test_a_summary_shows_all_it_is_given():

@@ -22,12 +22,13 @@ from robustdet.cli.evaluate import (
     fitting_attacks,
     spent,
     training_of,
+    unfinished_of,
 )
 from robustdet.cli.train import train
 from robustdet.errors import InputError, MissingFileError
 from robustdet.evaluation.environment import file_sha256
 from robustdet.evaluation.record import Record, Stage, read_records
-from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.runs.run import Run
 from tests.evaluation.records import RECORD
 from tests.launchers.commands import start
@@ -154,6 +155,24 @@ def test_only_what_a_run_ended_with_is_a_seed_of_its_recipe(compose: Callable[..
     (tmp_path / "interrupted" / "run.json").unlink()
     assert training_of(interrupted) == {}
     assert training_of(tmp_path / "elsewhere" / "final.ckpt") == {}
+
+
+def test_a_record_says_why_weights_are_not_what_their_experiment_ends_with(
+    compose: Callable[..., DictConfig], tmp_path: Path
+):
+    cfg = compose("train", "experiment=shapes_std")
+    final = finished(cfg, tmp_path / "whole", updates=10)
+    state = Checkpoint({}, "a state", updates=5)
+    assert unfinished_of(final, state) == unfinished_of(tmp_path / "elsewhere" / "final.ckpt", state) == ""
+    middle = final.with_name("step_5.ckpt")
+    of_the_middle = "after 5 updates: it is no state that its training ended with, of 10 updates"
+    assert unfinished_of(middle, state) == of_the_middle
+    assert unfinished_of(middle, replace(state, chosen="the highest AP")) == ""
+    pruned = finished(cfg, tmp_path / "pruned", incomplete="it was pruned")
+    assert unfinished_of(pruned, replace(state, updates=None)) == "after an unknown number of updates: it was pruned"
+    (tmp_path / "whole" / "run.json").unlink()
+    for each in (state, replace(state, chosen="the highest AP")):
+        assert unfinished_of(middle, each) == "after 5 updates: its training has not ended"
 
 
 @pytest.mark.slow

@@ -217,9 +217,11 @@ def _of(row: Iterable[Record], attack: str) -> list[Record]:
     return list({record.run.training_seed: record for record in same}.values())
 
 
-def _precedence(record: Record) -> tuple[bool, bool, str]:
-    """One on the whole split before others, then one that is what its suite's name says, then the newest."""
-    return not record.partial, not any(flag.startswith(MISNAMED) for flag in record.flags), record.date
+def _precedence(record: Record) -> tuple[bool, bool, bool, str]:
+    """Weights that training ended with before others, then the whole split, then what is what its suite's name says,
+    then the newest: higher is taken.
+    """
+    return not record.run.unfinished, not record.partial, not any(flag.startswith(MISNAMED) for flag in record.flags), record.date
 
 
 def _but_for_seed(record: Record) -> tuple[RunInfo, str]:
@@ -267,6 +269,7 @@ def _weights_notes(rows: Iterable[Sequence[Record]]) -> list[str]:
 def weights_in_words(run: RunInfo) -> list[str]:
     """What is to be said of them where they are not simply those of the last update of an exact training."""
     said = {
+        "are unfinished, ": run.unfinished,
         "were trained with speed=": run.speed,
         "were chosen for ": run.kept_for,
         "are ": run.averaged,
@@ -282,7 +285,7 @@ def _newest_notes(records: Sequence[Record], experiments: Iterable[str]) -> list
         if len(kinds) > 1:
             notes.append(
                 f"{experiment} was trained or evaluated in {len(kinds)} ways that differ in more than the seed: "
-                "the newest is shown"
+                "finished ones come before others, whole splits before parts, then the newest"
             )
     return notes
 

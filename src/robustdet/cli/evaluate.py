@@ -49,7 +49,7 @@ from robustdet.evaluation.pipeline import CLEAN, SuiteEvaluator
 from robustdet.evaluation.precision import judged_in
 from robustdet.evaluation.record import Record, RunInfo, write_records
 from robustdet.evaluation.worst_case import WORST_CASE
-from robustdet.interop.checkpoints import load_checkpoint
+from robustdet.interop.checkpoints import Checkpoint, load_checkpoint
 from robustdet.progress import ProgressBar
 from robustdet.runs.first_process import is_first, say
 from robustdet.runs.run import Run
@@ -147,6 +147,7 @@ def run_info(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -
         checkpoint_sha256=digest_of_weights(model) if file is None else file_sha256(file),
         **({} if checkpoint is None else training_of(checkpoint)),
         speed="" if checkpoint is None else speed_of(checkpoint),
+        unfinished="" if checkpoint is None or loaded is None else unfinished_of(checkpoint, loaded),
         kept_for="" if loaded is None else loaded.chosen,
         averaged="" if loaded is None else loaded.averaged,
     )
@@ -162,6 +163,25 @@ def training_of(checkpoint: Path) -> dict[str, Any]:
     if run is None or recipe is None or not run.ended_with(checkpoint):
         return {}
     return {"training_seed": run.config["seed"], "training_recipe": recipe}
+
+
+def unfinished_of(checkpoint: Path, loaded: Checkpoint) -> str:
+    """Why a run's checkpoint is not what its config describes (see `RunInfo`); nothing where it is, or lies in no run.
+
+    A state that was chosen among those of a whole training is told by what it was chosen for.
+    """
+    run = Run.around(checkpoint)
+    if run is None:
+        return ""
+    if run.ended is None:
+        why = "its training has not ended"
+    elif not run.is_complete:
+        why = str(run.ended.get("incomplete"))
+    elif run.ended_with(checkpoint) or loaded.chosen:
+        return ""
+    else:
+        why = f"it is no state that its training ended with, of {run.ended.get('updates', 'unknown')} updates"
+    return f"after {'an unknown number of' if loaded.updates is None else loaded.updates} updates: {why}"
 
 
 def speed_of(checkpoint: Path) -> str:

@@ -32,6 +32,9 @@ class RunInfo:
 
     ``checkpoint_sha256`` is that of the checkpoint's file or, of weights without one, of their names and values.
 
+    ``unfinished`` says why the weights are not what training by that experiment's config ends with (empty: they are, or
+    nobody knows): a state from the middle, a pruned run's. Tables say so, and take any other weights before these.
+
     ``kept_for`` says by what the checkpoint was chosen among the states of its training (empty: it was not),
     ``averaged`` of what its weights are an average (empty: they are those of one update), ``speed`` by which profile of
     `conf/speed` it was trained (empty: by ``exact``, or nobody knows).
@@ -50,6 +53,7 @@ class RunInfo:
     checkpoint_sha256: str | None
     training_seed: int | None = None
     training_recipe: str | None = None
+    unfinished: str = ""
     kept_for: str = ""
     averaged: str = ""
     speed: str = ""

@@ -29,12 +29,14 @@ PREFIXES = ("module.", "_orig_mod.", OF_MODULE)  # of DataParallel, of torch.com
 class Checkpoint:
     """Tensors under our names, what kind of file they came from and, where it says so, the names of labels 1..C.
 
-    ``chosen`` and ``averaged`` are what a state of ours says of itself (`robustdet.evaluation.record.RunInfo`).
+    ``updates`` is how many its training has made, where it is a training's state; ``chosen`` and ``averaged`` are what a
+    state of ours says of itself (`robustdet.evaluation.record.RunInfo`).
     """
 
     state_dict: State
     description: str
     classes: list[str] | None = None
+    updates: int | None = None
     chosen: str = ""
     averaged: str = ""
 
@@ -113,12 +115,13 @@ def _lightning(content: Mapping[str, Any], path: Path | str) -> Checkpoint:
     classes = content.get("classes")
     if not (classes is None or (isinstance(classes, list) and all(isinstance(name, str) for name in classes))):
         raise InputError(f"{path}['classes'] should be a list of names, got {classes!r}")
-    description = f"a training checkpoint after {content.get('global_step', 'unknown')} updates"
+    updates = content.get("global_step")
+    description = f"a training checkpoint after {'unknown' if updates is None else updates} updates"
     said = {key: content.get(key, "") for key in ("chosen", "averaged")}
     for key, text in said.items():
         if not isinstance(text, str):
             raise InputError(f"{path}[{key!r}] should be a text, got {text!r}")
-    return Checkpoint(_tensors(within, "['state_dict']", path), description, classes, **said)
+    return Checkpoint(_tensors(within, "['state_dict']", path), description, classes, updates, **said)
 
 
 def _ours(content: State, path: Path | str) -> Checkpoint:
