@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from robustdet.cli.clean_stage import Identity, identify, stage_config
 from robustdet.cli.composition import composed
+from robustdet.errors import InputError
+from robustdet.runs.run import Run
 from tests.composing import composing_in
 from tests.launchers.commands import FEW
 
@@ -133,6 +135,27 @@ def test_a_clean_stage_is_told_what_the_run_is_told(compose: Compose):
     assert stage.trainer.limit_val_batches == 1
     own = composed("train", ["experiment=shapes_std", "paths.run=unused"])
     assert (stage.trainer.max_steps, stage.data.batch_size) == (own.trainer.max_steps, own.data.batch_size)
+
+
+def test_a_clean_stage_is_fitted_to_the_boxes_and_pixels_of_the_run(compose: Compose):
+    cfg = compose("train", *WARM, "model.default_boxes.scales=[0.1,0.3,0.5,0.7,0.9]", "model.normalisation.std=[1,2,3]")
+    stage = stage_config(cfg)
+    assert list(stage.model.default_boxes.scales) == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert list(stage.model.normalisation.std) == [1, 2, 3]
+    assert stage_config(compose("train", *WARM)).model == composed("train", [*STD, "paths.run=unused"]).model
+
+
+def test_weights_that_were_fitted_to_other_boxes_are_refused(compose: Compose, tmp_path: Path):
+    run = Run(tmp_path / "clean")
+    other = compose("train", *STD, "model.default_boxes.scales=[0.1,0.3,0.5,0.7,0.9]")
+    run.begin({"experiment": "shapes_std"}, OmegaConf.to_yaml(other, resolve=True))
+    run.checkpoints.mkdir()
+    run.final.touch()
+    start = f"warm_start.ckpt_path={run.final}"
+    said = r"was trained with model.default_boxes.scales=\[0.1, 0.3, 0.5, 0.7, 0.9\], and this training has \[0.2, 0.33"
+    with pytest.raises(InputError, match=said):
+        identify(compose("train", *WARM, start))
+    assert identify(compose("train", *WARM, start, "model.default_boxes.scales=[0.1,0.3,0.5,0.7,0.9]"))
 
 
 def _at(cfg: DictConfig, key: str) -> object:

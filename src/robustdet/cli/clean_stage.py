@@ -21,16 +21,18 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.cli.larger_batch import enlarge
 from robustdet.cli.surrogate import surrogates
 from robustdet.data.datamodule import file_digest
-from robustdet.errors import MissingFileError, StateError
+from robustdet.errors import InputError, MissingFileError, StateError
 from robustdet.runs.first_process import FirstProcess, is_first, say
 from robustdet.runs.identity import OF_PLACE, identity, recipe
 from robustdet.runs.run import Run, behind_ended, finished
 
+# What weights were fitted to and do not show: loaded into a network with others, they do worse without a word.
+UNSEEN = ("default_boxes", "normalisation")
 PATIENCE = 30.0  # seconds; processes that wait for a word wait for some minutes only
 # What a stage is told by the run that needs it, besides its data and its place.
 TOLD = ("paths.outputs", "paths.data", "protocol", "speed", "seed", "keep_memory", "logger", "larger_batch",
         "validation", "trainer.precision", "trainer.plugins", "trainer.fast_dev_run", "model.weights",
-        "model.input_size")  # fmt: skip
+        "model.input_size", *(f"model.{key}" for key in UNSEEN))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,20 @@ def _identify(cfg: DictConfig, contents: dict[str, str]) -> Identity:
 
 
 def warm_start_file(cfg: DictConfig) -> Path:
+    """Raises InputError where its run's own config has other default boxes or another normalisation than this one."""
     path = Path(cfg.warm_start.ckpt_path)
     if not path.is_file():
         raise MissingFileError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
+    run = Run.around(path)
+    theirs, ours = (run.config["model"] if run is not None else {}), plain(cfg.model)
+    for key in UNSEEN:
+        then, now = theirs.get(key) or {}, ours.get(key) or {}
+        for name in sorted(set(then) & set(now)):
+            if then[name] != now[name]:
+                raise InputError(
+                    f"warm_start.ckpt_path={path} was trained with model.{key}.{name}={then[name]}, and this training has "
+                    f"{now[name]}: its weights would fit and do worse; give both the same"
+                )
     return path
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEARNT = ("model", "method", "optimizer", "scheduler", "seed", "larger_batch")
+SEEDED = ("data", "model")  # have a seed of their own, which may follow the run's
 # Where data are and how they are read: their content counts.
 OF_DATA = {
     "_target_", "_convert_", "source", "root", "val_share", "num_workers", "eval_batch_size", "download", "on_problem",
@@ -73,7 +74,8 @@ def recipe(settings: Mapping[str, Any], content: str, start: str | None) -> str:
 
     ``start`` is the start's recipe, or a file's digest.
     """
-    return identity({**settings, "seed": 0, "data": {**settings["data"], "seed": 0}}, content, start)
+    seedless = {key: {**settings[key], "seed": 0} if "seed" in settings[key] else settings[key] for key in SEEDED}
+    return identity({**settings, "seed": 0, **seedless}, content, start)
 
 
 def _said(trainer: Mapping[str, Any], passed_over: set[str]) -> dict[str, Any]:
