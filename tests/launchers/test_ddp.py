@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from robustdet import AdversarialTraining
+from robustdet.cli.building import synchronises
 from robustdet.cli.evaluate import evaluate
 from robustdet.cli.train import train
 from robustdet.evaluation.record import read_records
@@ -179,3 +180,21 @@ def test_the_clean_stage_of_a_distributed_run_is_trained_once(compose: Callable[
 def test_trainers_say_how_they_split(compose: Callable[..., DictConfig]):
     settings: Any = OmegaConf.to_container(compose("train", "trainer=ddp").trainer)
     assert (settings["strategy"], settings["sync_batchnorm"], settings["accelerator"]) == ("ddp", True, "gpu")
+
+
+def test_several_gpus_share_their_statistics_however_they_are_asked_for(
+    compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+):
+    def shares(*overrides: str) -> bool:
+        return synchronises(compose("train", *overrides).trainer)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert shares("trainer=gpu", "trainer.devices=8")
+    assert shares("trainer.accelerator=auto", "trainer.devices=auto")
+    assert shares("trainer.accelerator=gpu", "trainer.devices=[0,2]")
+    assert shares("trainer=gpu", "+trainer.num_nodes=2")
+    assert not shares("trainer=gpu")
+    assert not shares("trainer=gpu", "trainer.devices=8", "+trainer.sync_batchnorm=false")
+    assert not shares("trainer=ddp_cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not shares("trainer.accelerator=auto", "trainer.devices=2")

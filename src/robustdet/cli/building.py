@@ -192,10 +192,21 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], job: str = "tra
         callbacks=[*configured, *callbacks],
         enable_progress_bar=theirs if asked is None else asked,
         check_val_every_n_epoch=epochs_between_looks(cfg.trainer),
+        sync_batchnorm=synchronises(cfg.trainer),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that `trainer.plugins` asks for
         trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
+
+
+def synchronises(trainer: DictConfig) -> bool:
+    """``sync_batchnorm``, which is meant wherever there are several processes on GPUs and nobody says otherwise.
+
+    Else a discriminator's and a decoder's statistics would be of each process's share of the batch, and the run another
+    experiment than on one GPU. PyTorch cannot do so on a CPU.
+    """
+    said, on_gpus = trainer.get("sync_batchnorm"), trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
+    return bool(said) if said is not None else on_gpus and processes(trainer) is not None
 
 
 def build_loggers(cfg: DictConfig, job: str) -> list[Logger]:

@@ -98,7 +98,7 @@ def stage_config(cfg: DictConfig) -> DictConfig:
     overrides = list(cfg.warm_start.overrides)
     stage = composed("train", [f"experiment={cfg.warm_start.experiment}", *overrides, "paths.run=unused"])
     own = stage.copy()
-    of_place = OF_PLACE - {"_target_", "val_check_interval", "check_val_every_n_epoch"}
+    of_place = OF_PLACE - {"_target_", "val_check_interval", "check_val_every_n_epoch"} | {"sync_batchnorm"}
     with open_dict(stage):
         stage.callbacks = {key: cfg.callbacks._get_node(key) for key in stage.callbacks if key in (cfg.callbacks or {})}
         for key in (*TOLD, *(["model"] if is_foreign(cfg) else [])):  # an experiment's own is one of ours

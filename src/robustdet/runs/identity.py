@@ -23,7 +23,7 @@ OF_DATA = {
 OF_LOOKS = {"val_check_interval", "check_val_every_n_epoch", "limit_val_batches", "num_sanity_val_steps"}
 # Lightning's settings of where a run works and of what it shows. All others count, those to come too.
 OF_PLACE = OF_LOOKS | {
-    "_target_", "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "default_root_dir",
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "default_root_dir",
     "use_distributed_sampler", "benchmark", "deterministic", "inference_mode", "barebones", "profiler",
     "detect_anomaly", "logger", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar",
     "enable_model_summary", "enable_autolog_hparams", "limit_test_batches", "limit_predict_batches",
@@ -34,6 +34,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "precision": ("32-true", "32", 32), "limit_train_batches": (1.0,), "accumulate_grad_batches": (1,),
     "overfit_batches": (0,), "fast_dev_run": (False, 0), "gradient_clip_algorithm": ("norm",), "min_epochs": (0, 1),
     "min_steps": (0,), "max_epochs": (-1,), "max_steps": (-1,), "plugins": ([],),
+    "sync_batchnorm": (True,),  # where there are several GPUs; without it, statistics are of a share of the batch
 }  # fmt: skip
 # Callbacks that look and never change what is learnt.
 WATCHERS = {
