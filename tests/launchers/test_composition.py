@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 import pytest
 import yaml
+from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
 from robustdet.cli.composition import CONF, UnknownKeyError, check, composed, expand_homes, quoted
@@ -160,6 +161,26 @@ def test_an_attack_given_as_a_word_is_answered_with_what_adds_it():
     hint = hint_for_overrides(["suite.attacks.mine=pgd_cls"], "evaluate").splitlines()
     assert hint[-1] == "to add an attack to the suite: +attack@suite.attacks.mine=pgd_cls"
     assert "to add" not in hint_for_overrides(["suite.attacks.pgd_cls.steps=3"], "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("root", "argument", "there"),
+    [
+        ("evaluate", "suite.attacks.cwa.steps=50", "protocol.cwa.steps=50"),
+        ("evaluate", "+suite.attacks.cwa.steps=50", "protocol.cwa.steps=50"),
+        ("evaluate", "suite.attacks.dag.steps=9", "protocol.dag.steps=9"),
+        ("train", "method.schedule.attack.threat.epsilon=4/255", "attack.threat.epsilon=4/255"),
+        ("train", "experiment=shapes_robustdet method.weights.gamma=0.3", "loss.gamma=0.3"),
+    ],
+)
+def test_a_key_of_a_borrowed_node_is_answered_with_where_it_stands(root: str, argument: str, there: str):
+    *before, last = argument.split()
+    before += ["method=adversarial"] if root == "train" and not before else []
+    key, found = last.lstrip("+").partition("=")[0], there.partition("=")[0]
+    with pytest.raises(HydraException, match=f"Could not (override|append to config).*'?{key}"):
+        compose(root, *before, last)
+    assert hint_for_overrides([*before, last], root) == f"'{key}' is taken from '{found}': {there} sets both"
+    assert str(OmegaConf.select(compose(root, *before, there), key)) == there.partition("=")[2]
 
 
 def test_the_command_line_prints_the_hint():

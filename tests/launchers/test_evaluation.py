@@ -246,6 +246,9 @@ def test_the_data_of_a_run_move_with_paths_data(compose: Callable[..., DictConfi
         ("model.head_std=0.3", "trained with model.head_std=0.02, .* says model.head_std=0.3"),
         ("model=tiny_robust_ssd", r"trained with model=\{.*detection.ssd.SSD.* says model=\{.*RobustSSD"),
         ("method=robustdet", r"trained with method=\{.*Standard.* says method=\{.*RobustDet"),
+        ("protocol.max_detections=7", "trained with protocol.max_detections=200, .* says protocol.max_detections=7"),
+        ("protocol.channel_means=[1,2,3]", r"trained with protocol\.channel_means=\[123, 117, 104\]"),
+        ("augmentation@protocol.augmentation=none", r"trained with protocol\.augmentation=\{"),
     ],
 )  # fmt: skip
 def test_a_command_that_contradicts_the_run_is_refused_with_both(
@@ -262,6 +265,29 @@ def test_the_protocol_is_that_of_the_training(compose: Callable[..., DictConfig]
     records = evaluate(compose("evaluate", f"ckpt_path={checkpoint}", *ONE, *added))
     assert {record.run.protocol for record in records} == {"authors"}
     assert (tmp_path / "trained" / "evaluation" / "quick_authors").is_dir()
+
+
+@pytest.mark.parametrize("protocol", ["paper", "authors"])
+def test_attacks_and_rules_of_the_runs_protocol_can_be_changed(
+    protocol: str, compose: Callable[..., DictConfig], tmp_path: Path
+):
+    cfg = compose("train", "experiment=shapes_std", f"protocol={protocol}")
+    checkpoint = save_weights(cfg, finished(cfg, tmp_path / "trained"))
+    given = ["protocol.cwa.steps=1", "metric@protocol.metrics.area=voc07", "suite=paper"]
+    given += [f"~suite.attacks.{name}" for name in ("pgd_cls", "pgd_loc", "dag")]
+    small = [setting for setting in ONE if "attacks" not in setting and not setting.startswith("suite=")]
+    clean, cwa = evaluate(compose("evaluate", f"ckpt_path={checkpoint}", *small, *given), given)
+    whole = compose("evaluate", f"protocol={protocol}").protocol.cwa
+    assert cwa.attack_settings == {**OmegaConf.to_container(whole, resolve=True), "steps": 1}
+    assert (clean.run.protocol, clean.ap_rule) == (protocol, "voc07")
+
+
+def test_a_setting_that_the_runs_protocol_has_not_is_refused(compose: Callable[..., DictConfig], tmp_path: Path):
+    cfg = compose("train", "experiment=shapes_std", "protocol=authors")
+    checkpoint = save_weights(cfg, finished(cfg, tmp_path / "trained"))
+    override = "protocol.cwa.objective.clip=3"
+    with pytest.raises(InputError, match=r"^protocol\.cwa\.objective\.clip: .* protocol=authors, which has no such"):
+        evaluate(compose("evaluate", f"ckpt_path={checkpoint}", *ONE, override), [override])
 
 
 def test_a_checkpoint_from_elsewhere_needs_an_experiment(compose: Callable[..., DictConfig], tmp_path: Path):

@@ -68,7 +68,9 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
     """
     given = get_args(arguments)
     folders = [CONF, *([Path(given.config_dir).resolve()] if given.config_dir else [])]
-    unread, wrong, more, keys, chosen, added = [], [], [], [], [], []
+    unread, wrong, more, chosen, added = [], [], [], [], []
+    keys: list[tuple[str, str]] = []
+    new: list[tuple[str, str]] = []
     for argument in given.overrides:
         override = _parsed(argument)
         if override is None:
@@ -86,16 +88,18 @@ def hint_for_overrides(arguments: list[str], root: str) -> str:
             if right and not missing:
                 chosen.append(f"{plus}{key}{'@' + package if package else ''}={right[0]}")
             added += [package] if plus and package else []
-        elif not plus:
-            keys.append(key)
-            if key.rpartition(".")[0] == "suite.attacks" and (CONF / "attack" / f"{value}.yaml").is_file():
+        else:
+            (new if plus else keys).append((key, (override.input_line or "").partition("=")[2]))
+            if not plus and key.rpartition(".")[0] == "suite.attacks" and (CONF / "attack" / f"{value}.yaml").is_file():
                 more.append(f"to add an attack to the suite: +attack@{key}={value}")
     cfg = composed(root, chosen, map(str, folders[1:]))
     known = set(all_keys(cfg))
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    for key in keys:
+    for key, value in keys:
         if key not in known and not any(key.startswith(f"{name}.") for name in added):
-            wrong += _unknown(key, cfg, known | groups)
+            wrong += _borrowed(key, value, cfg, known) or _unknown(key, cfg, known | groups)
+    for key, value in new:
+        wrong += _borrowed(key, value, cfg, known)
     return "\n".join([*unread, *wrong, *more])
 
 
@@ -128,6 +132,25 @@ def _missing(override: Override, members: set[str]) -> list[str]:
 
 def _matches(pattern: Glob, name: str) -> bool:
     return any(fnmatch(name, one) for one in pattern.include) and not any(fnmatch(name, x) for x in pattern.exclude)
+
+
+def _borrowed(key: str, value: str, cfg: DictConfig, known: set[str]) -> list[str]:
+    """What to say of a key below a node that is taken from elsewhere, which Hydra can neither change nor add there."""
+    source = _source(key, cfg)
+    return [f"'{key}' is taken from '{source}': {source}={value} sets both"] if source in known - {key} else []
+
+
+def _source(key: str, cfg: DictConfig) -> str:
+    """Where the value of ``key`` stands: ``protocol.cwa.steps``, of ``suite.attacks.cwa.steps``."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        owner, name = OmegaConf.select(cfg, ".".join(parts[: end - 1])) if end > 1 else cfg, parts[end - 1]
+        if not isinstance(owner, DictConfig) or name not in owner:
+            break
+        text = str(owner._get_node(name)._value()) if OmegaConf.is_interpolation(owner, name) else ""  # type: ignore[union-attr]
+        if found := re.fullmatch(r"\$\{(\w[\w.]*)\}", text):
+            return _source(".".join([found[1], *parts[end:]]), cfg)
+    return key
 
 
 def _unknown(key: str, cfg: DictConfig, known: set[str]) -> list[str]:

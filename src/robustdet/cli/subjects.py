@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustdet.analysis.figures.study import Subject
 from robustdet.cli.building import plain, without_start
+from robustdet.cli.composition import all_keys
 from robustdet.cli.foreign import built, is_foreign
 from robustdet.cli.instantiating import instantiate
 from robustdet.data.datamodule import DetectionDataModule
@@ -30,6 +31,7 @@ from robustdet.trust import require_trusted
 DRAWN = f"{Shapes.__module__}.{Shapes.__qualname__}"
 NO_EXPERIMENT = "unnamed"  # of conf/common.yaml
 LEARNT = ("name", "method", "model", "loss", "optimizer", "schedule", "scheduler")  # what a run is, but for its data
+MEASURED = ("protocol.cwa", "protocol.dag", "protocol.metrics")  # of a protocol: what an evaluation is, and no training
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def checkpoints(cfg: DictConfig, given: frozenset[str] = frozenset()) -> dict[st
     """
     found = _checkpoints(cfg)
     for one in found.values():
-        require_own(cfg, one, {key for key in given if key.partition(".")[0] in LEARNT})
+        require_own(cfg, one, _of_training(given))
     return found
 
 
@@ -127,8 +129,9 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
     """``cfg`` with what its run says of the detector in place of what the command says; ``cfg`` where no run does.
 
     A run's own are its name, method, model and protocol; without ``experiment=…`` its data too, but for what the
-    command line's ``overrides`` say of them (``data=…``, ``data.root=…``, ``paths.data=…``). Raises ValueError where
-    the command names another experiment, method, model or protocol, with both.
+    command line's ``overrides`` say of them (``data=…``, ``data.root=…``, ``paths.data=…``), and of the protocol's
+    attacks and rules (``MEASURED``). Raises ValueError where the command names another experiment, method, model or
+    protocol, or another value of what its run was trained with, with both.
     """
     if one.path is None:
         named_cfg = cfg.copy()
@@ -137,19 +140,40 @@ def as_trained(cfg: DictConfig, one: Trained, overrides: Sequence[str] = ()) -> 
     if not one.own:
         return cfg
     given = keys_of(overrides)
-    named = {key for key in given if key.partition(".")[0] in LEARNT}
-    named |= {"name"} if cfg.name != NO_EXPERIMENT else set()
-    named |= {"protocol.name"} if "protocol" in given else set()
-    require_own(cfg, one, named)
+    require_own(cfg, one, _of_training(given) | ({"name"} if cfg.name != NO_EXPERIMENT else set()))
     own = cfg.copy()
     with open_dict(own):
         for key in LEARNT:
             own[key] = one.cfg[key]
         if cfg.protocol.name != one.cfg.protocol.name:
-            own.protocol = one.cfg.protocol
+            own.protocol = _protocol_of_run(cfg, one, given)
         if cfg.name == NO_EXPERIMENT and "data" not in given:
             own.data = _data_of_run(cfg, one.cfg, given)
     return own
+
+
+def _of_training(given: Iterable[str]) -> set[str]:
+    """Those of a command line's keys that a run answers for."""
+    keys = {key for key in given if key.partition(".")[0] in (*LEARNT, "protocol") and not _is_measured(key)}
+    return {"protocol.name" if key == "protocol" else key for key in keys}
+
+
+def _is_measured(key: str) -> bool:
+    return f"{key}.".startswith(tuple(f"{part}." for part in MEASURED))
+
+
+def _protocol_of_run(cfg: DictConfig, one: Trained, given: frozenset[str]) -> DictConfig:
+    """With the attacks and rules of the run's protocol as the command line, whose keys are ``given``, changes them."""
+    protocol, known = one.cfg.protocol.copy(), all_keys(one.cfg)
+    for key in sorted(filter(_is_measured, given)):
+        if key not in known:
+            name = one.cfg.protocol.name
+            raise InputError(
+                f"{key}: {one.path} was trained with protocol={name}, which has no such setting: say protocol={name} "
+                "as well, and --cfg job prints those that it has"
+            )
+        OmegaConf.update(protocol, key.removeprefix("protocol."), OmegaConf.select(cfg, key), merge=False)
+    return protocol
 
 
 def require_own(cfg: DictConfig, one: Trained, keys: Iterable[str]) -> None:
@@ -170,8 +194,8 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 
 def keys_of(overrides: Iterable[str]) -> frozenset[str]:
-    """What a command line speaks of, such as ``data`` and ``data.root``."""
-    return frozenset(override.lstrip("+~").partition("=")[0] for override in overrides)
+    """What a command line speaks of: ``data``, ``data.root``, ``protocol.cwa`` (for ``attack@protocol.cwa``)."""
+    return frozenset(override.lstrip("+~").partition("=")[0].rpartition("@")[2] for override in overrides)
 
 
 def data_of(cfg: DictConfig, found: Mapping[str, Trained], given: frozenset[str] = frozenset()) -> DetectionDataModule:
