@@ -102,7 +102,9 @@ def test_data_without_any_object_are_refused_after_an_epoch_or_at_the_end(update
     one = robustdet.LoadedDetector(build_detector("tiny_ssd", num_classes=3), CLASSES, "tiny")
     found = objects(0)
     crowd = image(0, 40, 32), found | {"iscrowd": torch.ones_like(found["labels"])}
-    text = f"list has nothing to learn: none of the {seen} images that were seen has an object that is neither difficult"
+    text = (
+        f"list has nothing to learn: none of the {seen} images that were seen has an object that is neither difficult"
+    )
     with pytest.raises(InputError, match=text):
         robustdet.train(one, [crowd] * 4, *few(tmp_path)[:2], method="standard", updates=updates, batch_size=2)
 
@@ -129,6 +131,19 @@ def test_what_nothing_reads_is_refused(override: str, text: str, tmp_path: Path)
         with pytest.raises(InputError, match=text):
             robustdet.evaluate(detector(), Drawn(4), f"paths.run={tmp_path}", override, batch_size=2)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "text"),
+    [
+        ("standard", "attack.steps=2", "attack.steps=2: nothing reads this, for the method is Standard"),
+        ("mtd", "loss.gamma=0.3", "loss.gamma=0.3: nothing reads this, for the method is AdversarialTraining"),
+        (Standard(), "schedule=full", "schedule=full: nothing reads this, for the method is given as an object"),
+    ],
+)
+def test_what_the_method_does_not_read_is_refused(method: Any, override: str, text: str, tmp_path: Path):
+    with pytest.raises(InputError, match=text):
+        robustdet.train(detector(), Drawn(4), *few(tmp_path)[:2], override, method=method, updates=1, batch_size=2)
 
 
 def test_detections_alone_are_no_losses(tmp_path: Path):

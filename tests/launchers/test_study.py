@@ -146,6 +146,7 @@ def test_records_of_others_in_the_same_folder_are_not_a_studys(tmp_path: Path):
             "trainings.one.overrides=[trainer.max_stepz=1]",
             "'trainer.max_stepz' is no key of this config (did you mean 'trainer.max_steps'?)",
         ),
+        ("trainings.one.overrides=[loss.gamma=1]", "one, seed 0: loss.gamma=1: nothing reads this, for the method is"),
         ("name=a/b", "study.name: String should match pattern"),
         ("trainings.one.overrides=[paths.run=here]", r"trainings.one: paths.run=here is what the study says itself"),
         ("evaluations.paper.overrides=[ckpt_path=mine]", r"evaluations.paper: ckpt_path=mine is what the study says"),

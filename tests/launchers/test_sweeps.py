@@ -86,12 +86,13 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
     optuna = pytest.importorskip("optuna")
     search = ["hparams_search=loss_weights", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=6"]
     crash = "optimizer.lr=choice(0.001,-1)"
-    done = command("experiment=shapes_std", *search, "hydra.sweeper.n_trials=3", crash)
+    what = ["experiment=shapes_cfr", "warm_start.experiment=null", *search]
+    done = command(*what, "hydra.sweeper.n_trials=3", crash)
     assert done.code == 0, done.warned
     assert "Failed experiment: optimizer.lr=-1: expected a number" in done.warned + done.said
 
     def trials() -> list:
-        folder = tmp_path / "sweeps" / "shapes_std_loss_weights"
+        folder = tmp_path / "sweeps" / "shapes_cfr_loss_weights"
         return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder}/study.db").trials
 
     finished, crashed = (
@@ -106,10 +107,10 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
     )
     assert set(finished[0].params) == SPACE | {"optimizer.lr"}
 
-    again = command("experiment=shapes_std", *search, "hydra.sweeper.n_trials=1", crash)
+    again = command(*what, "hydra.sweeper.n_trials=1", crash)
     assert again.code == 0, again.warned
     assert [t.number for t in trials()] == [0, 1, 2, 3]
-    assert len(list((tmp_path / "sweeps" / "shapes_std_loss_weights").glob("2*"))) == 2
+    assert len(list((tmp_path / "sweeps" / "shapes_cfr_loss_weights").glob("2*"))) == 2
 
 
 def test_a_distributed_job_in_an_adaptive_search_is_refused(command: Callable, tmp_path: Path):
@@ -171,6 +172,7 @@ def test_what_a_job_returns_to_its_sweeper():
     ("override", "plugin"),
     [
         ("hparams_search=loss_weights", "hydra_optuna_sweeper"),
+        ("hparams_search=loss_weights_without_cfr", "hydra_optuna_sweeper"),
         ("launcher=joblib", "hydra_joblib_launcher"),
         ("launcher=submitit_local", "hydra_submitit_launcher"),
         ("launcher=slurm", "hydra_submitit_launcher"),
@@ -220,9 +222,10 @@ def test_every_key_of_the_wandb_sweep_composes(end: str):
 
 
 def test_the_wandb_sweep_searches_the_same_space_as_optuna():
-    params = yaml.safe_load((CONF / "hparams_search" / "loss_weights.yaml").read_text(encoding="utf-8"))["hydra"][
-        "sweeper"
-    ]["params"]
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", ["hparams_search=loss_weights"], return_hydra_config=True)
+    params = cfg.hydra.sweeper.params
     kinds = {"uniform": "interval({min}, {max})", "log_uniform_values": "tag(log, interval({min}, {max}))"}
     assert params.keys() == SPACE
     assert params == {

@@ -31,6 +31,7 @@ from robustdet.cli.hints import hint_for_overrides
 from robustdet.cli.instantiating import instantiate
 from robustdet.cli.launcher import launcher
 from robustdet.cli.stopping import stop_when_told
+from robustdet.cli.unread import require_read
 from robustdet.errors import InputError, MissingFileError, StateError
 from robustdet.evaluation.record import read_record, write_records
 from robustdet.files import write_text
@@ -200,6 +201,8 @@ def require_commands(jobs: Sequence[Job]) -> dict[str, DictConfig]:
         try:
             cfg = composed(job.command, told)
             check(cfg, job.command)
+            if job.command == "train":
+                require_read(cfg, told)
         except (HydraException, OmegaConfBaseException, InputError) as error:
             hint = "" if isinstance(error, InputError) else hint_for_overrides(told, job.command)
             raise InputError("\n".join([f"{job.name}: {str(error).splitlines()[0]}", *hint.splitlines()])) from error

@@ -16,6 +16,8 @@ from omegaconf import DictConfig, read_write
 
 from robustdet.cli.composition import expand_homes, quoted
 from robustdet.cli.stopping import stop_when_told
+from robustdet.cli.unread import require_read
+from robustdet.errors import InputError
 from robustdet.files import trouble_of_place, whole
 
 ROOM = 1 << 16  # bytes; what Hydra writes before a command begins is less
@@ -43,8 +45,8 @@ def processes(trainer: DictConfig) -> str | None:
 
 class Start(Callback):
     """Before a run: ``~`` is the home folder, and the run's own folder can be written to. Before the first job of
-    ``-m`` the folder of all jobs is decided and made; a search that adapts is refused distributed jobs, and objectives
-    that nothing measures.
+    ``-m`` the folder of all jobs is decided and made; values that no training reads are refused, and to a search that
+    adapts distributed jobs, and objectives that nothing measures.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -57,6 +59,8 @@ class Start(Callback):
         if sweeper._target_ != GRID:
             require_one_process(config.trainer, sweeper._target_.rpartition(".")[2])
             require_measured(config)
+        if config.hydra.job.config_name == "train":
+            require_swept(config)
         if config.name == "unnamed" and any(key.startswith("experiment=") for key in config.hydra.overrides.task):
             config.name = "several"  # of the folder: each job has its experiment's name
         folder = Path(config.hydra.sweep.dir)
@@ -96,6 +100,18 @@ def require_measured(config: DictConfig) -> None:
             f"validation.attack=null measures no {', '.join(unmeasured)}, which this search is to maximise: leave "
             "validation.attack as it is, or search with objectives=[val/AP50_clean] hydra.sweeper.direction=maximize"
         )
+
+
+def require_swept(config: DictConfig) -> None:
+    """All that the sweep is over is read; where it is over groups too, such as experiments, each job says so itself."""
+    task = list(config.hydra.overrides.task)
+    swept = [one.key_or_group for one in OverridesParser.create().parse_overrides(task) if one.is_sweep_override()]
+    space = config.hydra.sweeper.get("params") or {}
+    if all("." in key for key in [*swept, *space]):
+        try:
+            require_read(config, [*task, *(f"{key}={value}" for key, value in space.items())])
+        except InputError as error:  # Hydra goes on where a callback fails
+            sys.exit(str(error))
 
 
 def jobs_of_grid(overrides: Sequence[str]) -> list[str]:

@@ -39,6 +39,7 @@ from robustdet.cli.start import (
     require_weights,
 )
 from robustdet.cli.sweeps import objectives
+from robustdet.cli.unread import passed_over, require_read
 from robustdet.errors import NumericalError
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
@@ -57,11 +58,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     """Trains what ``cfg`` describes in ``cfg.paths.run``; returns the finished checkpoint.
 
     ``overrides`` are the command-line arguments it comes from, for the record. ``first`` is the first process of the
-    run that needs this one as its clean stage.
+    run that needs this one as its clean stage. Raises InputError for an override that nothing reads.
     """
+    require_read(cfg, overrides)
     trainer = bare_trainer(cfg)
     require_discriminator(cfg.model)
     require_offer(cfg)
+    if unread := passed_over(cfg, overrides):
+        say(unread)
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
         first = FirstProcess(trainer)

@@ -16,12 +16,15 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.cli.objects import GIVEN, require_of_others
 from robustdet.cli.rescaling import balls, in_255ths, in_ball
 from robustdet.cli.start import require_attackable
+from robustdet.cli.unread import PARTS, passed_over, require_read
 from robustdet.errors import InputError
+from robustdet.runs.first_process import say
 from robustdet.training.module import DetectionModule
 from robustdet.training.validation import Validation
 from robustdet.types import TrainingMethod, offers
 
 STANDARD = "standard"
+OF_METHOD = dict.fromkeys(("method", *PARTS), "nothing reads this, for the method is given as an object")
 STAND_FOR = GIVEN | {
     "warm_start": "nothing reads this, for training starts from the detector as it is",
     **dict.fromkeys(("callbacks", "larger_batch"), "only the command src.train reads this"),
@@ -44,9 +47,12 @@ def train_objects(
     chosen = [f"method={method}" if method == STANDARD else "method=adversarial"] if isinstance(method, str) else []
     if chosen and method != STANDARD:
         chosen.append(f"attack={method}")
-    require_of_others(overrides, STAND_FOR)
+    require_of_others(overrides, STAND_FOR | ({} if isinstance(method, str) else OF_METHOD))
     cfg = composed("train", [*chosen, *overrides])
     check(cfg, "train")
+    require_read(cfg, overrides)
+    if unread := passed_over(cfg, overrides):
+        say(unread)
     if epsilon is not None:
         _resize(cfg, epsilon, str(method))
     with open_dict(cfg):
