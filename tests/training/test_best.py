@@ -133,6 +133,48 @@ def test_a_run_that_goes_on_knows_its_best(told_in: str, compose: Compose, monke
     assert list(read_run(run.folder / "run.json").best.values()) == [after["chosen"]]
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["validation.clean_share=0.9"], "clean_share"),
+        (["validation.attack.steps=2", "validation.max_images=3"], "attack, max_images"),
+        (["validation.attack=null"], "attack"),
+        ([], ""),
+    ],
+)
+def test_scores_of_two_rules_are_not_compared(
+    changed: list[str], said: str, compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    measured(monkeypatch, {2: 0.2, 4: 0.5, 6: 0.3, 7: 0.1})  # the best look is before the end of the first process
+    with monkeypatch.context() as patch:
+        told.to_stop(patch, "validation_step", 4)
+        with pytest.raises(SystemExit, match="143"):
+            train(compose("train", *RUN))
+    capsys.readouterr()
+    best = train(compose("train", *RUN, *changed)).with_name("best.ckpt")
+    printed = capsys.readouterr().out
+    assert printed.count("its best state is chosen anew") == (said != "")
+    assert f"The validation has another {said} than before: its best state is chosen anew" in printed or not said
+    score, updates = ("0.3000", 6) if said else ("0.5000", 4)
+    assert state(best)["global_step"] == updates
+    assert state(best)["chosen"].endswith(f"of the validation split: {score}, after {updates} updates")
+    assert list(read_run(best.parents[1] / "run.json").best.values()) == [state(best)["chosen"]]
+
+
+def test_scores_on_other_images_are_not_compared(compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys):
+    measured(monkeypatch, {2: 0.5, 4: 0.4, 6: 0.3, 7: 0.1})
+    look = DetectionModule.on_validation_epoch_end
+
+    def fewer(module: DetectionModule) -> None:
+        look(module)
+        module.validation.looked_at = 7 if module.global_step < 6 else 3
+
+    monkeypatch.setattr(DetectionModule, "on_validation_epoch_end", fewer)
+    chosen = load_checkpoint(train(compose("train", *RUN)).with_name("best.ckpt")).chosen
+    assert "another number of images than before" in capsys.readouterr().out
+    assert chosen.endswith("on 3 images of the validation split: 0.3000, after 6 updates")
+
+
 def test_a_record_and_its_table_say_by_what_the_weights_were_chosen(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys
 ):

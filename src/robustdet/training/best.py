@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 
 from robustdet.training.checkpoint import CheckpointAfterValidation
 from robustdet.training.validation import MIX, Validation
@@ -16,7 +17,8 @@ class BestCheckpoint(CheckpointAfterValidation):
 
     The look that follows the last update counts as those during training do. Stands before other callbacks that save,
     so that the states they save know of it. ``chosen`` says in words by what the file was chosen; the file says so too,
-    under the key of that name. Empty until something was looked at.
+    under the key of that name. Empty until something was looked at. A run that goes on with other settings of its
+    validation, or other images, begins the contest anew: scores of two rules are not compared.
 
     Args:
         dirpath: the folder of ``best.ckpt``.
@@ -28,6 +30,7 @@ class BestCheckpoint(CheckpointAfterValidation):
             dirpath, "best", monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
         )
         self.chosen = ""
+        self.rule: dict[str, Any] = {}  # what the scores so far were measured by
         self._saving = False
 
     @property
@@ -47,6 +50,18 @@ class BestCheckpoint(CheckpointAfterValidation):
     def _should_skip_saving_checkpoint(self, trainer: pl.Trainer) -> bool:
         trained = trainer.global_step > 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
         return super()._should_skip_saving_checkpoint(trainer) and not (trainer.state.fn == "validate" and trained)
+
+    def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, torch.Tensor]) -> None:
+        module = trainer.lightning_module
+        images = cast(Validation, module.validation).looked_at
+        rule = {**module.hparams.get("validation", {}), "number of images": images}
+        changed = sorted(key for key in {*rule, *self.rule} if rule.get(key) != self.rule.get(key))
+        if self.rule and changed:
+            self.best_k_models, self.best_model_path, self.best_model_score = {}, "", None
+            if trainer.is_global_zero:
+                print(f"The validation has another {', '.join(changed)} than before: its best state is chosen anew")
+        self.rule = rule
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         validation = cast(Validation, trainer.lightning_module.validation)
@@ -68,12 +83,13 @@ class BestCheckpoint(CheckpointAfterValidation):
             checkpoint["chosen"] = self.chosen
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "chosen": self.chosen}
+        return {**super().state_dict(), "chosen": self.chosen, "rule": self.rule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if self.best_k_models:  # the state is of this folder's run
             self.chosen = state_dict["chosen"]
+            self.rule = state_dict.get("rule", {})  # states of earlier versions do not say
 
 
 def kept_as_best(trainer: pl.Trainer) -> list[BestCheckpoint]:
