@@ -37,15 +37,16 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
-    """Minutes: each network is compiled for its forward and its gradient; the robust one by each execution."""
+    """Minutes: each network is compiled for its forward and its gradient; the robust one by each execution, last."""
     yield effect(setting, setting.model, {"compile": "default"})
-    for execution in ("auto", *EXECUTIONS):
-        yield effect(setting, setting.robust_model, {"compile": "default"}, overrides=[f"execution={execution}"])
+    yield effect(setting, setting.robust_model, {"compile": "default"}, overrides=["execution=auto"])
     if setting.device.type == "cuda":
         yield effect(setting, setting.robust_model, {"compile": "reduce-overhead"})
     else:
         yield Row("lever", "compile=reduce-overhead / without", None, note="a GPU's: CUDA graphs")
     yield from speed.compiled(setting)
+    for execution in EXECUTIONS:
+        yield effect(setting, setting.robust_model, {"compile": "default"}, overrides=[f"execution={execution}"])
 
 
 def update(model: Any, images: torch.Tensor) -> None:
@@ -69,15 +70,19 @@ def effect(
     images = setting.batch_of(setting.batch, without.input_size).images
     rounded = levers.get("tf32")
 
+    def plain() -> None:
+        with factors_of_10_bits(None if rounded is None else False):  # torch allows them by itself
+            work(without, images)
+
     def lifted() -> None:
         with factors_of_10_bits(rounded):
             work(with_lever, images)
 
-    works = {"without": lambda: work(without, images), "with": lifted}
-    seconds = interleaved(works, max(1, setting.repeats - 1), setting.device)
+    seconds = interleaved({"without": plain, "with": lifted}, max(1, setting.repeats - 1), setting.device)
     with torch.no_grad():
-        one = without(images).cls_logits
-        with factors_of_10_bits(rounded):
+        with factors_of_10_bits(False):
+            one = without(images).cls_logits
+        with factors_of_10_bits(bool(rounded)):
             other = with_lever(images).cls_logits
     difference = float((one - other).abs().max() / one.abs().max())
     kind = "forward + input-backward" if work is bare else "forward + full backward"

@@ -10,6 +10,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from unittest.mock import Mock
 
 import pytest
@@ -17,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,7 +26,11 @@ from robustdet.attacks import MTD, LInf
 from robustdet.defences.aa_choices import CHOICES
 from robustdet.defences.aa_conv import AAConv2d, Routing
 from robustdet.defences.schedules import Replay
-from robustdet.training.levers import Levers
+from robustdet.defences.standard import Standard
+from robustdet.errors import InputError
+from robustdet.training import levers
+from robustdet.training.levers import Levers, require_compilable
+from robustdet.training.module import DetectionModule
 from robustdet.types import Batch
 from tests.detection.conftest import build_detector, make_target
 
@@ -264,3 +270,45 @@ def test_replay_matches_the_targets_of_a_source_once():
     resumed.load_state_dict(replay.state_dict())
     expected = replay.next(model, batch, torch.Generator()).images
     assert torch.equal(resumed.next(model, batch, torch.Generator()).images, expected)
+
+
+def test_compiled_steps_that_would_fail_after_hours_are_refused_at_once(monkeypatch: pytest.MonkeyPatch):
+    from torch._inductor import config as inductor
+
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(levers, "CLONING", "what_no_torch_has")
+    for mode in ("reduce-overhead", "max-autotune"):
+        with pytest.raises(InputError, match=f"compile={mode} records CUDA graphs, .* before torch 2.15, and this is"):
+            require_compilable(mode, gpu, synchronised=False)
+        require_compilable(mode, cpu, synchronised=False)
+    require_compilable("default", gpu, synchronised=False)
+    with pytest.raises(InputError, match=r"batch norm that several processes share \(sync_batchnorm\) breaks it"):
+        require_compilable("default", cpu, synchronised=True)
+    monkeypatch.undo()
+    if hasattr(inductor.triton, levers.CLONING):
+        require_compilable("max-autotune", gpu, synchronised=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "shared", "stage", "refused"),
+    [
+        ("tiny_robust_ssd", 2, True, "fit", True),
+        ("tiny_ssd", 2, True, "fit", False),  # it has no norms
+        ("tiny_robust_ssd", 1, True, "fit", False),
+        ("tiny_robust_ssd", 2, False, "fit", False),
+        ("tiny_robust_ssd", 2, True, "test", False),  # Lightning has them share while they learn alone
+    ],
+)
+def test_norms_that_several_processes_share_are_not_compiled(
+    name: str, processes: int, shared: bool, stage: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[bool] = []
+    monkeypatch.setattr(levers, "require_compilable", lambda mode, device, synchronised: asked.append(synchronised))
+    trainer: Any = mock.MagicMock(spec=pl.Trainer)
+    trainer.world_size, trainer.strategy._layer_sync = processes, object() if shared else None
+    trainer.strategy.root_device = torch.device("cpu")
+    module = DetectionModule(build_detector(name), Standard(), torch.optim.SGD, ConstantLR, 0)
+    one = Levers(compile="default")
+    monkeypatch.setattr(one, "apply", lambda *_: None)
+    one.setup(trainer, module, stage)
+    assert asked == [refused]

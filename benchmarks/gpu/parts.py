@@ -22,7 +22,7 @@ OF_FULL_SIZE = (
     "scaling",
 )
 LIMITS: dict[Size, dict[str, float]] = {  # seconds; all of full are within 10 minutes, all of quick within 4
-    "full": {"equal": 200, "speed": 140, "memory": 30, "training": 140, "compile": 80},
+    "full": {"equal": 190, "speed": 130, "memory": 40, "training": 130, "compile": 100},
     "quick": {"equal": 80, "speed": 70, "memory": 25, "training": 60},
     "least": {"equal": 60, "speed": 30, "training": 30},
 }

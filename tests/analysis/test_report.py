@@ -155,7 +155,8 @@ def test_what_is_not_for_comparison_says_so_and_is_in_no_other_table(outputs: Pa
 def test_a_tables_row_is_of_one_recipe_and_says_when_there_are_more(outputs: Path):
     reliable = group(find([outputs]).evaluated, SPECS)[3]
     assert reliable.average_precision(SPECS).notes == [
-        "voc_robustdet was trained or evaluated in 3 ways that differ in more than the seed: finished ones come before others, whole splits before parts, then the newest"
+        "voc_robustdet was trained or evaluated in 3 ways that differ in more than the seed: "
+        "finished ones come before others, whole splits before parts, then the newest"
     ]
     assert [cell.ours for cell in dict(reliable.average_precision(SPECS).rows)["voc_robustdet"]] == pytest.approx(
         [70, 40]

@@ -160,7 +160,10 @@ def test_a_row_is_of_one_training_and_says_when_there_are_more():
         record("voc_std", "clean", 0.10, training_recipe="y", date="2026-02-01"),
         record("voc_std", "cwa", 0.012, training_recipe="x", date="2026-03-01", images=64),
     ]
-    note = "voc_std was trained or evaluated in 2 ways that differ in more than the seed: finished ones come before others, whole splits before parts, then the newest"
+    note = (
+        "voc_std was trained or evaluated in 2 ways that differ in more than the seed: "
+        "finished ones come before others, whole splits before parts, then the newest"
+    )
     for table, title in ((fill(spec("table1"), records), "SSD"), (summary(records), "voc_std")):
         clean, *attacked = row(table, title)
         assert clean.ours == pytest.approx(10)

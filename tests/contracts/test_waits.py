@@ -9,8 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from torch.optim.lr_scheduler import ConstantLR
@@ -19,12 +22,14 @@ from robustdet.attacks import DetectorVictim, LInf, image_generators
 from robustdet.defences.standard import Standard
 from robustdet.evaluation.attacked import AttackFailedError, require_admissible
 from robustdet.evaluation.measuring import measure
+from robustdet.training.averaging import MovingAverage
 from robustdet.training.finite import EVERY
 from robustdet.training.module import DetectionModule
+from robustdet.training.preemption import Preemption
 from robustdet.types import Batch
 from tests.contracts.test_attacks import DECLARED, NAMES, load
 from tests.contracts.test_methods import PAIRS, batch, composed
-from tests.counted_device import Counts, counted, on_device
+from tests.counted_device import DEVICE, Counts, counted, on_device
 from tests.detection.conftest import build_detector, random_target
 from tests.slowness import quick
 
@@ -116,6 +121,22 @@ def test_what_surrounds_a_step_waits_when_it_is_due():
             module.training_step(images, 0).backward()
             module.on_before_optimizer_step(torch.optim.SGD([torch.zeros(1)]))
         assert counts.waits == waits, counts.where  # losses, and gradients of the updates before
+
+
+@pytest.mark.parametrize("one", [Preemption("unused"), MovingAverage(0.99)], ids=lambda one: type(one).__name__)
+def test_what_is_called_after_every_update_waits_for_nothing(one: pl.Callback):
+    module: Any = DetectionModule(build_detector("tiny_ssd", num_classes=3), Standard(), torch.optim.SGD, ConstantLR, 0)
+    module.to(DEVICE)
+    trainer: Any = mock.MagicMock(spec=pl.Trainer)
+    trainer.strategy.root_device, trainer.global_step, trainer.max_steps = DEVICE, 1, 9
+    trainer.fit_loop = mock.MagicMock()
+    trainer.fit_loop.epoch_loop._should_check_val_fx.return_value = False
+    one.setup(trainer, module, "fit")
+    one.on_train_batch_end(trainer, module, None, given(), 0)
+    trainer.global_step = 2
+    with counted() as counts:
+        one.on_train_batch_end(trainer, module, None, given(), 0)
+    assert counts.waits == 0, counts.where
 
 
 def test_matching_is_a_handful_of_launches_for_any_number_of_images():

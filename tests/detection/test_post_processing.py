@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, boxes
 
+from robustdet.detection import post_processing
 from robustdet.detection.boxes import decode, to_cxcywh
 from robustdet.detection.post_processing import PostProcessing
 from robustdet.types import Detections, RawPredictions
@@ -101,6 +102,22 @@ def test_a_size_that_overflows_is_a_wrong_box_not_a_lost_image() -> None:
     found = PostProcessing()(raw, SIZE)[1]
     assert len(found.labels) > 0
     assert bool(found.boxes.isfinite().all())
+
+
+@pytest.mark.parametrize(("near", "same"), [(post_processing.NEAR, True), (post_processing.FARTHEST, False)])
+def test_a_box_far_away_takes_no_digits_of_others(near: float, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many boxes meet, a GPU moves classes aside by the farthest corner, and a CPU goes class by class."""
+    generator = torch.Generator().manual_seed(0)
+    default_boxes = to_cxcywh(random_target(3000, 90.0, generator).boxes / SIZE)
+    default_boxes[0, 2:] = 1e5  # image widths
+    raw = RawPredictions(torch.randn(1, 3000, 21, generator=generator), torch.zeros(1, 3000, 4), default_boxes)
+    monkeypatch.setattr(post_processing, "NEAR", near)
+    found = []
+    for way in (boxes._batched_nms_vanilla, boxes._batched_nms_coordinate_trick):
+        monkeypatch.setattr(post_processing, "batched_nms", way)
+        (one,) = PostProcessing(max_detections=None)(raw, SIZE)
+        found.append(set(map(tuple, torch.cat([one.boxes, one.labels[:, None]], dim=1).tolist())))
+    assert (found[0] == found[1]) == same
 
 
 def test_scores_carry_the_gradients_of_what_was_kept_and_of_nothing_else() -> None:

@@ -35,6 +35,8 @@ class QuadrantDetector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(20.0))
+        self.register_buffer("quadrants", QUADRANTS, persistent=False)
+        self.register_buffer("corners", CORNERS, persistent=False)
         self.images_seen = 0
 
     def forward(self, images, generator=None) -> RawPredictions:
@@ -42,15 +44,16 @@ class QuadrantDetector(nn.Module):
         means = nn.functional.avg_pool2d(images, SIZE // 2).flatten(2).transpose(1, 2)  # [B, 4, 3]
         logits = torch.cat([torch.zeros_like(means[..., :1]), self.scale * (means - 0.5)], 2)
         offsets = 0.1 * means.mean(2, keepdim=True).expand(-1, -1, 4)
-        return RawPredictions(logits, offsets, QUADRANTS)
+        return RawPredictions(logits, offsets, self.quadrants)
 
     def assign(self, targets) -> Assignment:
         labels, objects = torch.zeros(len(targets), 4, dtype=torch.long), torch.full((len(targets), 4), -1)
         for row, one in enumerate(targets):
             for index, (box, label) in enumerate(zip(one.learnable.boxes, one.learnable.labels, strict=True)):
-                place = int((CORNERS - box).abs().sum(1).argmin())
+                place = int((CORNERS - box.cpu()).abs().sum(1).argmin())
                 labels[row, place], objects[row, place] = label, index
-        return Assignment(labels, objects, torch.zeros(len(targets), 4, 4))
+        device = self.scale.device
+        return Assignment(labels.to(device), objects.to(device), torch.zeros(len(targets), 4, 4, device=device))
 
     def box_losses(self, raw, assignment) -> BoxLosses:
         entropy = nn.functional.cross_entropy(raw.cls_logits.transpose(1, 2), assignment.labels, reduction="none")
@@ -66,14 +69,14 @@ class QuadrantDetector(nn.Module):
         return DetectionLosses(each.cross_entropy.sum(1), each.localization.sum(1), (assignment.labels > 0).sum(1))
 
     def overlaps(self, raw, boxes) -> Tensor:
-        return torch.stack([box_iou(CORNERS.to(raw.cls_logits), of_image) for of_image in boxes])
+        return torch.stack([box_iou(self.corners.to(raw.cls_logits), of_image) for of_image in boxes])
 
     def detect(self, raw) -> list[Detections]:
         found = []
         for probabilities in raw.cls_logits.softmax(2):
             scores, labels = probabilities[:, 1:].max(1)
             order = scores.argsort(descending=True)
-            found.append(Detections(CORNERS[order], scores[order], labels[order] + 1))
+            found.append(Detections(self.corners[order], scores[order], labels[order] + 1))
         return found
 
 
@@ -87,7 +90,7 @@ class RoutedQuadrantDetector(QuadrantDetector):
 
     def forward(self, images, generator=None, routing=None) -> RoutedPredictions:
         raw = super().forward(images)
-        steps = torch.arange(4.0)
+        steps = torch.arange(4.0, device=images.device)
         routing = (steps * images.mean(dim=(1, 2, 3))[:, None]).softmax(dim=1) if routing is None else routing
         logits = raw.cls_logits * (1 + routing @ steps)[:, None, None]
         return RoutedPredictions(logits, raw.bbox_regression, raw.default_boxes, routing)

@@ -19,8 +19,9 @@ from tests.gpu.comparing import Comparisons, unequal_share
 
 STEPS = 3
 MOST_UNEQUAL = 0.01  # of the pixels
-IN_SINGLE = {"art_pgd": 0.05}  # ART computes so: some signs of gradients are another device's
-IN_BFLOAT16 = {"bfloat16": 0.3}  # rounded to 8 bits on purpose: the signs of many small gradients are another device's
+# By the share of pixels that may differ: ART computes so, and some signs of gradients are another device's. Autocast to
+# bfloat16 leaves double precision alone; of factors of 8 bits the signs of many small gradients are another device's.
+IN_SINGLE = {"art_pgd": 0.05, "bfloat16": 0.3}
 
 
 WITHOUT_CHANCE = "jpeg"  # it asks neither a network nor a generator: untouched images are its control
@@ -66,6 +67,6 @@ def test_its_images_are_those_of_the_cpu(name: str, device: torch.device, compar
     )
     assert found.device.type == device.type
     assert (found - sent.images).abs().max() <= (DECLARED[name].threat.epsilon or 1) + 1e-9
-    tolerance = (IN_BFLOAT16 | IN_SINGLE).get(name, MOST_UNEQUAL)
+    tolerance = IN_SINGLE.get(name, MOST_UNEQUAL)
     shares = unequal_share(reference, found), unequal_share(reference, wrong)
     assert compare.trouble("attack", f"{name}, share of pixels", shares[0], tolerance, shares[1]) is None

@@ -17,6 +17,7 @@ from tests.detection.conftest import build_detector
 from tests.gpu.comparing import Comparisons, difference, wrong_by
 
 SINGLE, DOUBLE = 3e-4, 1e-7  # of the largest value
+ROUNDED = 1e-5  # post-processing is in single precision, whatever comes in
 SINGLE_GRADIENT = 0.2  # another unit at its kink, another negative of two that are equally hard: whole pixels differ
 # Random ones of transformers' hardly depend on their image: nothing would be shown.
 WITH_LOSSES = [name for name, case in CASES.items() if case.offer != "detections" and case.model != "transformers"]
@@ -105,7 +106,7 @@ OURS = [name for name, case in CASES.items() if case.offer == "scores" and case.
 
 @pytest.mark.parametrize("name", OURS)
 def test_its_detections_are_those_of_the_cpu(name: str, device: torch.device, compare: Comparisons):
-    """Of the same predictions, in double, so that no two scores change places."""
+    """Of the same predictions, made in double: what is left are roundings of softmax and boxes."""
     model = built(name).eval().double()
     raw = model(batch_for(model).images.double())
     shifted = RawPredictions(raw.cls_logits.roll(1, dims=2), raw.bbox_regression, raw.default_boxes)
@@ -119,7 +120,7 @@ def test_its_detections_are_those_of_the_cpu(name: str, device: torch.device, co
 
     reference, wrong = detected(raw, model, torch.device("cpu")), detected(shifted, there, device)
     found = detected(raw, there, device)
-    assert compare.trouble_of("detections", name, reference, found, wrong, DOUBLE) is None
+    assert compare.trouble_of("detections", name, reference, found, wrong, ROUNDED) is None
 
 
 def test_tf32_moves_results_by_less_than_two_hundredths(device: torch.device, compare: Comparisons):

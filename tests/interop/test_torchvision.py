@@ -172,3 +172,9 @@ def test_it_says_what_it_does_not_offer():
         attack(DetectorVictim(torchvision_model(FAST)), images(), TARGETS, image_generators(0, ["a", "b"]))
     with pytest.raises(ValueError, match=r"expected images of shape \[B, 3, 64, 64\], got \[1, 3, 32, 32\]"):
         torchvision_model(SSDLITE)(torch.rand(1, 3, 32, 32))
+
+
+def test_numbers_of_labels_lie_where_the_network_does():
+    """Somebody's network may have moved before it is wrapped, as in the middle of a training of theirs."""
+    found = TorchvisionDetector(torchvision_model(FAST).network.to("meta"), 3, SIZE)
+    assert found.theirs.device == found.ours.device == torch.device("meta")

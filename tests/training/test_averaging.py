@@ -116,11 +116,11 @@ def test_the_average_is_that_of_a_slow_loop_and_learning_goes_on_as_without(comp
 def test_the_decay_is_bounded_and_what_is_the_same_stays():
     average, current, constant = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1 / 3])
     for made in (1, 10**6):
-        move(0.9, [average, constant], [current, constant.clone()], torch.tensor(made))
+        move(0.9, [average, constant], [current, constant.clone()], made)
     assert average.item() == pytest.approx(0.9 * (2 / 11 * 1 + 9 / 11 * 2) + 0.1 * 2)
     assert constant.item() == torch.tensor(1 / 3).item()
     counts = torch.tensor([3])
-    move(0.9, [counts], [torch.tensor([8])], torch.tensor(1))
+    move(0.9, [counts], [torch.tensor([8])], 1)
     assert counts.item() == 8
 
 

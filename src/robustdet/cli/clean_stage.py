@@ -83,8 +83,8 @@ def warm_start_file(cfg: DictConfig) -> Path:
         for name in sorted(set(then) & set(now)):
             if then[name] != now[name]:
                 raise InputError(
-                    f"warm_start.ckpt_path={path} was trained with model.{key}.{name}={then[name]}, and this training has "
-                    f"{now[name]}: its weights would fit and do worse; give both the same"
+                    f"warm_start.ckpt_path={path} was trained with model.{key}.{name}={then[name]}, and this training "
+                    f"has {now[name]}: its weights would fit and do worse; give both the same"
                 )
     return path
 

@@ -22,8 +22,7 @@ def match(targets: Targets, default_boxes: Float[Tensor, "P 4"], input_size: int
     An image without learnable objects is all background. Raises ValueError on boxes without a positive extent.
     """
     check_boxes(targets)
-    boxes, labels, learnable = pad(targets, default_boxes)
-    boxes = boxes / input_size
+    boxes, labels, learnable = pad(targets, default_boxes, input_size)
     # Rows of objects that are no targets lose against every other row, and never reach the IoU of a positive.
     overlap = pairwise_iou(boxes, to_xyxy(default_boxes)).masked_fill(~learnable.unsqueeze(-1), -1)
     # A claim outranks any IoU, and a later claim an earlier one: then one maximum settles both rules.
@@ -42,8 +41,13 @@ def match(targets: Targets, default_boxes: Float[Tensor, "P 4"], input_size: int
     )
 
 
-def pad(targets: Targets, like: Tensor) -> tuple[Float[Tensor, "B M 4"], Int[Tensor, "B M"], Bool[Tensor, "B M"]]:
+def pad(
+    targets: Targets, like: Tensor, unit: int
+) -> tuple[Float[Tensor, "B M 4"], Int[Tensor, "B M"], Bool[Tensor, "B M"]]:
     """Boxes, labels and which of them are learnable, every image filled up to the same number M >= 1 of slots.
+
+    Boxes are in units of so many pixels: divided in main memory, for a GPU multiplies by the inverse instead, and
+    boxes that overlap two default boxes alike would fall to another one.
 
     Of the type of ``like`` and where that lies: all travels there once, in one piece. Objects that are not learnable
     keep their slot: selecting by a mask would make a GPU wait for its host.
@@ -52,8 +56,9 @@ def pad(targets: Targets, like: Tensor) -> tuple[Float[Tensor, "B M 4"], Int[Ten
     boxes, labels, difficult, crowd = (
         torch.cat([getattr(target, field) for target in targets]) for field in ("boxes", "labels", "difficult", "crowd")
     )
-    exact = torch.promote_types(boxes.dtype, torch.float32)  # of a label, bfloat16 would keep 256 values
-    rows = torch.cat([boxes.to(exact), torch.stack([labels, ~(difficult | crowd)], dim=1)], dim=1)
+    # As precise as they will be there, and more than bfloat16, of a label's values, would keep.
+    exact = torch.promote_types(torch.promote_types(boxes.dtype, like.dtype), torch.float32)
+    rows = torch.cat([boxes.to(exact) / unit, torch.stack([labels, ~(difficult | crowd)], dim=1)], dim=1)
     if not any(counts):
         counts, rows = [1] * len(counts), rows.new_zeros(len(counts), 6)
     padded = moved(pad_sequence(rows.split(counts), batch_first=True), like.device)

@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms
 from robustdet.detection.boxes import decode
 from robustdet.types import Detections, RawPredictions
 
+NEAR = 10  # image widths: boxes meet in suppression cut to what is nearer, see below
 FARTHEST = 1e4  # image widths: where the exponential in a box's size overflows, the box is wrong but stays a box
 
 
@@ -45,10 +46,13 @@ class PostProcessing:
         image, classes, rank = torch.nonzero(found, as_tuple=True)
         counts = found.sum(dim=(1, 2)).tolist()
         chosen = boxes[image, index[image, classes, rank]], best[image, classes, rank], classes
-        return [self._of_image(*each) for each in zip(*(part.split(counts) for part in chosen), strict=True)]
+        each = zip(*(part.split(counts) for part in chosen), strict=True)
+        return [self._of_image(NEAR * input_size, *of_image) for of_image in each]
 
     def _of_image(
-        self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Int[Tensor, "n"]
+        self, near: float | int, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Int[Tensor, "n"]
     ) -> Detections:
-        keep = batched_nms(boxes, scores, classes, self.nms_threshold)[: self.max_detections]
+        # Many boxes meet at once, each class moved aside by the farthest corner of all: in single precision one box
+        # that is far away would take the digits of all others. From how many boxes on, depends on the device.
+        keep = batched_nms(boxes.clamp(-near, near), scores, classes, self.nms_threshold)[: self.max_detections]
         return Detections(boxes[keep], scores[keep], classes[keep] + 1)

@@ -28,11 +28,32 @@ def whole_factors() -> Iterator[None]:
         backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
         backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
     )  # fmt: skip
-    before = [switch.fp32_precision for switch in switches]
+    before, older = [switch.fp32_precision for switch in switches], _older()
+    if older is not None:
+        _set_older("highest", False)
     for switch in switches:
         switch.fp32_precision = "ieee"
     try:
         yield
     finally:
+        if older is not None:
+            _set_older(*older)
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
+
+
+def _older() -> tuple[str, bool] | None:
+    """PyTorch's switches of before, of matrix products and of convolutions, which libraries still read.
+
+    It refuses to say while they and the newer ones differ: so both are turned. None where somebody has turned the newer
+    ones alone.
+    """
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+
+
+def _set_older(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions

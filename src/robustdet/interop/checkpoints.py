@@ -29,8 +29,8 @@ PREFIXES = ("module.", "_orig_mod.", OF_MODULE)  # of DataParallel, of torch.com
 class Checkpoint:
     """Tensors under our names, what kind of file they came from and, where it says so, the names of labels 1..C.
 
-    ``updates`` is how many its training has made, where it is a training's state; ``chosen`` and ``averaged`` are what a
-    state of ours says of itself (`robustdet.evaluation.record.RunInfo`).
+    ``updates`` is how many its training has made, where it is a training's state; ``chosen`` and ``averaged`` are what
+    a state of ours says of itself (`robustdet.evaluation.record.RunInfo`).
     """
 
     state_dict: State

@@ -126,12 +126,12 @@ class RobustTorchvision(TorchvisionModel):
         """The backbone's features of RGB images in [0, 1]; losses and detections are the heads' look at them.
 
         With a generator, CFR samples its features and reconstructs the images, and proposals are drawn; without one it
-        goes on with their mean. ``routing`` replaces what the AID would say. In training mode, features that are not
-        finite are a NumericalError that names the first layer to blame.
+        goes on with their mean. ``routing`` replaces what the AID would say. In training mode, on a CPU, features that
+        are not finite are a NumericalError that names the first layer to blame; a GPU would have to be waited for.
         """
         asked = super().forward(images, generator)
         raw = self._features(asked, routing)
-        if self.training:
+        if self.training and images.device.type == "cpu":
             require_finite(self, raw.features.values(), images, lambda: self._features(asked, routing))
         return raw
 

@@ -70,12 +70,13 @@ class TorchvisionDetector(ForeignDetector):
         self._number(ids)
 
     def _number(self, ids: Sequence[int] | None) -> None:
-        """Says whose label is whose."""
+        """Says whose label is whose, where the network lies."""
         ids = range(1, self.num_classes + 1) if ids is None else ids
         theirs = torch.tensor([0, *ids])
         ours = torch.zeros(int(theirs.max()) + 1, dtype=torch.long).scatter(0, theirs, torch.arange(len(theirs)))
-        self.register_buffer("theirs", theirs, persistent=False)
-        self.register_buffer("ours", ours, persistent=False)  # 0 for ids that no class has
+        device = next((one.device for one in self.network.parameters()), None)
+        self.register_buffer("theirs", theirs.to(device), persistent=False)
+        self.register_buffer("ours", ours.to(device), persistent=False)  # 0 for ids that no class has
 
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Asked:
         self.require_size(images)

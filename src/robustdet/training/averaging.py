@@ -5,7 +5,6 @@ Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 19
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -27,14 +26,19 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float | int) -> None:
-        super().__init__(multi_avg_fn=partial(move, decay))
+        super().__init__(multi_avg_fn=self._move)
         self.decay = decay
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the detector itself gets there later
         super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:  # counted where nobody has to wait for the count
+            self._average_model.n_averaged = torch.tensor(0)
         if stage == "fit":
             trainer.strategy.precision_plugin.convert_module(cast(AveragedModel, self._average_model))
+
+    def _move(self, average: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
+        move(self.decay, average, current, int(cast(AveragedModel, self._average_model).n_averaged))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What learns stays what it is, for the last checkpoint and the last validation come after this."""
@@ -60,13 +64,13 @@ class MovingAverage(WeightAveraging):
 
 
 @torch.no_grad()
-def move(decay: float | int, average: list[Tensor], current: list[Tensor], made: Tensor) -> None:
+def move(decay: float | int, average: list[Tensor], current: list[Tensor], made: int) -> None:
     """Move tensors of one kind and device towards the current ones, in place; ``made`` averages went before.
 
     What both have in common stays bit for bit, which constants among a detector's buffers need; counts are copied.
     """
     if average[0].is_floating_point():
-        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + float(made)) / (10 + float(made))))
+        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + made) / (10 + made)))
     else:
         for ours, theirs in zip(average, current, strict=True):
             ours.copy_(theirs)

@@ -11,17 +11,19 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from robustdet.defences.aa_conv import AAConv2d
 from robustdet.detection.backbones.backbone import Backbone
 from robustdet.detection.backbones.residual import Residual
-from robustdet.errors import KindError
+from robustdet.errors import InputError, KindError
 from robustdet.graphs import WholeGraphs
 
 Mode: TypeAlias = Literal["default", "reduce-overhead", "max-autotune"]
 GRAPHS = 64  # of one method of one class
 CLONING = "cudagraph_trees_generation_cloning"  # torch 2.15 has it; before, an attack on CUDA graphs is an error
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record them
 PLAIN_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -54,6 +56,9 @@ class Levers(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.switches.enter_context(factors_of_10_bits(self.tf32))
+        if self.compile is not None:
+            synchronised = stage == "fit" and _synchronised(trainer, pl_module.model)  # type: ignore[arg-type]
+            require_compilable(self.compile, trainer.strategy.root_device, synchronised)
         self.apply(pl_module.model, getattr(pl_module, "method", None))  # type: ignore[arg-type]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -73,6 +78,29 @@ class Levers(pl.Callback):
             model.compile(mode=self.compile)
             if isinstance(method, WholeGraphs):
                 method.compile(mode=self.compile)
+
+
+def require_compilable(mode: Mode, device: torch.device, synchronised: bool) -> None:
+    """Raises InputError where compiled steps are known to fail: on a GPU, or among several, hours may be lost."""
+    from torch._inductor import config as inductor
+
+    if mode in CUDA_GRAPHS and device.type == "cuda" and not hasattr(inductor.triton, CLONING):
+        raise InputError(
+            f"callbacks.levers.compile={mode} records CUDA graphs, in which MTD's two candidates overwrite each other "
+            f"before torch 2.15, and this is {torch.__version__}: compile=default records none"
+        )
+    if synchronised:
+        raise InputError(
+            f"callbacks.levers.compile={mode} makes one graph of a pass, and batch norm that several processes share "
+            "(sync_batchnorm) breaks it: train with callbacks.levers.compile=null, or on one device"
+        )
+
+
+def _synchronised(trainer: pl.Trainer, model: nn.Module) -> bool:
+    """Whether Lightning will have norms of a model whose passes are whole graphs share their statistics."""
+    shares = getattr(trainer.strategy, "_layer_sync", None) is not None and trainer.world_size > 1
+    whole = isinstance(model, WholeGraphs)
+    return shares and whole and any(isinstance(one, _BatchNorm) for one in model.modules())
 
 
 def prepare_compilation() -> None:

@@ -30,11 +30,15 @@ TIME_IS_UP: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, a
 SIGNALS: list[int] = [*([] if TIME_IS_UP is None else [TIME_IS_UP]), signal.SIGTERM, signal.SIGINT]
 
 
+EVERY = 10  # updates
+
+
 class Preemption(Checkpoint):
     """Saves ``folder/last.ckpt`` after the update in which a signal came, and ends the process with its exit code.
 
     A checkpoint callback, which Lightning calls behind all others: the state knows what they know of this update. Only
-    the processes that a signal reaches need it: the others hear of it after every update.
+    the processes that a signal reaches need it: the others hear of it, after each update, on GPUs after every tenth
+    (and after a validation), for to ask them is to wait for them.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -56,13 +60,20 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not is_validated_now(trainer) and self._save_if_told(trainer, pl_module):
+        if is_validated_now(trainer) or not self._is_time_to_ask(trainer, pl_module.device):
+            return
+        if self._save_if_told(trainer, pl_module):
             trainer._logger_connector.update_train_step_metrics()  # Lightning logs an update after this hook
             raise SystemExit(128 + self.heard[0])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and self._save_if_told(trainer, pl_module):
             raise SystemExit(128 + self.heard[0])
+
+    def _is_time_to_ask(self, trainer: pl.Trainer, device: torch.device) -> bool:
+        """The same answer in all processes."""
+        alone, updates = device.type == "cpu" or world_size() == 1, trainer.global_step
+        return alone or updates % EVERY == 0 or updates == trainer.max_steps
 
     @property
     def told_to_end(self) -> int | None:
@@ -86,8 +97,10 @@ class Preemption(Checkpoint):
 
     def _agreed(self, device: torch.device) -> list[int]:
         """The signals that any process has heard, the one that gives the exit code first."""
-        mine = torch.tensor([number in self.heard for number in SIGNALS], dtype=torch.float32, device=device)
-        shares = (mine if world_size() == 1 else averaged(mine)).tolist()
+        mine = [number in self.heard for number in SIGNALS]
+        shares = (
+            mine if world_size() == 1 else averaged(torch.tensor(mine, dtype=torch.float32, device=device)).tolist()
+        )
         return [number for number, share in zip(SIGNALS, shares, strict=True) if share > 0]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

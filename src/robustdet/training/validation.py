@@ -68,9 +68,9 @@ class Validation:
             generators = image_generators(self.seed, ids)
             images = self.attack(DetectorVictim(model), batch.images, batch.targets, generators)
             self.attacked.update(self._detect(model, images, ids, "attacked"))
-        for image_id, clean, attacked in zip(ids, batch.images.cpu(), images.cpu(), strict=True):
-            if len(self.shown) < self.keep_shown:
-                self.shown[image_id] = (clean, attacked)
+        wanted = max(0, self.keep_shown - len(self.shown))
+        for image_id, clean, attacked in zip(ids[:wanted], batch.images, images, strict=False):
+            self.shown[image_id] = (clean.cpu(), attacked.cpu())
 
     @torch.no_grad()
     def _detect(self, model: Detector, images: torch.Tensor, ids: list[str], kind: str) -> Found:
