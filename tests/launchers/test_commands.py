@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_an_experiment_trains_its_clean_stage_once_and_is_evaluated(
     assert "No finished clean stage shapes_std" in first
     run = json.loads((checkpoint.parent.parent / "run.json").read_text(encoding="utf-8"))
     assert run["updates"] == 2
+    assert run["environment"]["libraries"]["torch"] == version("torch")
     assert {"train/L_cls", "train/L_loc", "train/L_det", "train/L_aid", "train/L_re", "train/L_kld"} <= run[
         "metrics"
     ].keys()
@@ -59,7 +61,9 @@ def test_an_experiment_trains_its_clean_stage_once_and_is_evaluated(
     train(
         compose("train", "experiment=shapes_mtd_warm", *FEW, stage(plain.paths), f"paths.run={plain.paths.outputs}/b")
     )
-    assert "Starting from the finished clean stage shapes_std" in capsys.readouterr().out
+    said, commit = capsys.readouterr().out, run["environment"]["commit"]
+    assert "Starting from the finished clean stage shapes_std" in said
+    assert commit is None or f"final.ckpt, trained at commit {commit[:8]}\n" in said
 
     evaluation = compose("evaluate", "experiment=shapes_cfr", f"ckpt_path={checkpoint}", "suite=quick", "pictures=2")
     records = evaluate(evaluation)

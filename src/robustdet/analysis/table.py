@@ -221,7 +221,12 @@ def _precedence(record: Record) -> tuple[bool, bool, bool, str]:
     """Weights that training ended with before others, then the whole split, then what is what its suite's name says,
     then the newest: higher is taken.
     """
-    return not record.run.unfinished, not record.partial, not any(flag.startswith(MISNAMED) for flag in record.flags), record.date
+    return (
+        not record.run.unfinished,
+        not record.partial,
+        not any(flag.startswith(MISNAMED) for flag in record.flags),
+        record.date,
+    )
 
 
 def _but_for_seed(record: Record) -> tuple[RunInfo, str]:

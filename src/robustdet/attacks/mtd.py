@@ -113,9 +113,7 @@ class MTD(BaseAttack):
         with torch.set_grad_enabled(graphs):
             return _candidate(model, by_cls), _candidate(model, by_loc)
 
-    def _prefers_loc(
-        self, by_cls: _Candidate, by_loc: _Candidate, of_all_processes: bool = False
-    ) -> torch.Tensor:
+    def _prefers_loc(self, by_cls: _Candidate, by_loc: _Candidate, of_all_processes: bool = False) -> torch.Tensor:
         gain = by_loc.losses.total.detach() - by_cls.losses.total.detach()
         if self.choice == "batch":
             gain = (averaged(gain.sum()) if of_all_processes else gain.sum()).expand(len(gain))

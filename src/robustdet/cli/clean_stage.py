@@ -140,7 +140,7 @@ def clean_checkpoint(
     with one_at_a_time(Path(cfg.paths.outputs), stage, first):
         found = first.says(lambda: _text(finished(cfg.paths.outputs, stage)))
         if found is not None:
-            say(f"Starting from the finished clean stage {described.name}: {found}")
+            say(f"Starting from the finished clean stage {described.name}: {found}{_trained_at(Path(found))}")
             return Path(found)
         say(f"No finished clean stage {described.name} for these settings under {cfg.paths.outputs}: training it first")
         # the same folder after an interruption, so that it is gone on with; another one where what ended is of no use
@@ -154,6 +154,13 @@ def clean_checkpoint(
                 f"{(run.ended or {}).get('incomplete')} ({trained})"
             )
         return trained
+
+
+def _trained_at(checkpoint: Path) -> str:
+    """By which code, for it counts in no identity; nothing where nobody knows."""
+    run = Run.around(checkpoint)
+    commit = ((run.ended if run is not None else None) or {}).get("environment", {}).get("commit")
+    return f", trained at commit {commit[:8]}" if commit else ""
 
 
 def _text(path: Path | None) -> str | None:

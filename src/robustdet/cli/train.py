@@ -41,6 +41,7 @@ from robustdet.cli.start import (
 from robustdet.cli.sweeps import objectives
 from robustdet.cli.unread import passed_over, require_read
 from robustdet.errors import NumericalError
+from robustdet.evaluation.environment import describe_environment
 from robustdet.interop.checkpoints import load_checkpoint
 from robustdet.interop.classes import require_same_classes
 from robustdet.runs.first_process import FirstProcess, say
@@ -93,6 +94,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
     if plan.state is not None:
         require_resumable(plan.state, module, averages(cfg))
     trainer = build_trainer(cfg, [])
+    environment = asdict(describe_environment(trainer.strategy.root_device))  # of the code as it is now
     say(f"{cfg.name}: {experiment.data.name}, {experiment.num_classes} classes; writing to {run.folder}")
     say(f"{cfg.name} starts from {origin(cfg.model, start, plan.state)}")
     trained = getattr(getattr(experiment.model, "backbone", None), "trained", None)
@@ -123,6 +125,7 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
             "recipe": plan.recipe,
             "pruned": was_pruned(trainer),
             "incomplete": incomplete,  # nobody starts from what is, and it is no seed among others
+            "environment": environment,
             "overrides": list(overrides),
             "updates": trainer.global_step,
             "metrics": metrics,
