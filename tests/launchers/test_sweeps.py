@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from robustdet.cli.clean_stage import stage_config
 from robustdet.cli.composition import CONF, check
-from robustdet.cli.sweeps import objectives, processes
+from robustdet.cli.sweeps import SEARCH, objectives, processes, require_same_search
 from robustdet.training.pruning import CURVE, MedianPruning
 from tests.forks import Spawned
 from tests.launchers.commands import ended
@@ -112,6 +112,11 @@ def test_a_search_survives_a_crash_and_is_resumed(command: Callable, tmp_path: P
     assert [t.number for t in trials()] == [0, 1, 2, 3]
     assert len(list((tmp_path / "sweeps" / "shapes_cfr_loss_weights").glob("2*"))) == 2
 
+    pilot = command(*what, "hydra.sweeper.n_trials=1", crash, "optimizer.weight_decay=0.1")
+    assert pilot.code == 1
+    assert "holds trials of a search with other settings:" in pilot.warned
+    assert len(trials()) == 4
+
 
 def test_a_distributed_job_in_an_adaptive_search_is_refused(command: Callable, tmp_path: Path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
@@ -130,6 +135,68 @@ def test_a_search_for_what_nothing_measures_is_refused(command: Callable, tmp_pa
     assert done.code == 1
     assert "validation.attack=null measures no val/AP50_attacked, which this search is to maximise" in done.warned
     assert not list(tmp_path.iterdir())
+
+
+def search(folder: Path, *overrides: str) -> DictConfig:
+    """A search's config as its command composes it."""
+    given = ["experiment=shapes_cfr", "hparams_search=loss_weights", f"paths.outputs={folder}", *overrides]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", given, return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.max_steps=10", "attack.threat.epsilon=4/255", "protocol=authors", "data.source.train=9",
+        "data.root=elsewhere", "seed=1", "loss.gamma=0.5", "validation.attack.steps=1", "validation.clean_share=1",
+        "warm_start.ckpt_path=std.ckpt", "objectives=[val/AP50_clean]", "callbacks.pruning.others=2",
+        "trainer.val_check_interval=7", "debug=limit", "speed=fast",
+    ],
+)  # fmt: skip
+def test_searches_with_other_settings_share_no_study(override: str, tmp_path: Path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    require_same_search(search(tmp_path, "tags=[whole]"))
+    other = search(tmp_path, override)
+    with pytest.raises(SystemExit) as refused:
+        require_same_search(other)
+    said = str(refused.value).splitlines()
+    assert said[0] == f"{other.paths.study} holds trials of a search with other settings:"
+    assert "tags=[whole]" in said[1]
+    assert override in said[2].replace("'", "")
+    require_same_search(search(tmp_path, override, f"paths.study={tmp_path / 'pilot'}"))
+
+
+def test_a_search_goes_on_with_its_study_whatever_the_place(tmp_path: Path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    require_same_search(search(tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    free = ["trainer.accelerator=cpu", "logger=none", "data.num_workers=3", "hydra.sweeper.n_trials=2", "tags=[x]"]
+    free += ["hydra/sweeper/sampler=random", "launcher=joblib", "hydra.sweeper.n_jobs=2", "paths.run=here"]
+    require_same_search(search(tmp_path / "b", *free))
+
+
+def test_other_values_to_search_over_are_another_search(tmp_path: Path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    require_same_search(search(tmp_path))
+    with pytest.raises(SystemExit, match="holds trials of a search with other settings"):
+        require_same_search(search(tmp_path, "hparams_search=loss_weights_without_cfr"))
+    wider = search(tmp_path)
+    with read_write(wider.hydra):  # which a command is composed without
+        wider.hydra.overrides.task.append("optimizer.lr=interval(0.1,0.2)")
+    with pytest.raises(SystemExit, match=r"now .*optimizer\.lr=interval\(0\.1,0\.2\)"):
+        require_same_search(wider)
+
+
+def test_a_study_that_does_not_say_what_it_is_of_is_named(tmp_path: Path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    cfg = search(tmp_path)
+    file = Path(cfg.paths.study) / SEARCH
+    file.parent.mkdir(parents=True)
+    file.write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        SystemExit, match=r"search\.json does not say what the trials of this study have in common: Type"
+    ):
+        require_same_search(cfg)
 
 
 @pytest.mark.slow

@@ -225,6 +225,13 @@ def all_keys(node: Any, path: str = "") -> list[str]:
     return found
 
 
+def without_place(cfg: DictConfig) -> DictConfig:
+    """A copy without Hydra's own part and without the run's folder, which is not known before a run begins."""
+    bare = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    bare.paths.run = None
+    return bare
+
+
 def expand_homes(node: Any) -> None:
     """Makes the home folder of every ``~`` that a text below ``node`` begins with, in place.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -12,16 +14,18 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from robustdet.cli.composition import expand_homes, quoted
+from robustdet.cli.composition import expand_homes, quoted, without_place
 from robustdet.cli.stopping import stop_when_told
 from robustdet.cli.unread import require_read
 from robustdet.errors import InputError
-from robustdet.files import trouble_of_place, whole
+from robustdet.files import trouble_of_place, whole, write_text
+from robustdet.runs.identity import identity
 
 ROOM = 1 << 16  # bytes; what Hydra writes before a command begins is less
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SEARCH = "search.json"  # in the folder of a study: what its trials have in common
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -46,7 +50,7 @@ def processes(trainer: DictConfig) -> str | None:
 class Start(Callback):
     """Before a run: ``~`` is the home folder, and the run's own folder can be written to. Before the first job of
     ``-m`` the folder of all jobs is decided and made; values that no training reads are refused, and to a search that
-    adapts distributed jobs, and objectives that nothing measures.
+    adapts distributed jobs, objectives that nothing measures, and a study that was begun with other settings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -67,6 +71,8 @@ class Start(Callback):
         with read_write(config.hydra):  # jobs are composed anew, each with a name of its own: they get this folder
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
         require_room(folder.parent)  # a study's database lies there
+        if OmegaConf.select(config, "paths.study") is not None:
+            require_same_search(config)
 
 
 def require_room(folder: Path) -> None:
@@ -104,14 +110,50 @@ def require_measured(config: DictConfig) -> None:
 
 def require_swept(config: DictConfig) -> None:
     """All that the sweep is over is read; where it is over groups too, such as experiments, each job says so itself."""
-    task = list(config.hydra.overrides.task)
-    swept = [one.key_or_group for one in OverridesParser.create().parse_overrides(task) if one.is_sweep_override()]
-    space = config.hydra.sweeper.get("params") or {}
-    if all("." in key for key in [*swept, *space]):
+    space = searched(config)
+    if all("." in override.partition("=")[0] for override in space):
         try:
-            require_read(config, [*task, *(f"{key}={value}" for key, value in space.items())])
+            require_read(config, [*config.hydra.overrides.task, *space])
         except InputError as error:  # Hydra goes on where a callback fails
             sys.exit(str(error))
+
+
+def searched(config: DictConfig) -> list[str]:
+    """What a sweep is over, by its sweeper's yaml and on the command line, as overrides."""
+    space = config.hydra.sweeper.get("params") or {}
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    swept = [str(one.input_line) for one in overrides if one.is_sweep_override()]
+    return [*(f"{key}={value}" for key, value in space.items()), *swept]
+
+
+def require_same_search(config: DictConfig) -> None:
+    """A study's trials, which its sampler learns from and its runs are pruned by, differ in what is searched alone.
+
+    What they have in common stands in the study's folder from its first command on. Folders, devices, loggers and
+    workers are free, as are the number of trials and their sampler.
+    """
+    settings: Any = OmegaConf.to_container(without_place(config), resolve=True)
+    data = {key: settings["data"].get(key) for key in ("_target_", "source", "root", "val_share")}
+    more = [data, *(settings[key] for key in ("warm_start", "validation", "objectives")), sorted(searched(config))]
+    now = {
+        "settings": identity(settings, json.dumps(more, sort_keys=True), None),
+        "overrides": sorted(config.hydra.overrides.task),
+    }
+    file = Path(config.paths.study) / SEARCH
+    if not file.is_file():
+        write_text(file, json.dumps(now, indent=2) + "\n")
+        return
+    try:
+        then = json.loads(file.read_text(encoding="utf-8"))
+        same, told = then["settings"] == now["settings"], shlex.join(then["overrides"])
+    except (ValueError, TypeError, KeyError) as error:
+        sys.exit(f"{file} does not say what the trials of this study have in common: {type(error).__name__}: {error}")
+    if not same:
+        sys.exit(
+            f"{file.parent} holds trials of a search with other settings:\n  then {told}\n"
+            f"  now  {shlex.join(now['overrides'])}\n"
+            "They would be compared with each other: give the same settings, or another folder, paths.study=PATH"
+        )
 
 
 def jobs_of_grid(overrides: Sequence[str]) -> list[str]:

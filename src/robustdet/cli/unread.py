@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from robustdet.cli.composition import without_place
 from robustdet.defences.robustdet import LossWeights
 from robustdet.defences.schedules import Replay
 from robustdet.errors import InputError
@@ -25,8 +26,7 @@ def require_read(cfg: DictConfig, overrides: Iterable[str]) -> None:
     given = _of_parts(overrides)
     if not given:
         return
-    plain = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
-    plain.paths.run = None  # the command's own folder, which may not be known yet
+    plain = without_place(cfg)
     method = str(cfg.method._target_).rpartition(".")[2]
     for key, override in given.items():
         if not _is_read(plain, key):
