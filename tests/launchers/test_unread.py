@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from robustdet.cli.composition import all_keys
 from robustdet.cli.train import train
-from robustdet.cli.unread import PARTS, passed_over, require_read
+from robustdet.cli.unread import PARTS, passed_over, require_read, unscaled
 from robustdet.errors import InputError
 from tests.launchers.commands import ended
 
@@ -83,6 +83,17 @@ def test_of_whole_attacks_a_replay_takes_no_steps(compose: Compose):
     assert said.startswith("attack.steps, attack.step_size: not used in training, for Replay begins at clean images")
     assert passed_over(compose("train", "experiment=shapes_mtd"), ["attack.threat.epsilon=4/255"]) == ""
     assert passed_over(compose("train", "experiment=shapes_mtd", "schedule=full", *given), given) == ""
+
+
+def test_the_size_of_a_ball_says_what_it_does_not_scale(compose: Compose):
+    def said(*given: str) -> str:
+        return unscaled(compose("train", "experiment=shapes_mtd", *given), given)
+
+    both = "attack.threat.epsilon=4/255 scales nothing else: schedule.step_sizes go up to 8/255, the attack that is "
+    assert said("attack.threat.epsilon=4/255") == f"{both}watched has validation.attack.threat.epsilon=8/255"
+    scaled = ["schedule.step_sizes=[1/255,4/255]", "validation.attack.threat.epsilon=4/255"]
+    assert said("attack.threat.epsilon=4/255", *scaled) == ""
+    assert said("attack.threat.epsilon=8/255") == said("optimizer.lr=0.1") == ""
 
 
 def test_a_grid_is_refused_before_its_first_job(tmp_path: Path):

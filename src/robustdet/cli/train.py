@@ -39,7 +39,7 @@ from robustdet.cli.start import (
     require_weights,
 )
 from robustdet.cli.sweeps import objectives
-from robustdet.cli.unread import passed_over, require_read
+from robustdet.cli.unread import passed_over, require_read, unscaled
 from robustdet.errors import NumericalError
 from robustdet.evaluation.environment import describe_environment
 from robustdet.interop.checkpoints import load_checkpoint
@@ -65,8 +65,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), first: FirstProcess | 
     trainer = bare_trainer(cfg)
     require_discriminator(cfg.model)
     require_offer(cfg)
-    if unread := passed_over(cfg, overrides):
-        say(unread)
+    for text in filter(None, (passed_over(cfg, overrides), unscaled(cfg, overrides))):
+        say(text)
     if first is None:  # a command's own run, not its clean stage
         enlarge(cfg)
         first = FirstProcess(trainer)

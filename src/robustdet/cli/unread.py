@@ -1,4 +1,6 @@
-"""Overrides of a training that nothing in it reads: a sweep over one would train the same thing several times.
+"""Overrides of a training that do not what somebody expects of them.
+
+What nothing reads is refused: a sweep over it would train the same thing several times.
 
 Parts that only a training's method reads are `loss`, `attack` and `schedule`, some of them through each other. What an
 experiment's yaml says of them is its own business, as is the choice of a whole part (``attack=mtd``).
@@ -11,12 +13,14 @@ from collections.abc import Iterable
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from robustdet.attacks.threat import ratio
 from robustdet.cli.composition import without_place
 from robustdet.defences.robustdet import LossWeights
 from robustdet.defences.schedules import Replay
 from robustdet.errors import InputError
 
 PARTS = ("loss", "attack", "schedule")
+EPSILON = "attack.threat.epsilon"
 OF_CFR = ("loss.b", "loss.c")
 OF_WHOLE_ATTACKS = ("attack.steps", "attack.step_size", "attack.random_start")  # Replay takes single steps
 
@@ -50,6 +54,20 @@ def passed_over(cfg: DictConfig, overrides: Iterable[str]) -> str:
         f"{', '.join(unread)}: not used in training, for Replay begins at clean images and takes its steps from "
         "schedule.step_sizes and schedule.updates_per_source (schedule=full makes whole attacks)"
     )
+
+
+def unscaled(cfg: DictConfig, overrides: Iterable[str]) -> str:
+    """What to say where the command line gives the size of the ball alone, and other sizes keep theirs; or nothing."""
+    if EPSILON not in _of_parts(overrides):
+        return ""
+    said, epsilon = [], ratio(OmegaConf.select(cfg, EPSILON))
+    largest = max(cfg.schedule.get("step_sizes") or [0.0], key=ratio)
+    if ratio(largest) > epsilon:
+        said.append(f"schedule.step_sizes go up to {largest}")
+    watched = OmegaConf.select(cfg, f"validation.{EPSILON}")
+    if watched is not None and ratio(watched) != epsilon:
+        said.append(f"the attack that is watched has validation.{EPSILON}={watched}")
+    return f"{EPSILON}={OmegaConf.select(cfg, EPSILON)} scales nothing else: {', '.join(said)}" if said else ""
 
 
 def _of_parts(overrides: Iterable[str]) -> dict[str, str]:
