@@ -216,7 +216,11 @@ def test_runs_that_differ_only_in_their_seed_are_averaged_with_students_interval
     )  # t of 2 degrees of freedom, from a printed table
     assert "73.0 ± 6.6 (77.5)" in to_markdown(table)
     assert "±: 95 % interval of the mean over seeds (Student's t, 3 runs)" in to_markdown(table)
-    assert half_interval([1.0, 3.0]) == pytest.approx(12.7062)
+    assert half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5)
+    pair = fill(spec("table1"), records[:2])
+    assert (row(pair, "SSD")[0].spread, row(pair, "SSD")[0].runs) == (None, 2)
+    assert "mean of two runs, too few for an interval: SSD" in pair.notes
+    assert not any("±" in note for note in pair.notes)
     newest = of_seed(0, 0.5, date="2026-04-01", protocol="paper")
     other_attack = replace(newest, attack_settings={"steps": 3})
     assert row(fill(spec("table1"), [*records, other_attack]), "SSD")[0].runs == 1

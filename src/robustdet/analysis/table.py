@@ -51,8 +51,8 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """AP in percent. Of several ``runs`` that differ only in their seed ``ours`` is the mean; the true mean over seeds
-    lies within ``spread`` of it with 95 % confidence (Student's t).
+    """AP in percent. Of several ``runs`` that differ only in their seed ``ours`` is the mean; of three and more, the true
+    mean over seeds lies within ``spread`` of it with 95 % confidence (Student's t).
     """
 
     ours: float | None = None
@@ -250,18 +250,22 @@ def _cell(records: Sequence[Record], paper: float | None, footnotes: _Footnotes)
 
 
 def half_interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
-    """Half the width of Student's confidence interval of the mean; None for a single value."""
-    if len(values) < 2:
+    """Half the width of Student's confidence interval of the mean; None for fewer than three values.
+
+    Of two it would be nine times their deviation, and say nothing.
+    """
+    if len(values) < 3:
         return None
     quantile = student_t.ppf((1 + confidence) / 2, len(values) - 1)
     return float(quantile * stdev(values) / len(values) ** 0.5)
 
 
 def _seeds_note(rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
-    runs = sorted({cell.runs for _, cells in rows for cell in cells if cell.runs > 1})
-    if not runs:
-        return []
-    return [f"±: 95 % interval of the mean over seeds (Student's t, {' or '.join(map(str, runs))} runs)"]
+    runs = sorted({cell.runs for _, cells in rows for cell in cells})
+    several = [str(number) for number in runs if number > 2]
+    notes = [f"±: 95 % interval of the mean over seeds (Student's t, {' or '.join(several)} runs)"] if several else []
+    pairs = [title for title, cells in rows if any(cell.runs == 2 for cell in cells)]
+    return [*notes, f"mean of two runs, too few for an interval: {', '.join(pairs)}"] if pairs else notes
 
 
 def _weights_notes(rows: Iterable[Sequence[Record]]) -> list[str]:
