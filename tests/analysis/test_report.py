@@ -429,7 +429,7 @@ def test_the_page_shows_a_mean_over_seeds_and_says_what_the_interval_is(tmp_path
         write(tmp_path / str(seed), "clean", ap, training_seed=seed, checkpoint_sha256=str(seed) * 64)
     text = Page(render(report(tmp_path), FLAGS)).text
     assert "RobustDet* 73.0 ± 6.6 paper 74.8" in text  # 6.6: see test_table.py
-    assert "the true mean over seeds lies within ± of it with 95 % confidence (Student's t)." in text
+    assert "with three seeds or more, the true mean lies within ± of it with 95 % confidence (Student's t)." in text
     assert "spread over checkpoints" not in text
 
 

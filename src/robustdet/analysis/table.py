@@ -51,8 +51,8 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """AP in percent. Of several ``runs`` that differ only in their seed ``ours`` is the mean; of three and more, the true
-    mean over seeds lies within ``spread`` of it with 95 % confidence (Student's t).
+    """AP in percent. Of several ``runs`` that differ only in their seed ``ours`` is the mean; of three and more, the
+    true mean over seeds lies within ``spread`` of it with 95 % confidence (Student's t).
     """
 
     ours: float | None = None
