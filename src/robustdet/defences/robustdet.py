@@ -44,7 +44,8 @@ class RobustDet(WholeGraphs):
         triplets: L_aid (Eq. 2), made with the margin γ.
         crossed_branch: which images pass a second time, by the other half's routes (its π, detached), and join L_det,
             L_re and L_kld: none; "clean" ones as the adversarial ones are routed, the published code's undocumented
-            third branch; "both" halves, so that no route is left that never saw an attack.
+            third branch, by which two thirds of the images in L_det are clean (docs/results.md); "both" halves, so that
+            no route is left that never saw an attack.
         triplets_across_processes: where several processes share a batch, L_aid is of the triplets of the whole batch,
             as it is in one process. Their number grows with the cube of the batch; False leaves each to its own.
     """
