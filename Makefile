@@ -29,10 +29,10 @@ demo: setup ## train a tiny SSD, attack it, defend it, compare: about 8 minutes 
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test: setup ## run the tests but the slow ones, a process per core (no network needed): 5 minutes on two CPU cores
+test: setup ## run the tests but the slow ones, a process per core (no network needed): 5 to 7 minutes on two CPU cores
 	@$(PYTEST) -m "not slow"
 
-test-all: setup ## run all tests, as CI does: 14 minutes on two CPU cores
+test-all: setup ## run all tests, as CI does: 15 minutes and more on two CPU cores
 	@$(PYTEST)
 
 study: setup ## train and evaluate all that a page of results stands on, resumable: STUDY=shapes (or another of conf/study), DATA=VOC

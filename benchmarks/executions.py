@@ -12,7 +12,7 @@ from benchmarks.setting import Setting
 from benchmarks.steps import bare
 from benchmarks.timing import interleaved
 from robustdet.defences.aa_conv import EXECUTIONS, AAConv2d
-from robustdet.training.levers import factors_of_10_bits
+from robustdet.evaluation.precision import factors_of_10_bits
 
 
 def measure(setting: Setting) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from benchmarks.training import A_STEP, TrainingStep
 from robustdet.attacks import PGD, DetectorVictim, image_generators
 from robustdet.attacks.objectives import a_cls
 from robustdet.defences.aa_conv import AAConv2d
-from robustdet.training.levers import factors_of_10_bits
+from robustdet.evaluation.precision import factors_of_10_bits
 
 KINDS = ("float32", "TF32", "bfloat16")  # of factors, in a matrix product; TF32 is a GPU's
 

@@ -20,8 +20,9 @@ from benchmarks.timing import interleaved
 from robustdet.attacks import PGD, BFloat16, DetectorVictim, image_generators
 from robustdet.attacks.objectives import a_cls
 from robustdet.defences.aa_conv import EXECUTIONS
+from robustdet.evaluation.precision import factors_of_10_bits
 from robustdet.processor import fast_processor
-from robustdet.training.levers import Levers, factors_of_10_bits
+from robustdet.training.levers import Levers
 
 
 def measure(setting: Setting) -> Iterator[Row]:

@@ -61,7 +61,7 @@ def test_each_detector_has_clean_the_papers_lowest_and_the_worst_case(tmp_path: 
         "In the worst case, voc_cfr keeps most: 10.0 of its 70.0 points of clean AP; next is voc_std with 0.0.",
     ]
     assert chart.cautions == [
-        "One training run each, or two, so no interval: a difference of a few points may be chance.",
+        "One or two training runs each, so no interval: a difference of a few points may be chance.",
         "⚑ A check found reason to doubt this number; see the flags.",
     ]
     assert chart.spoken.startswith("voc_std: on clean images 80.0, under the paper's attacks 5.0 A_cls, in the worst")
@@ -84,7 +84,7 @@ def test_several_seeds_give_an_interval_and_what_lies_within_it_is_said(tmp_path
     assert chart.cautions == []
     write(tmp_path / "one", "pgd_cls", 0.1, experiment="mine", checkpoint_sha256="e" * 64)
     (caution,) = compared(tmp_path).cautions
-    assert caution.startswith("One training run of mine, or two, so no interval")
+    assert caution.startswith("One or two training runs of mine, so no interval")
     seeds(tmp_path, "voc_mtd", "pgd_cls", 0.05, 0.05, 0.05, date="2027-01-01")
     assert "within" not in compared(tmp_path).conclusions[0]
 

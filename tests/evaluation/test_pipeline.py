@@ -14,8 +14,8 @@ from robustdet.evaluation.content import contents
 from robustdet.evaluation.environment import describe_environment
 from robustdet.evaluation.metric import CocoMetric, VocMetric
 from robustdet.evaluation.pipeline import SuiteEvaluator
+from robustdet.evaluation.precision import factors_of_10_bits
 from robustdet.evaluation.record import read_records, write_record
-from robustdet.training.levers import factors_of_10_bits
 from robustdet.types import Batch
 from tests.evaluation.quadrants import QuadrantDetector, quadrant_batches
 from tests.evaluation.records import RECORD, RUN

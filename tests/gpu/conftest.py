@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustdet.training.levers import factors_of_10_bits
+from robustdet.evaluation.precision import factors_of_10_bits
 from tests.gpu.comparing import Comparisons
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustdet.defences.aa_conv import EXECUTIONS
-from robustdet.training.levers import factors_of_10_bits
+from robustdet.evaluation.precision import factors_of_10_bits
 from robustdet.types import Batch, RawPredictions, ScoredPredictions
 from tests.contracts.test_detectors import CASES, FOREIGN, batch_for, built
 from tests.detection.conftest import build_detector

@@ -168,11 +168,16 @@ def test_searches_with_other_settings_share_no_study(override: str, tmp_path: Pa
 
 def test_a_search_goes_on_with_its_study_whatever_the_place(tmp_path: Path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    require_same_search(search(tmp_path / "a"))
+    first = search(tmp_path / "a")
+    require_same_search(first)
+    known = (Path(first.paths.study) / SEARCH).read_text(encoding="utf-8")
     (tmp_path / "a").rename(tmp_path / "b")
     free = ["trainer.accelerator=cpu", "logger=none", "data.num_workers=3", "hydra.sweeper.n_trials=2", "tags=[x]"]
     free += ["hydra/sweeper/sampler=random", "launcher=joblib", "hydra.sweeper.n_jobs=2", "paths.run=here"]
-    require_same_search(search(tmp_path / "b", *free))
+    again = search(tmp_path / "b", *free)
+    require_same_search(again)
+    assert again.paths.study != first.paths.study
+    assert (Path(again.paths.study) / SEARCH).read_text(encoding="utf-8") == known  # of the first command still
 
 
 def test_other_values_to_search_over_are_another_search(tmp_path: Path):

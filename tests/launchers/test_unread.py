@@ -67,7 +67,10 @@ def test_what_a_method_reads_is_as_the_paper_has_it(experiment: str, read: tuple
     "override", ["attack=mtd", "loss=robustdet", "schedule=full", "~attack.steps", "optimizer.lr=1"]
 )
 def test_whole_parts_what_is_taken_out_and_other_parts_are_not_asked_for(override: str, compose: Compose):
-    require_read(compose("train", "experiment=shapes_std"), [override])
+    cfg = compose("train", "experiment=shapes_std")
+    assert require_read(cfg, [override]) is None
+    with pytest.raises(InputError, match=r"attack\.steps=2: nothing reads this"):
+        require_read(cfg, [override, "attack.steps=2"])
 
 
 def test_a_part_that_something_else_takes_up_is_read(compose: Compose):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,32 +28,41 @@ def whole_factors() -> Iterator[None]:
         backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
         backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
     )  # fmt: skip
-    before, older = [switch.fp32_precision for switch in switches], _older()
-    if older is not None:
-        _set_older("highest", False)
-    for switch in switches:
-        switch.fp32_precision = "ieee"
+    before = [switch.fp32_precision for switch in switches]
     try:
-        yield
+        # The older switches, which libraries read, too: torch refuses to say while they and the newer ones differ.
+        with factors_of_10_bits(False) if _older_are_read() else nullcontext():
+            for switch in switches:
+                switch.fp32_precision = "ieee"
+            yield
     finally:
-        if older is not None:
-            _set_older(*older)
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
 
 
-def _older() -> tuple[str, bool] | None:
-    """PyTorch's switches of before, of matrix products and of convolutions, which libraries still read.
+@contextmanager
+def factors_of_10_bits(allowed: bool | None) -> Iterator[None]:
+    """The older of PyTorch's switches of TF32, put back on leaving for the next job of a sweep; None leaves them alone.
 
-    It refuses to say while they and the newer ones differ: so both are turned. None where somebody has turned the newer
-    ones alone.
+    Raises RuntimeError where somebody has turned the newer ones alone.
     """
+    if allowed is None:
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
     try:
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _older_are_read() -> bool:
+    """Whether PyTorch says how they stand: it does not where somebody has turned the newer ones alone."""
+    try:
+        torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     except RuntimeError:
-        return None
-
-
-def _set_older(products: str, convolutions: bool) -> None:
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
+        return False
+    return True

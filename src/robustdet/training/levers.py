@@ -18,6 +18,7 @@ from robustdet.defences.aa_conv import AAConv2d
 from robustdet.detection.backbones.backbone import Backbone
 from robustdet.detection.backbones.residual import Residual
 from robustdet.errors import InputError, KindError
+from robustdet.evaluation.precision import factors_of_10_bits
 from robustdet.graphs import WholeGraphs
 
 Mode: TypeAlias = Literal["default", "reduce-overhead", "max-autotune"]
@@ -114,22 +115,6 @@ def prepare_compilation() -> None:
     # MTD looks at the losses of two candidates, the second of which would overwrite the first where CUDA graphs run
     if hasattr(inductor.triton, CLONING):
         setattr(inductor.triton, CLONING, "user_visible")
-
-
-@contextmanager
-def factors_of_10_bits(allowed: bool | None) -> Iterator[None]:
-    """The process-wide switches of TF32, which the next job of a sweep finds as they were; None leaves them alone."""
-    if allowed is None:
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def lay_channels_last(model: nn.Module) -> None:

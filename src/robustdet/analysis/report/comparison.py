@@ -185,7 +185,7 @@ def _cautions(groups: Sequence[Group], rows: Mapping[str, Sequence[Bar]]) -> lis
     single = [name for name, bars in rows.items() if all(bar.spread is None for bar in bars)]
     if len(rows) > 1 and single:
         which = "each" if len(single) == len(rows) else f"of {', '.join(single)}"
-        said.append(f"One training run {which}, or two, so no interval: a difference of a few points may be chance.")
+        said.append(f"One or two training runs {which}, so no interval: a difference of a few points may be chance.")
     if any(bar.flagged for bars in rows.values() for bar in bars):
         said.append("⚑ A check found reason to doubt this number; see the flags.")
     return said
