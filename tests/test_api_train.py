@@ -85,6 +85,10 @@ def test_class_wise_training_of_one_with_raw_scores(tmp_path: Path):
         ({"method": "cwa"}, r"theirs offers its losses, image by image, .* can be trained on: mtd \(MTD\), pgd_cls"),
         ({"method": "mdt"}, "mdt"),
         ({"method": "standard", "epsilon": "4/255"}, "epsilon=4/255: method=standard attacks nothing"),
+        (
+            {"epsilon": "4/255", "overrides": ["attack.threat.epsilon=2/255", "schedule.step_sizes=[8/255]"]},
+            r"epsilon=4/255 is the size of the ball, .* and attack.threat.epsilon, schedule.step_sizes says a size too",
+        ),
         ({"batch_size": 9}, "data: Drawn has 4 images, not enough for a batch of 9"),
         ({"data": [(image(0), objects(0, labels=torch.tensor([4])))] * 2}, r"list\[\d\]: labels from 4 to 4, expected"),
     ],
@@ -94,7 +98,22 @@ def test_what_cannot_be_trained_is_named(change: dict[str, Any], text: str, tmp_
     given = {"data": Drawn(4), "updates": 1, "batch_size": 2, **change}
     data = given.pop("data")
     with pytest.raises(Exception, match=text):
-        robustdet.train(detector(), data, *overrides, **given)
+        robustdet.train(detector(), data, *overrides, *given.pop("overrides", []), **given)
+
+
+def test_it_has_a_folder_of_its_own_where_nobody_says_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    robustdet.train(detector(), Drawn(2), "trainer=cpu", method="standard", updates=1, batch_size=2)
+    (final,) = tmp_path.rglob("final.ckpt")
+    assert final.parent.parent.parent == tmp_path / "outputs" / "theirs"
+
+
+def test_a_validation_without_any_object_is_named(tmp_path: Path):
+    one = robustdet.LoadedDetector(build_detector("tiny_ssd", num_classes=3), CLASSES, "tiny")
+    nothing = [(image(0, 40, 32), {name: value[:0] for name, value in objects(0).items()})] * 2
+    with pytest.raises(InputError, match="validation: none of the 2 images has an object to find, so there is no aver"):
+        given = [*few(tmp_path), "trainer.val_check_interval=1"]
+        robustdet.train(one, Drawn(2), *given, updates=1, batch_size=2, validation=nothing)
 
 
 @pytest.mark.parametrize(("updates", "seen"), [(9, 4), (1, 2)])

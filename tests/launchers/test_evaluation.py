@@ -168,6 +168,7 @@ def test_a_record_says_why_weights_are_not_what_their_experiment_ends_with(
     of_the_middle = "after 5 updates: it is no state that its training ended with, of 10 updates"
     assert unfinished_of(middle, state) == of_the_middle
     assert unfinished_of(middle, replace(state, chosen="the highest AP")) == ""
+    assert unfinished_of(final.with_name("last.ckpt"), replace(state, updates=10)) == ""  # the same weights
     pruned = finished(cfg, tmp_path / "pruned", incomplete="it was pruned")
     assert unfinished_of(pruned, replace(state, updates=None)) == "after an unknown number of updates: it was pruned"
     (tmp_path / "whole" / "run.json").unlink()

@@ -133,6 +133,35 @@ def test_a_run_that_goes_on_knows_its_best(told_in: str, compose: Compose, monke
     assert list(read_run(run.folder / "run.json").best.values()) == [after["chosen"]]
 
 
+@pytest.mark.slow
+def test_a_best_state_that_is_gone_is_no_best(compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys):
+    measured(monkeypatch, {2: 0.9, 4: 0.5, 6: 0.3, 7: 0.4})
+    with monkeypatch.context() as patch:
+        told.to_stop(patch, "training_step", 2)
+        with pytest.raises(SystemExit, match="143"):
+            train(compose("train", *RUN))
+    best = Run(Path(compose("train").paths.run)).checkpoints / "best.ckpt"
+    assert state(best)["global_step"] == 2
+    best.unlink()
+    capsys.readouterr()
+    train(compose("train", *RUN))
+    assert "best.ckpt is gone: the best state is chosen anew" in capsys.readouterr().out
+    assert state(best)["global_step"] == 4
+
+
+@pytest.mark.slow
+def test_a_look_at_an_earlier_state_is_no_result_of_the_run(compose: Compose, monkeypatch: pytest.MonkeyPatch):
+    measured(monkeypatch, {2: 0.9})
+    with monkeypatch.context() as patch:
+        told.to_stop(patch, "training_step", 2)
+        with pytest.raises(SystemExit, match="143"):
+            train(compose("train", *RUN))
+    final = train(compose("train", *RUN, "trainer.limit_val_batches=0"))
+    metrics = json.loads((final.parent.parent / "run.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics
+    assert not [name for name in metrics if name.startswith("val/")]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -77,7 +77,7 @@ def warm_start_file(cfg: DictConfig) -> Path:
     if not path.is_file():
         raise MissingFileError(f"warm_start.ckpt_path={path} does not exist; expected a checkpoint file")
     run = Run.around(path)
-    theirs, ours = (run.config["model"] if run is not None else {}), plain(cfg.model)
+    theirs, ours = ((run.config["model"] or {}) if run is not None else {}), plain(cfg.model)
     for key in UNSEEN:
         then, now = theirs.get(key) or {}, ours.get(key) or {}
         for name in sorted(set(then) & set(now)):

@@ -177,10 +177,10 @@ def unfinished_of(checkpoint: Path, loaded: Checkpoint) -> str:
         why = "its training has not ended"
     elif not run.is_complete:
         why = str(run.ended.get("incomplete"))
-    elif run.ended_with(checkpoint) or loaded.chosen:
+    elif run.ended_with(checkpoint) or loaded.chosen or loaded.updates == (of := run.ended.get("updates", "unknown")):
         return ""
     else:
-        why = f"it is no state that its training ended with, of {run.ended.get('updates', 'unknown')} updates"
+        why = f"it is no state that its training ended with, of {of} updates"
     return f"after {'an unknown number of' if loaded.updates is None else loaded.updates} updates: {why}"
 
 

@@ -114,6 +114,8 @@ def _train(cfg: DictConfig, plan: Plan, overrides: Sequence[str], first: FirstPr
         if module.validated != trainer.global_step:  # the last update is between two looks, or was made before
             trainer.validate(module, experiment.data, verbose=False)
             metrics |= logged(trainer)
+        if module.validated != trainer.global_step:  # nobody looked at the end: what there is, is of an earlier state
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
     kept = kept_as_best(trainer)
     incomplete = why_incomplete(cfg, plan, trainer)
     end(

@@ -16,7 +16,8 @@ from robustdet.cli.instantiating import instantiate
 from robustdet.cli.objects import GIVEN, require_of_others
 from robustdet.cli.rescaling import balls, in_255ths, in_ball
 from robustdet.cli.start import require_attackable
-from robustdet.cli.unread import PARTS, passed_over, require_read
+from robustdet.cli.subjects import keys_of
+from robustdet.cli.unread import PARTS, SIZES, passed_over, require_read, unscaled
 from robustdet.errors import InputError
 from robustdet.runs.first_process import say
 from robustdet.training.module import DetectionModule
@@ -48,17 +49,23 @@ def train_objects(
     if chosen and method != STANDARD:
         chosen.append(f"attack={method}")
     require_of_others(overrides, STAND_FOR | ({} if isinstance(method, str) else OF_METHOD))
+    if epsilon is not None and (said := sorted(SIZES & keys_of(overrides))):
+        raise InputError(
+            f"epsilon={epsilon} is the size of the ball, steps in proportion, and {', '.join(said)} says a size too: "
+            "give one of them"
+        )
     cfg = composed("train", [*chosen, *overrides])
+    if OmegaConf.is_interpolation(cfg.paths, "run"):  # Hydra's, of a command's own folder
+        cfg.paths.run = run_folder(str(Path(cfg.paths.outputs) / name))
     check(cfg, "train")
     require_read(cfg, overrides)
-    if unread := passed_over(cfg, overrides):
-        say(unread)
+    for text in filter(None, (passed_over(cfg, overrides), unscaled(cfg, overrides))):
+        say(text)
     if epsilon is not None:
         _resize(cfg, epsilon, str(method))
     with open_dict(cfg):
         cfg.name, cfg.data = name, {"name": data.name, "eval_batch_size": data.eval_batch_size}
         cfg.model = {"_target_": f"{type(model).__module__}.{type(model).__qualname__}", "input_size": data.image_size}
-        cfg.paths.run = cfg.paths.run or run_folder(str(Path(cfg.paths.outputs) / name))
     prepare(cfg)
     how = instantiate(cfg.method) if isinstance(method, str) else method
     require_attackable(name, offers(model), how)  # type: ignore[arg-type]

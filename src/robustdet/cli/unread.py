@@ -21,6 +21,7 @@ from robustdet.errors import InputError
 
 PARTS = ("loss", "attack", "schedule")
 EPSILON = "attack.threat.epsilon"
+SIZES = {EPSILON, "attack.step_size", "schedule.step_sizes"}
 OF_CFR = ("loss.b", "loss.c")
 OF_WHOLE_ATTACKS = ("attack.steps", "attack.step_size", "attack.random_start")  # Replay takes single steps
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from robustdet.training.checkpoint import CheckpointAfterValidation
 from robustdet.training.validation import MIX, Validation
@@ -87,6 +88,9 @@ class BestCheckpoint(CheckpointAfterValidation):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        if self.best_k_models and not self.kept.is_file():
+            self.best_k_models, self.best_model_path, self.best_model_score = {}, "", None
+            rank_zero_only(print)(f"{state_dict['best_model_path']} is gone: the best state is chosen anew")
         if self.best_k_models:  # the state is of this folder's run
             self.chosen = state_dict["chosen"]
             self.rule = state_dict.get("rule", {})  # states of earlier versions do not say

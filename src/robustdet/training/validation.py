@@ -9,6 +9,7 @@ import torch
 from robustdet.attacks.randomness import image_generators
 from robustdet.attacks.victim import DetectorVictim
 from robustdet.defences.routed import Routed
+from robustdet.errors import InputError
 from robustdet.evaluation.average_precision import AveragePrecision, voc_average_precision
 from robustdet.ranks import gathered_objects, share
 from robustdet.types import Attack, Batch, Detections, Detector, Target, in_main_memory
@@ -89,6 +90,11 @@ class Validation:
         targets, clean, attacked = (_merged(mine) for mine in (self.targets, self.clean, self.attacked))
         routing = {name: _merged(mine) for name, mine in self._routing.items()}
         self.routing = {name: torch.stack(list(rows.values())) for name, rows in routing.items() if rows}
+        if targets and not any(len(target.learnable.labels) for target in targets.values()):
+            raise InputError(
+                f"validation: none of the {len(targets)} images has an object to find, so there is no average "
+                "precision to watch: give others, or watch none (trainer.limit_val_batches=0)"
+            )
         found = {"AP50_clean": clean} | ({"AP50_attacked": attacked} if self.attack is not None else {})
         self.scores = {
             name: voc_average_precision(detections, targets, self.num_classes, rule="area")
