@@ -111,8 +111,8 @@ def test_it_has_a_folder_of_its_own_where_nobody_says_one(tmp_path: Path, monkey
 def test_a_validation_without_any_object_is_named(tmp_path: Path):
     one = robustdet.LoadedDetector(build_detector("tiny_ssd", num_classes=3), CLASSES, "tiny")
     nothing = [(image(0, 40, 32), {name: value[:0] for name, value in objects(0).items()})] * 2
+    given = [*few(tmp_path), "trainer.val_check_interval=1"]
     with pytest.raises(InputError, match="validation: none of the 2 images has an object to find, so there is no aver"):
-        given = [*few(tmp_path), "trainer.val_check_interval=1"]
         robustdet.train(one, Drawn(2), *given, updates=1, batch_size=2, validation=nothing)
 
 
