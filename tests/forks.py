@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.composing import parse_once
+from tests.composing import compose_quickly
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("train", "evaluate", "analyze", "predict", "export", "report", "study")
@@ -172,7 +172,7 @@ def serve() -> None:
     """Answer questions from standard input, a line each: start a command, or say whether one has ended."""
     for name in (*COMMANDS, "train_objects"):
         import_module(f"robustdet.cli.{name}")
-    parse_once()
+    compose_quickly()
     composed = import_module("robustdet.cli.composition").composed
     for root, field in (("train", "paths.run=run"), ("evaluate", "suite=quick")):
         composed(root, ["experiment=shapes_cfr", field])  # forks find most files parsed

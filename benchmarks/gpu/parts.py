@@ -55,7 +55,8 @@ def parts(size: Size, device: str, output: Path, data: Path | None, overrides: l
         return ["benchmarks", *place, *sizes(size, device), "--only", *words]
 
     chosen = {"full": [], "quick": ["-k", QUICK_TESTS], "least": ["-k", LEAST_TESTS]}[size]
-    files = [f"tests/gpu/test_{name}.py" for name in ("networks", "metrics", "training", "attacks")]
+    compared = ("networks", "attacks") if size == "least" else ("networks", "metrics", "training", "attacks")
+    files = [f"tests/gpu/test_{name}.py" for name in compared]
     tests = ["pytest", *files, "--on", device, "--quiet", "-p", "no:cacheprovider", "-W", "default", *chosen]
     training = ["benchmarks.gpu.training", "--output", str(output / "training"), "--device", device, "--size", size]
     commands = {

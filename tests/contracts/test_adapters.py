@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from robustdet.errors import InputError, RobustdetError
 from robustdet.evaluation.measuring import measure
 from robustdet.evaluation.metric import VocMetric
 from robustdet.types import Batch, HasLosses
+from tests.contracts.named_attacks import COMPOSED, NAMES
 from tests.contracts.test_detectors import CLASSES, batch_for, built
 from tests.interop.networks import FAST, ONE_STAGE
 from tests.launchers.test_analyze import quick
@@ -42,7 +44,7 @@ NEEDS_MORE = {  # an attack, a checkpoint, a picture, or the rounds before it
     *("transfer", "bfloat16", "own_predictions", "patch_universal"),
     *("among_others", "among_others_on", "among_others_adam"),
 }
-ATTACKS = sorted({file.stem for file in (CONF / "attack").glob("*.yaml")} - NEEDS_MORE)
+ATTACKS = [name for name in NAMES if name not in NEEDS_MORE]
 TRIED = {"noise", "square_detections", "pgd_cls", "mtd", "cwa", "dag", "tog_vanishing"}
 ANALYSES = sorted({file.stem for file in (CONF / "analysis").glob("*.yaml")} - {"universal_patch"})  # wants validation
 METHODS = ("standard", "adversarial")
@@ -61,7 +63,7 @@ def short(node: DictConfig) -> DictConfig:
 
 def attacking(name: str) -> Do:
     """``TRIED`` are tried; of the others counts what they declare to need, which their own contract holds."""
-    attack = require_attack(instantiate(short(composed("predict", [f"attack={name}"]).attack)))
+    attack = require_attack(instantiate(short(COMPOSED[name].copy())))
 
     def do(model: Any, batch: Batch) -> None:
         generators = image_generators(0, [target.image_id for target in batch.targets])
@@ -101,7 +103,8 @@ def training(method: str) -> Do:
         if not isinstance(model, HasLosses):
             raise InputError(f"{type(model).__name__} has no losses, which every training method asks for")
         made = instantiate(composed("train", [f"method={method}", "schedule=full", "attack.steps=1"]).method)
-        made.step(model.train(), batch, torch.Generator().manual_seed(0)).loss.backward()
+        learner = copy.deepcopy(model)
+        made.step(learner.train(), batch, torch.Generator().manual_seed(0)).loss.backward()
 
     return do
 
@@ -125,9 +128,8 @@ def rows() -> dict[str, dict[str, Do]]:
     }
 
 
-def works(do: Do, adapter: str) -> bool:
+def works(do: Do, model: Any) -> bool:
     """Whether it can be done; what cannot has to say so in words of ours."""
-    model = built(ADAPTERS[adapter]).eval()
     batch = batch_for(model)
     try:
         do(model, Batch(batch.images[:2], batch.targets[:2]))
@@ -152,8 +154,9 @@ def as_table(found: Mapping[str, Mapping[str, bool]]) -> str:
 @pytest.mark.slow
 def test_the_page_says_what_can_be_done(request: pytest.FixtureRequest):
     pytest.importorskip("transformers", reason="transformers is not installed, whose column the table has")
+    models = {adapter: built(name).eval() for adapter, name in ADAPTERS.items()}
     found = {
-        row: {adapter: all(works(do, adapter) for do in each.values()) for adapter in ADAPTERS}
+        row: {adapter: all(works(do, model) for do in each.values()) for adapter, model in models.items()}
         for row, each in rows().items()
     }
     text = PAGE.read_text(encoding="utf-8")

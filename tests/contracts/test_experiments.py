@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from robustdet.cli.building import build, build_module, build_trainer, prepare
 from robustdet.defences.robust_ssd import RobustSSD
 from robustdet.types import Batch, Detector
-from tests.contracts.test_attacks import NAMES, climbed, load, run
+from tests.contracts.named_attacks import NAMES, OF_EACH_KIND
+from tests.contracts.test_attacks import climbed, load, run
 from tests.launchers.test_composition import ROWS
 from tests.launchers.test_composition import compose as composed
-from tests.slowness import quick
 
 BY_MODEL: dict[str, list[str]] = {}  # rows by the settings of the network that they train
 for one in ROWS:
@@ -47,10 +47,8 @@ def of_each_model() -> dict[str, tuple[Detector, Batch]]:
     return {}
 
 
-@pytest.fixture(params=quick((rows[0] for rows in BY_MODEL.values()), lambda row: row == "cfr"))
-def victim(request, of_each_model, compose: Callable[..., DictConfig]) -> tuple[Detector, Batch]:
-    """Of the first row that has this model: an attack cannot tell it from the others'."""
-    row = request.param
+@pytest.fixture
+def victim(row: str, of_each_model, compose: Callable[..., DictConfig]) -> tuple[Detector, Batch]:
     if row not in of_each_model:
         detector, batch, changed = trained(compose, row)
         assert changed > 0.5
@@ -64,7 +62,15 @@ def test_trains_a_step(row: str, compose: Callable[..., DictConfig]):
     assert changed > 0.5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [  # of the rows that share a model the first: an attack cannot tell them apart
+        pytest.param(row, name, marks=[] if row == "cfr" else [pytest.mark.slow])
+        for row in (rows[0] for rows in BY_MODEL.values())
+        for name in NAMES
+        if row == "cfr" or name in OF_EACH_KIND
+    ],
+)
 def test_is_attacked(name: str, victim):
     detector, batch = victim
     attack = load(name, most_steps=2, surrogate=detector)

@@ -27,7 +27,8 @@ from robustdet.training.finite import EVERY
 from robustdet.training.module import DetectionModule
 from robustdet.training.preemption import Preemption
 from robustdet.types import Batch
-from tests.contracts.test_attacks import DECLARED, NAMES, load
+from tests.contracts.named_attacks import NAMES, OF_EACH_KIND
+from tests.contracts.test_attacks import DECLARED, load
 from tests.contracts.test_methods import PAIRS, batch, composed
 from tests.counted_device import DEVICE, Counts, counted, on_device
 from tests.detection.conftest import build_detector, random_target
@@ -45,10 +46,6 @@ BY_DETECTIONS = {
     "square_detections",
     "patch_ap",
 }
-OF_EACH_KIND = {  # of climbing; the other attacks differ from one of these in what they climb
-    "pgd_cls", "apgd_total", "mtd", "cwa", "dag", "outrank", "square", "noise_l2", "jpeg", "own_predictions",
-    "patch_cls", "transfer", "bfloat16", "aid_uniform", "ap_surrogate", "among_others_adam",
-}  # fmt: skip
 ONCE = {  # besides the door
     "jpeg": IMAGES,  # a library of the host's
     "noise_l2": IMAGES,  # draws alone; a projection may need an edge of the pixel range

@@ -15,10 +15,11 @@ from robustdet.evaluation.pipeline import SuiteEvaluator
 from robustdet.evaluation.worst_case import shared_radius
 from robustdet.types import Attack, Knowledge
 from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector, quadrant_batches
-from tests.slowness import quick
 
 CONF = Path(__file__).parents[2] / "conf"
 SUITES = sorted(path.stem for path in (CONF / "suite").glob("*.yaml"))
+
+DEAR = {"reliable", "ladder"}
 
 
 def compose(name, *overrides, protocol="paper"):
@@ -27,8 +28,13 @@ def compose(name, *overrides, protocol="paper"):
     return without_ladder(suite)
 
 
-@pytest.mark.parametrize("protocol", ["paper", pytest.param("authors", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", quick(SUITES, lambda name: name not in ("reliable", "ladder")))
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        *(pytest.param(name, "paper", marks=[pytest.mark.slow] if name in DEAR else []) for name in SUITES),
+        ("paper", "authors"),  # the one that asks the protocol
+    ],
+)
 def test_every_suite_composes_and_runs_on_a_detector(name, protocol, tmp_path):
     suite = compose(name, protocol=protocol)
     if "transfer" in suite.attacks:

@@ -12,7 +12,8 @@ from torch import Tensor
 from robustdet.attacks import DetectorVictim, image_generators
 from robustdet.training.levers import lay_channels_last
 from robustdet.types import Batch
-from tests.contracts.test_attacks import DECLARED, NAMES, load
+from tests.contracts.named_attacks import NAMES
+from tests.contracts.test_attacks import DECLARED, load
 from tests.contracts.test_detectors import CLASSES, batch_for, built
 from tests.detection.conftest import build_detector
 from tests.gpu.comparing import Comparisons, unequal_share

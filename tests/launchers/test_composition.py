@@ -11,6 +11,7 @@ from omegaconf import OmegaConf, open_dict
 
 from robustdet.cli.composition import CONF, UnknownKeyError, check, composed, expand_homes, quoted
 from robustdet.cli.hints import as_text, braces_expanded, hint_for_overrides
+from tests.contracts.named_attacks import COMPOSED
 from tests.forks import COMMANDS
 from tests.launchers.commands import ended
 
@@ -79,11 +80,12 @@ def test_a_header_cites_the_table_that_has_its_row(experiment: str):
         assert numbers in text
 
 
+CHOICE_OF_A_SCHEDULE = re.compile(r"^(schedule:|  - override /schedule:)", re.MULTILINE)
 GROUP_MEMBERS = [
     (group.name, file.stem)
     for group in sorted(CONF.iterdir())
     if group.is_dir()
-    and group.name not in {"experiment", "table", "hydra", "augmentation", "launcher", "hparams_search"}
+    and group.name not in {"experiment", "attack", "table", "hydra", "augmentation", "launcher", "hparams_search"}
     for file in sorted(group.glob("*.yaml"))
 ]
 
@@ -98,6 +100,17 @@ def test_every_member_of_a_group_composes(group: str, member: str):
     with open_dict(cfg):
         del cfg["hydra"]
     check(cfg, root)  # raises for a key that nothing reads
+
+
+@pytest.fixture(scope="module")
+def run_config():
+    return compose("train")
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_every_attack_has_its_place_in_a_run(name: str, run_config):
+    run_config.attack = COMPOSED[name]
+    check(run_config, "train")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +388,14 @@ def test_help_is_one_screen_for_every_command(command: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        file.stem
+        for file in sorted((CONF / "experiment").glob("*.yaml"))
+        if CHOICE_OF_A_SCHEDULE.search(file.read_text(encoding="utf-8"))
+    ],
+)
 def test_every_experiment_takes_another_schedule(experiment: str, compose):
     """As README says it; an experiment's own fields of a schedule would be unknown to another."""
     cfg = compose("train", f"experiment={experiment}", "schedule=full")
