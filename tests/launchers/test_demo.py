@@ -36,8 +36,8 @@ def test_it_trains_three_detectors_and_ends_with_one_table(
         chosen = [override for override in overrides if not override.startswith("warm_start.overrides")]
         paths = [f"paths.{name}={tmp_path / name}" for name in ("outputs", "data")]
         stage = "warm_start.overrides=[" + ",".join(f'"{one}"' for one in [*FEW, *SMALL[1:], *paths]) + "]"
-        more = [*SMALL, stage] if root == "train" else ["pictures=1", "suite.attacks.dag.steps=2"]
-        cfg = compose(root, *paths, *chosen, *more)
+        of_root = [*SMALL, stage] if root == "train" else ["pictures=1", "suite.attacks.dag.steps=2"]
+        cfg = compose(root, *paths, *chosen, *of_root, "protocol.max_detections=8")  # which are drawn
         for attack in ("pgd_cls", "pgd_loc", "cwa", "outrank", "ap_surrogate"):
             if root == "evaluate":
                 cfg.suite.attacks[attack].steps = 1
