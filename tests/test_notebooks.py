@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
 from omegaconf import DictConfig, OmegaConf
 
 from notebooks.study import newest
@@ -59,20 +60,24 @@ def test_a_notebook_is_stored_without_outputs_and_asks_for_one_cell_alone(name: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name: str, compose: Callable[..., DictConfig], tmp_path: Path):
+def test_the_notebooks_run(compose: Callable[..., DictConfig], tmp_path: Path):
+    """One after the other in one kernel, whose imports take seconds, and which is emptied before each."""
     runs = {
         method: untrained(compose("train", f"experiment=shapes_{method}"), tmp_path / method)
         for method in ("std", "robustdet")
     }
-    notebook = read(name)
-    settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    settings.source += "\n" + NOTEBOOKS[name].format(**runs, output=str(tmp_path / "any"))
+    cells: dict[str, list[NotebookNode]] = {}
+    for name, settings in NOTEBOOKS.items():
+        cells[name] = [new_code_cell("%reset -f"), *read(name).cells]
+        chosen = next(cell for cell in cells[name][1:] if cell.cell_type == "code")
+        chosen.source += "\n" + settings.format(**runs, output=str(tmp_path / "any"))
+    together = new_notebook(cells=[cell for each in cells.values() for cell in each])
     resources = {"metadata": {"path": str(FOLDER)}}
-    NotebookClient(notebook, timeout=300, resources=resources, kernel_name="python3").execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == PICTURES[name]
+    NotebookClient(together, timeout=300, resources=resources, kernel_name="python3").execute()
+    for name, each in cells.items():
+        outputs = [output for cell in each for output in cell.get("outputs", [])]
+        pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+        assert len(pictures) == PICTURES[name]
 
 
 def test_the_newest_finished_run_of_an_experiment_is_found(tmp_path: Path):

@@ -32,7 +32,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
     pytest.mark.usefixtures("one_thread"),
 ]
-PLAIN = [*FEW, "experiment=shapes_cfr", "trainer.max_steps=7", "trainer.val_check_interval=3"]  # looks after 3, 6, 7
+PLAIN = [
+    *FEW,
+    "experiment=shapes_robustdet",
+    "trainer.max_steps=7",
+    "trainer.val_check_interval=3",
+]  # looks after 3, 6, 7
 RUN = [*PLAIN, "callbacks=averaged", "callbacks.averaging.decay=0.6"]
 DECAYS = [2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16]  # of the second update and later: (1 + n) / (10 + n)
 Compose = Callable[..., DictConfig]
@@ -208,7 +213,7 @@ def test_whoever_takes_the_weights_takes_the_average_and_is_told(
     assert {record.run.averaged for record in records} == {words}
     assert {record.run.training_recipe is None for record in records} == {False}
     assert f"The weights in final.ckpt are {words}" in capsys.readouterr().out
-    assert summary(records).notes == [f"shapes_cfr: the weights are {words}"]
+    assert summary(records).notes == [f"shapes_robustdet: the weights are {words}"]
     best = load_checkpoint(final.with_name("best.ckpt"))
     assert best.chosen
     assert best.averaged.startswith("an exponential moving average over ")
