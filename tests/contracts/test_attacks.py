@@ -18,7 +18,7 @@ from robustdet.attacks.objectives import prepared
 from robustdet.attacks.universal_patch import png_of
 from robustdet.types import Attack, StepwiseAttack
 from tests.attacks import fakes
-from tests.contracts.named_attacks import COMPOSED, FILES, NAMES
+from tests.contracts.named_attacks import COMPOSED, FILES, NAMES, OF_EACH_KIND
 
 MOST_STEPS = 12  # of an attack that has more: a contract does not need 150
 
@@ -67,6 +67,7 @@ KNOW_NO_DIFFICULT = [  # the others know which objects AP leaves out: tests/atta
     name for name in NAMES if not getattr(DECLARED[name].objective, "passes_over_difficult", False)
 ]
 OF_ART = pytest.mark.skipif(find_spec("art") is None, reason="adversarial-robustness-toolbox is not installed")
+OF_ROUTING = {name for name in NAMES if DECLARED[name].knowledge == "discriminator"}
 ROUTE = {scene for scene, make in SCENES.items() if hasattr(make()[0], "aid")}
 
 
@@ -79,13 +80,13 @@ def on_every_scene(names: list[str]) -> pytest.MarkDecorator:
             marks=[
                 *([OF_ART] if name.startswith("art_") else []),
                 # the fake detector and the routed one are attacked alike where the routing is not looked at
-                *([pytest.mark.slow] if scene in ROUTE and DECLARED[name].knowledge != "discriminator" else []),
+                *([pytest.mark.slow] if scene in ROUTE and name not in OF_ROUTING else []),
             ],
             id=f"{name}-{scene}",
         )
         for name in names
         for scene in SCENES
-        if scene in ROUTE or DECLARED[name].knowledge != "discriminator"
+        if (scene in ROUTE) == (name in OF_ROUTING) or (scene in ROUTE and name in OF_EACH_KIND)
     ]
     return pytest.mark.parametrize(("name", "scene"), meetings, indirect=["scene"])
 
