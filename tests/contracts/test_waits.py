@@ -90,7 +90,10 @@ LAUNCHED = {"standard": 520, "adversarial": 1400, "robustdet": 2200}
 """At most, of an update by `replay`, backward included; of tiny_robust_ssd_cfr on two images."""
 
 
-@pytest.mark.parametrize(("method", "schedule"), PAIRS)
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [pytest.param(*pair, marks=[] if pair[1] in ("replay", "full") else [pytest.mark.slow]) for pair in PAIRS],
+)
 def test_a_training_step_waits_for_nothing(method: str, schedule: str):
     model = on_device(build_detector("tiny_robust_ssd_cfr", num_classes=3)).train()
     chosen, images = instantiate(composed(method, schedule).method), given()

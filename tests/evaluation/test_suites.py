@@ -19,7 +19,7 @@ from tests.evaluation.quadrants import QuadrantDetector, RoutedQuadrantDetector,
 CONF = Path(__file__).parents[2] / "conf"
 SUITES = sorted(path.stem for path in (CONF / "suite").glob("*.yaml"))
 
-DEAR = {"reliable", "ladder"}
+DEAR = {"reliable", "ladder", "strongest"}
 
 
 def compose(name, *overrides, protocol="paper"):
