@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from robustdet.attacks import MTD, PGD, ClassWise, DetectorVictim, LInf
+from robustdet.attacks.objectives import a_loc
 from robustdet.defences.adversarial import AdversarialTraining
 from robustdet.defences.robustdet import LossWeights, RobustDet
 from robustdet.defences.schedules import Replay
@@ -62,6 +63,7 @@ BALL = LInf("8/255")
 WEIGHTS = LossWeights(gamma=0.6, beta=0.75, a=3, b=0.16, c=5)
 METHODS: dict[str, tuple[str, Callable[[], Any]]] = {  # each with the network whose graphs it needs
     "adversarial, MTD": ("tiny_ssd", lambda: AdversarialTraining(replay(MTD(BALL, 2, "2/255")))),
+    "adversarial, A_loc": ("tiny_ssd", lambda: AdversarialTraining(replay(PGD(a_loc, BALL, 2, "2/255")))),
     "adversarial, CWA": ("tiny_ssd", lambda: AdversarialTraining(replay(PGD(ClassWise(5.0), BALL, 2, "2/255")))),
     "standard": ("tiny_ssd", Standard),
     "RobustDet*": ("tiny_robust_ssd_cfr", lambda: RobustDet(replay(MTD(BALL, 2, "2/255")), WEIGHTS, AllTriplets)),

@@ -194,7 +194,7 @@ def test_steps_compile_to_whole_graphs_and_name_what_is_not_finite():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-m", "tests.compilation"], cwd=root, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    methods = [f"adversarial, {attack}" for attack in ("MTD", "CWA")]  # A_loc is half of MTD
+    methods = [f"adversarial, {attack}" for attack in ("MTD", "A_loc", "CWA")]
     methods += ["standard", "RobustDet*", "RobustDet*, as published"]
     held = [*(f"{name}: whole graphs" for name in methods), "an attack: equal", "graphs: nothing of the host"]
     held += ["not finite: named"]

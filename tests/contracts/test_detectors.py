@@ -286,7 +286,7 @@ def test_it_learns(name: str):
     adam, descent = torch.optim.Adam, torch.optim.SGD
     optimizer = (descent if large else adam)(model.parameters(), lr=0.02 if large else 1e-3)
     seen = []
-    for _ in range(2 if large else 5):
+    for _ in range(3 if large else 8):
         optimizer.zero_grad()
         found = model.losses(model(batch.images, torch.Generator().manual_seed(0)), model.assign(batch.targets))
         loss = found.per_positive(found.total)
@@ -295,4 +295,4 @@ def test_it_learns(name: str):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         seen.append(loss.item())
-    assert min(seen[1:]) < (1 if large else 0.8) * seen[0], seen
+    assert seen[-1] < (1 if large else 0.8) * seen[0], seen

@@ -37,7 +37,7 @@ def drawn_on_the_cpu(images: int, shape: Sequence[int], device: torch.device, ge
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_five_updates_follow_the_golden_curve(
+def test_ten_updates_follow_the_golden_curve(
     row: str, compose: Compose, device: torch.device, compare: Comparisons, monkeypatch: pytest.MonkeyPatch
 ):
     """Every method and loss: the numbers on file are the CPU's, in double precision."""

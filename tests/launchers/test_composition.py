@@ -109,8 +109,12 @@ def run_config():
 
 @pytest.mark.parametrize("name", COMPOSED)
 def test_every_attack_has_its_place_in_a_run(name: str, run_config):
-    run_config.attack = COMPOSED[name]
+    run_config.attack = COMPOSED[name].copy()
     check(run_config, "train")
+    with open_dict(run_config):
+        run_config.attack.unheard_of = 1
+    with pytest.raises(UnknownKeyError, match=r"unknown key 'attack\.unheard_of'"):
+        check(run_config, "train")
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
     pytest.mark.usefixtures("one_thread"),
 ]
-PLAIN = [
-    *FEW,
-    "experiment=shapes_robustdet",
-    "trainer.max_steps=7",
-    "trainer.val_check_interval=3",
-]  # looks after 3, 6, 7
+VALIDATED = ["trainer.max_steps=7", "trainer.val_check_interval=3"]  # after 3, 6 and 7
+PLAIN = [*FEW, "experiment=shapes_robustdet", *VALIDATED]
 RUN = [*PLAIN, "callbacks=averaged", "callbacks.averaging.decay=0.6"]
 DECAYS = [2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16]  # of the second update and later: (1 + n) / (10 + n)
 Compose = Callable[..., DictConfig]
